@@ -1,0 +1,45 @@
+# make demo   environment, the sample video through the whole pipeline, metrics and overlay
+# make test   environment, lint, types, tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+FAISS ?= cpu
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: env demo test test-all lint types clean
+.DELETE_ON_ERROR:
+
+# TORCH_BACKEND=cpu|cu128|... is handed to uv's --torch-backend; without it torch comes from the ordinary index.
+env: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+ifdef TORCH_BACKEND
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --torch-backend=$(TORCH_BACKEND) -c constraints.txt -e ".[$(FAISS),test]"
+else
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$(FAISS),test]"
+endif
+	touch $(STAMP)
+
+demo: env
+	dvc repro
+	vidseg summarize data/evaluate .
+	@echo "overlay: $(CURDIR)/data/render/sample/overlay.mp4"
+
+lint: env
+	ruff check .
+	ruff format --check .
+
+types: env
+	mypy
+
+test: lint types
+	pytest -m "not slow"
+
+test-all: lint types
+	pytest
+
+clean:
+	rm -rf $(VENV) data plots

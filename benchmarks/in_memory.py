@@ -1,0 +1,264 @@
+"""The pipeline in memory, for comparing many settings on few frames: every step is computed once per setting."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from pipeline.artifacts import CLIP, TRUTH, open_store
+from pipeline.assignment import assign, hungarian
+from pipeline.backbone import Backbone
+from pipeline.correspondence import next_tokens
+from pipeline.diffusion import DiffusionSettings, add_noise, clean_pass, draw_noise
+from pipeline.extraction import ExtractionSettings, extract, feature_shape
+from pipeline.features import max_abs_normalize
+from pipeline.interpolation import METHODS, nearest
+from pipeline.metrics import Confusion
+from pipeline.modulation import ModulationSettings, taps_to_record
+from pipeline.released import released_keep, released_passes, released_trajectories, released_vote
+from pipeline.scores import ScoredClasses
+from pipeline.segmentation import Start, fit_context, predict_window, update_context, window_ranges
+from pipeline.upsampling import MapSettings, image_pairs, label_frame
+from pipeline.voting import vote
+from stages import ingest
+from stages.segment import loop_settings
+from stages.settings import Settings
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class LabelledClip:
+    """Frames (f, H, W, 3) uint8 at model size, ground truth (a, H0, W0) of the frames at `positions`."""
+
+    name: str
+    frames: np.ndarray
+    truth: np.ndarray
+    positions: list[int]
+    classes: ScoredClasses
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H0, W0) of the source."""
+        height, width = self.truth.shape[1:]
+        return height, width
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """What the released code does and no parameter can: rules that depend on how frames fall into batches."""
+
+    noise_by_position: bool = False
+    released_passes: bool = False
+    released_refinement: str | None = None  # "mixed positive", "plain symmetric", ...
+
+
+#: None of them.
+GROUPING = Grouping()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Coarse labels (f, n), final labels (m, H0, W0) of some frames, and their mIoU in percent."""
+
+    coarse: np.ndarray
+    final: np.ndarray
+    coarse_miou: float
+    final_miou: float
+
+
+def read_clip(frames: Path, labels: Path, settings: Settings) -> LabelledClip:
+    """Read a folder of frames and its label PNGs as `vidseg ingest` does."""
+    with tempfile.TemporaryDirectory() as scratch:
+        ingest.run(frames, Path(scratch), settings["ingest"], ground_truth=labels)
+        clip, truth = open_store(Path(scratch) / "clip.zarr", CLIP), open_store(Path(scratch) / "truth.zarr", TRUTH)
+        names = {int(entry["id"]): str(entry["name"]) for entry in truth.attrs["classes"]}
+        return LabelledClip(
+            frames.parent.name,
+            clip.read("frames", 0, clip.frames("frames")),
+            truth.read("ground_truth", 0, truth.frames("ground_truth")),
+            [int(position) for position in truth.attrs["indices"]],
+            ScoredClasses(names, tuple(int(value) for value in truth.attrs["ignore"])),
+        )
+
+
+class Runner:
+    """Runs one clip under many settings; steps whose settings did not change are not repeated.
+
+    Args:
+        map_frames: how many frames, evenly spread and with the first one, get final labels.
+    """
+
+    def __init__(self, backbone: Backbone, clip: LabelledClip, map_frames: int) -> None:
+        self.backbone = backbone
+        self.clip = clip
+        chosen = np.linspace(0, len(clip.positions) - 1, min(map_frames, len(clip.positions))).round()
+        self.scored = sorted({int(index) for index in chosen})
+        self._cache: dict[Hashable, Any] = {}
+
+    def run(self, settings: Settings, grouping: Grouping = GROUPING) -> Outcome:
+        coarse, final = self._coarse(settings, grouping), self._final(settings, grouping)
+        height, width = self._grid(settings)
+        guide = np.empty((*self.clip.size, 0))
+        enlarged = [nearest(coarse[at].reshape(height, width), guide) for at in self.clip.positions]
+        return Outcome(
+            coarse,
+            final,
+            self._miou(enlarged, range(len(self.clip.positions))),
+            self._miou(final, self.scored),
+        )
+
+    def _once(self, key: Hashable, compute: Callable[[], Result]) -> Result:
+        if key not in self._cache:
+            self._cache[key] = compute()
+        return self._cache[key]
+
+    def _grid(self, settings: Settings) -> tuple[int, int]:
+        height, width, _ = feature_shape(self.backbone, self._model_size, _extraction(settings))
+        return height, width
+
+    @property
+    def _model_size(self) -> tuple[int, int]:
+        height, width = self.clip.frames.shape[1:3]
+        return height, width
+
+    def _sources(self, settings: Settings, grouping: Grouping) -> list[int]:
+        period = settings["segment"].window if grouping.noise_by_position else len(self.clip.frames)
+        return [frame % period for frame in range(len(self.clip.frames))]
+
+    def _features(self, settings: Settings, grouping: Grouping) -> dict[str, np.ndarray]:
+        sources = self._sources(settings, grouping)
+
+        def compute() -> dict[str, np.ndarray]:
+            batch = settings["diffusion"].batch
+            parts = [
+                extract(
+                    self.backbone, self.clip.frames[at : at + batch], sources[at : at + batch],
+                    _diffusion(settings), _extraction(settings),
+                )
+                for at in range(0, len(sources), batch)
+            ]  # fmt: skip
+            names = ("latents", "aggregated", "matching")
+            return {name: torch.cat([getattr(part, name) for part in parts]).cpu().numpy() for name in names}
+
+        return self._once((tuple(sources), settings["diffusion"], settings["extract"]), compute)
+
+    def _coarse(self, settings: Settings, grouping: Grouping) -> np.ndarray:
+        key = (grouping, *(settings[section] for section in ("diffusion", "extract", "correspond", "segment")))
+        return self._once(key, lambda: self._segment(settings, grouping))
+
+    def _segment(self, settings: Settings, grouping: Grouping) -> np.ndarray:
+        features = self._features(settings, grouping)
+        loop, matching = loop_settings(settings["segment"]), features["matching"]
+        context_features = features[settings["segment"].features]
+        if settings["segment"].features == "matching":
+            context_features = max_abs_normalize(torch.from_numpy(context_features)).numpy()
+        total = len(matching)
+        cut = released_passes if grouping.released_passes else window_ranges
+        mask = None
+        if loop.init == "mask" or loop.label_merge == "first_frame":
+            mask = _sampled(self.clip.truth[0], self._grid(settings)).reshape(-1)
+        start = fit_context(context_features[: loop.window], loop, mask)
+        coarse = np.zeros(matching.shape[:2], np.int32)
+        for window in cut(total, loop.window):
+            here = slice(window.start, window.stop)
+            initial = predict_window(context_features[here], start, loop)
+            coarse[here] = self._refine(matching[here], initial, settings, grouping)
+            start = Start(update_context(start.context, context_features[here], coarse[here], loop))
+        return coarse
+
+    def _refine(self, matching: np.ndarray, labels: np.ndarray, settings: Settings, grouping: Grouping) -> np.ndarray:
+        if grouping.released_refinement is not None:
+            similarity, moves = grouping.released_refinement.split()
+            tracks = released_trajectories(matching, similarity)  # type: ignore[arg-type]
+            kept = released_keep(tracks, self._grid(settings), moves)  # type: ignore[arg-type]
+            return released_vote(labels, tracks, kept)
+        params = settings["correspond"]
+        matches = next_tokens(matching, self._grid(settings), params.max_squared_distance, params.rule)
+        return vote(labels, matches, settings["segment"].vote)
+
+    def _final(self, settings: Settings, grouping: Grouping) -> np.ndarray:
+        positions = [self.clip.positions[index] for index in self.scored]
+        planes = self._coarse(settings, grouping)[positions].reshape(-1, *self._grid(settings))
+        params = settings["upsample"]
+        if params.method != "modulation":
+            guides = self.clip.truth[..., None].repeat(3, -1)[: len(positions)]
+            if params.method == "joint_bilateral":
+                from pipeline.difference import resize_image
+
+                guides = np.stack([resize_image(self.clip.frames[at], self.clip.size) for at in positions])
+            return np.stack([METHODS[params.method](*pair) for pair in zip(planes, guides, strict=True)])
+        maps = MapSettings(params.difference, params.blur, params.normalize, params.filter, params.filter_resize)
+        pairs = self._pairs(settings, grouping, positions, planes)
+        return np.stack([label_frame(of_frame, self.clip.size, maps).labels for of_frame in pairs])
+
+    def _pairs(
+        self, settings: Settings, grouping: Grouping, positions: Sequence[int], planes: np.ndarray
+    ) -> list[list[Any]]:
+        modulation, diffusion = _modulation(settings), _diffusion(settings)
+        sources = self._sources(settings, grouping)
+
+        def compute() -> list[list[Any]]:
+            latents = torch.from_numpy(self._features(settings, grouping)["latents"][positions])
+            noise = draw_noise(diffusion, [sources[at] for at in positions], latents.shape[1:])  # type: ignore[arg-type]
+            start = add_noise(latents.to(self.backbone.device), noise.epsilon, diffusion, self.backbone)
+            clean = clean_pass(self.backbone, start, diffusion, taps_to_record(modulation, diffusion))
+            pairs = image_pairs(self.backbone, clean, planes, diffusion, modulation, settings["upsample"].batch)
+            return [list(of_frame) for _, of_frame in groupby(pairs, key=lambda pair: pair.frame)]
+
+        return self._once(
+            (planes.tobytes(), tuple(sources), settings["extract"].encode, diffusion, modulation), compute
+        )
+
+    def _miou(self, labels: Sequence[np.ndarray] | np.ndarray, truth_indices: Sequence[int]) -> float:
+        """In percent; clusters take the class that covers most of them in the first frame."""
+        classes, truth = self.clip.classes, self.clip.truth
+        first = np.asarray(labels[0])
+        rule = assign("majority", first, truth[0], classes.ignore, (1, 1), classes.unassigned)
+        protocol = classes.protocol("strict")
+        total = Confusion(len(protocol.class_values))
+        for plane, index in zip(labels, truth_indices, strict=True):
+            decoded = protocol.decode(truth[index], rule.apply(np.asarray(plane)))
+            total += Confusion.of(decoded, len(protocol.class_values))
+        return 100 * total.scores().miou
+
+
+def changed(labels: np.ndarray, baseline: np.ndarray) -> float:
+    """Share of labels in percent that differ; another numbering of the same clusters is no difference."""
+    flat = labels.reshape(len(labels), -1)
+    table = hungarian(flat, baseline.reshape(len(labels), -1))
+    renamed = np.vectorize(lambda value: table.get(int(value), -1))(flat)
+    return 100 * float((renamed != baseline.reshape(renamed.shape)).mean())
+
+
+def _diffusion(settings: Settings) -> DiffusionSettings:
+    params = settings["diffusion"]
+    return DiffusionSettings(params.steps, params.start_step, params.guidance, params.noise, params.seed)
+
+
+def _extraction(settings: Settings) -> ExtractionSettings:
+    params = settings["extract"]
+    return ExtractionSettings(
+        params.blocks, params.matching_block, params.feature_step, params.normalize, params.encode
+    )
+
+
+def _modulation(settings: Settings) -> ModulationSettings:
+    params = settings["upsample"]
+    return ModulationSettings(
+        params.strength, params.block, params.modulate_step, params.offset, params.blend, params.blend_last_step,
+        params.mask_resize, params.inject,
+    )  # fmt: skip
+
+
+def _sampled(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    from pipeline.resize import resize_labels_nearest
+
+    return resize_labels_nearest(mask, grid)

@@ -1,0 +1,131 @@
+"""Clusters to classes: which ground-truth value each cluster stands for, read off one annotated frame.
+
+The rules see stored ground-truth values, before any protocol decodes them. A cluster without an entry has no
+class and counts as wrong wherever it lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from pipeline.errors import DataError
+
+_VALUES = 65536
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A rule's outcome for one video.
+
+    Attributes:
+        rule: `none`, `majority`, `official` or `hungarian`.
+        table: cluster -> stored ground-truth value; None = identity, the labels are classes already.
+        unassigned: the value given to clusters without an entry; it must be no class.
+    """
+
+    rule: str
+    table: Mapping[int, int] | None = None
+    unassigned: int = 255
+
+    @cached_property
+    def _lookup(self) -> np.ndarray:
+        lookup = np.full(_VALUES, self.unassigned, np.uint16)
+        for cluster, value in (self.table or {}).items():
+            lookup[cluster] = value
+        return lookup
+
+    def apply(self, labels: np.ndarray) -> np.ndarray:
+        """Cluster ids (..., H, W) as stored ground-truth values (uint16; unchanged for `none`)."""
+        return labels if self.table is None else self._lookup.take(labels)
+
+
+#: The labels are classes already (another system's predictions, or a propagated first-frame mask).
+IDENTITY = Assignment("none")
+
+
+def assign(
+    rule: str,
+    labels: np.ndarray,
+    truth: np.ndarray,
+    ignore: Collection[int],
+    grid: tuple[int, int],
+    unassigned: int,
+) -> Assignment:
+    """Apply the rule of that name to one annotated frame.
+
+    Args:
+        rule: `none`, `majority`, `official` or `hungarian`.
+        labels, truth: (H, W) cluster ids and stored ground-truth values.
+        ignore: ground-truth values that are no class (unused by `official` and `none`).
+        grid: (h, w), the coarse grid of `official`.
+        unassigned: see `Assignment`.
+    """
+    if rule == "none":
+        return IDENTITY
+    if rule == "majority":
+        table = majority(labels, truth, ignore)
+    elif rule == "official":
+        table = official_majority(nearest_samples(labels, grid), nearest_samples(truth, grid))
+    elif rule == "hungarian":
+        table = hungarian(labels, truth, ignore)
+    else:
+        raise DataError(f"unknown assignment '{rule}'; there are: none, majority, official, hungarian")
+    return Assignment(rule, table, unassigned)
+
+
+def majority(labels: np.ndarray, truth: np.ndarray, ignore: Collection[int] = ()) -> dict[int, int]:
+    """Each cluster takes the most frequent value among its valid pixels, the smallest on ties.
+
+    Args:
+        labels, truth: (H, W) of one size.
+        ignore: ground-truth values left out; a cluster on nothing else has no entry.
+    """
+    clusters, values, counts = _overlap(labels, truth, ignore)
+    best = counts.argmax(axis=1) if len(values) else np.zeros(len(clusters), int)
+    return {
+        int(cluster): int(values[column])
+        for cluster, column, row in zip(clusters, best, counts, strict=True)
+        if row.any()
+    }
+
+
+def official_majority(labels: np.ndarray, truth: np.ndarray) -> dict[int, int]:
+    """The authors' rule: all pixels vote, so void may win (and, being the largest value, loses every tie)."""
+    return majority(labels, truth)
+
+
+def hungarian(labels: np.ndarray, truth: np.ndarray, ignore: Collection[int] = ()) -> dict[int, int]:
+    """One-to-one assignment with the largest total overlap; clusters beyond the classes have no entry."""
+    clusters, values, counts = _overlap(labels, truth, ignore)
+    rows, columns = linear_sum_assignment(counts, maximize=True)
+    return {
+        int(clusters[row]): int(values[column])
+        for row, column in zip(rows, columns, strict=True)
+        if counts[row, column]
+    }
+
+
+def nearest_samples(frame: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """A label map (H, W) on a coarse grid (h, w): the pixel at each cell's centre, never an interpolation."""
+    (height, width), (h, w) = frame.shape, grid
+    rows = ((2 * np.arange(h) + 1) * height) // (2 * h)
+    columns = ((2 * np.arange(w) + 1) * width) // (2 * w)
+    return frame[np.ix_(rows, columns)]
+
+
+def _overlap(
+    labels: np.ndarray, truth: np.ndarray, ignore: Collection[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if labels.shape != truth.shape:
+        raise DataError(f"cluster map of shape {labels.shape} against ground truth of shape {truth.shape}")
+    clusters, rows = np.unique(labels, return_inverse=True)
+    values, columns = np.unique(truth, return_inverse=True)
+    joint = rows.ravel() * len(values) + columns.ravel()
+    counts = np.bincount(joint, minlength=len(clusters) * len(values)).reshape(len(clusters), len(values))
+    kept = ~np.isin(values, list(ignore))
+    return clusters, values[kept], counts[:, kept]

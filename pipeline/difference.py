@@ -1,0 +1,100 @@
+"""Difference maps and the full-resolution argmax (paper section 3.2, Eq. 7)."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image
+
+#: Added to a map's maximum before dividing by it, as in the authors' code (maps are in grey levels).
+EPSILON = 1e-5
+
+
+def squared_difference(difference: np.ndarray) -> np.ndarray:
+    """D = ||I+ - I-||^2 per pixel (section 3.2): (H, W, 3) float grey levels -> (H, W) float32."""
+    return np.square(difference, dtype=np.float32).sum(axis=-1)
+
+
+def root_difference(difference: np.ndarray) -> np.ndarray:
+    """||I+ - I-|| per pixel: (H, W, 3) float grey levels -> (H, W) float32."""
+    return np.sqrt(squared_difference(difference))
+
+
+def blur(values: np.ndarray) -> np.ndarray:
+    """5x5 Gaussian blur with sigma 3 of a float map (H, W); the paper has none, the authors' code does."""
+    return cv2.GaussianBlur(values, (5, 5), 3)
+
+
+def normalize(values: np.ndarray) -> np.ndarray:
+    """A map (H, W) divided by its own maximum (+ 1e-5); 8-bit maps give float64, so that near ties keep their order."""
+    return values / (values.max() + EPSILON)
+
+
+def filtered(values: np.ndarray, mask: np.ndarray, strength: float) -> np.ndarray:
+    """Eq. 7: D~ = D M + s D (1 - M), with M (H, W) in [0, 1] at the map's size and s = `strength`."""
+    return values * mask + strength * values * (1 - mask)
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int], method: str) -> np.ndarray:
+    """A coarse 0/1 mask (h, w) at (H, W): float32 in [0, 1], by `bilinear` (paper) or `lanczos` (authors' code)."""
+    if method == "lanczos":
+        return released_mask(mask, size)
+    return cv2.resize(mask.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A float32 or uint8 image (H, W, 3) at another size, bilinear with half-pixel centres."""
+    if image.shape[:2] == tuple(size):
+        return image
+    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+
+
+def released_image(decoded: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The authors' image: decoder output (3, H, W) in [-1, 1] clipped, truncated to uint8, resized -> (H0, W0, 3)."""
+    clipped = np.clip((decoded.transpose(1, 2, 0) + 1) / 2, 0, 1)
+    return resize_image(np.ascontiguousarray((clipped * 255).astype(np.uint8)), size)
+
+
+def released_difference(plus: np.ndarray, minus: np.ndarray) -> np.ndarray:
+    """The authors' map of uint8 images (H, W, 3): differences and squares modulo 256, summed, root, blurred."""
+    wrapped = plus - minus
+    return blur(np.sqrt((wrapped * wrapped).sum(axis=-1).astype(np.float32)))
+
+
+def released_stored(values: np.ndarray) -> np.ndarray:
+    """A map (H, W) truncated to 8 bits, JPEG-compressed and read back (uint8), as the authors keep it on disk."""
+    buffer = io.BytesIO()
+    Image.fromarray(values.astype(np.uint8)).save(buffer, format="JPEG", quality=75)
+    return np.asarray(Image.open(buffer))
+
+
+def released_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A 0/1 mask (h, w) enlarged by Lanczos in 8 bits, as the authors' filter does: (H, W) float32 in [0, 1]."""
+    image = Image.fromarray((mask * 255).astype(np.uint8))
+    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.LANCZOS), np.float32) / 255
+
+
+@dataclass
+class RunningArgmax:
+    """Argmax over labels of maps that arrive one by one, ascending; the lowest label wins ties.
+
+    Attributes:
+        best: (H, W) float64, the largest value so far.
+        labels: (H, W) int, the label that has it.
+    """
+
+    best: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def empty(cls, size: tuple[int, int]) -> RunningArgmax:
+        return cls(np.full(size, -np.inf), np.zeros(size, np.int64))
+
+    def add(self, label: int, values: np.ndarray) -> None:
+        """Let `label` compete with its map (H, W)."""
+        better = values > self.best
+        self.best[better] = values[better]
+        self.labels[better] = label

@@ -1,0 +1,95 @@
+"""The clean pass: noise a frame's latents, denoise them to the end, keep what later steps need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.backbone import Backbone, Tap
+from pipeline.errors import UsageError
+from pipeline.noise import Noise, frame_noise, shared_noise
+
+
+@dataclass(frozen=True)
+class DiffusionSettings:
+    """Schedule and noise; the names are those of params.yaml, section `diffusion`."""
+
+    steps: int = 25
+    start_step: int = 22
+    guidance: float = 5.0
+    noise: str = "per_frame"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_step < self.steps:
+            raise UsageError(
+                f"diffusion.start_step must be between 0 and diffusion.steps - 1 = {self.steps - 1}, "
+                f"not {self.start_step}"
+            )
+
+    def remaining(self) -> range:
+        """The steps that are run: start_step .. steps - 1."""
+        return range(self.start_step, self.steps)
+
+
+@dataclass(frozen=True)
+class CleanPass:
+    """What the unmodulated denoising of b frames leaves.
+
+    Attributes:
+        start: (b, 4, h, w) noised latents before the first step.
+        states: step -> (b, 4, h, w) latents after that step (z_t of Eq. 6).
+        taps: step -> tapped tensors, each (halves * b, n, c).
+    """
+
+    start: Tensor
+    states: Mapping[int, Tensor]
+    taps: Mapping[int, Mapping[Tap, Tensor]]
+
+    @property
+    def final(self) -> Tensor:
+        """The denoised latents."""
+        return self.states[max(self.states)]
+
+
+def draw_noise(settings: DiffusionSettings, source_indices: Sequence[int], shape: tuple[int, int, int]) -> Noise:
+    """The noise of frames with these source indices under `diffusion.noise`; `shape` is (4, h, w)."""
+    if settings.noise == "shared":
+        return shared_noise(settings.seed, len(source_indices), shape)
+    return frame_noise(settings.seed, source_indices, shape)
+
+
+def add_noise(latents: Tensor, epsilon: Tensor, settings: DiffusionSettings, backbone: Backbone) -> Tensor:
+    """x_start = z + sigma_start * eps, all (b, 4, h, w)."""
+    sigma = backbone.schedule(settings.steps).sigmas[settings.start_step]
+    return latents + float(sigma) * epsilon.to(latents.device)
+
+
+def clean_pass(
+    backbone: Backbone,
+    start: Tensor,
+    settings: DiffusionSettings,
+    record: Mapping[int, Sequence[Tap]],
+) -> CleanPass:
+    """Denoise `start` (b, 4, h, w) to the end, recording the taps asked for at each step."""
+    schedule = backbone.schedule(settings.steps)
+    latents, states, taps = start, {}, {}
+    for step in settings.remaining():
+        result = backbone.denoise(latents, step, schedule, settings.guidance, record=record.get(step, ()))
+        latents = states[step] = result.latents
+        taps[step] = result.taps
+    return CleanPass(start, states, taps)
+
+
+def conditional_half(tensor: Tensor, frames: int) -> Tensor:
+    """The conditional half (b, n, c) of a tapped tensor (halves * b, n, c)."""
+    return tensor[-frames:]
+
+
+def psnr(images: Tensor, frames: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB, one per image; both (b, 3, H, W) in [-1, 1] (images are clipped)."""
+    error = (images.clamp(-1, 1) - frames).square().mean(dim=(1, 2, 3))
+    return 10 * torch.log10(4 / error.clamp_min(1e-12))

@@ -1,0 +1,77 @@
+"""Features as pictures: principal components of one block and of the average beside the frames (figure 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline import pca
+from pipeline.artifacts import Store
+from pipeline.clip_frames import frames_of
+from pipeline.drawing import resized, stretched, width_within
+from pipeline.feature_codec import read_features
+from pipeline.sheets import Panel, SliceColumns, montage, spread
+
+#: Longer side of a picture, frames of the strip, and the most time steps of an x-t slice.
+SIDE, STRIP_FRAMES, SLICE_FRAMES = 400, 4, 720
+
+
+@dataclass
+class FeaturePages:
+    """One page per frame; what the strip and the x-t slices need is collected on the way.
+
+    Attributes:
+        clip, features: stores of the same frames.
+        row: of the x-t slices, 0 (top) .. 1 (bottom).
+    """
+
+    clip: Store
+    features: Store
+    row: float
+    _strip: list[list[Panel]] = field(default_factory=list)
+    _slices: SliceColumns | None = None
+
+    def pages(self) -> Iterator[np.ndarray]:
+        """Per frame: the frame, the single block's components, the averaged blocks' components."""
+        total = self.clip.frames("frames")
+        width = width_within(self.clip.array("frames").shape[1:3], SIDE)
+        titles = self._titles()
+        axes = {name: self._fit(name, total) for name in titles}
+        grid = tuple(self.features.attrs["grid"])
+        in_strip, in_slices = set(spread(total, STRIP_FRAMES)), set(spread(total, SLICE_FRAMES))
+        self._slices = SliceColumns(self.row, width, len(in_slices))
+        for position, frame in enumerate(frames_of(self.clip, "frames")):
+            columns = {"frames": resized(frame, width)}
+            for name, title in titles.items():
+                tokens = read_features(self.features, name, position, position + 1)[0]
+                colours = axes[name].colours(tokens).reshape(*grid, 3)
+                columns[title] = stretched(colours, columns["frames"].shape[:2])
+            if position in in_slices:
+                self._slices.add(columns)
+            page = [Panel(image, title) for title, image in columns.items()]
+            if position in in_strip:
+                name = str(self.clip.attrs["names"][position])
+                self._strip.append([Panel(page[0].image, name), *page[1:]])
+            yield montage([page])
+
+    def strip(self) -> np.ndarray:
+        """A few of the pages one above the other; after all pages."""
+        return montage(self._strip)
+
+    def slices(self) -> np.ndarray:
+        """x-t slices of the three pictures; after all pages."""
+        assert self._slices is not None
+        return self._slices.picture(self.clip.frames("frames"))
+
+    def _titles(self) -> dict[str, str]:
+        params = self.features.params["extract"]
+        blocks = ", ".join(map(str, params["blocks"]))
+        return {"matching": f"block {params['matching_block']}", "aggregated": f"blocks {blocks}, averaged"}
+
+    def _fit(self, name: str, total: int) -> pca.PCA:
+        def read(frame: int) -> np.ndarray:
+            return read_features(self.features, name, frame, frame + 1)[0]
+
+        return pca.fit(pca.sample(read, total))

@@ -1,0 +1,22 @@
+"""One check for all arrays that come from a network: every number is finite."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.errors import DataError
+
+
+def require_finite(values: np.ndarray, what: str, first_frame: int = 0) -> None:
+    """Refuse NaN and infinity in `values` (f, ...), whose first frame is frame `first_frame` of the clip.
+
+    Raises:
+        DataError: names the first frame with such a value.
+    """
+    finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    if not finite.all():
+        frame = first_frame + int(np.argmin(finite))
+        raise DataError(
+            f"{what} of frame {frame} have NaN or infinite values; run `vidseg extract` again with "
+            "backbone.dtype=float32, and check that frame of the input"
+        )

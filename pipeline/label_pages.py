@@ -1,0 +1,72 @@
+"""Labels as pictures: a contact sheet and x-t slices, collected in one pass over a clip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.artifacts import Store
+from pipeline.drawing import overlay, paint, resized, stretched, width_within
+from pipeline.sheets import LegendEntry, SliceColumns, contact_sheet, spread
+
+#: Longer side of a picture, frames of the contact sheet, and the most time steps of an x-t slice.
+SIDE, SHEET_FRAMES, SLICE_FRAMES = 320, 12, 720
+
+
+class LabelPages:
+    """Takes a clip's pictures and labels in order, and keeps what the sheets show of them.
+
+    Args:
+        total: frames of the clip.
+        size: (H, W) of the pictures.
+        colours, opacity: of the overlays.
+        row: of the x-t slices, 0 (top) .. 1 (bottom).
+        coarse: store of coarse labels, for two more columns of the x-t slices; None = without.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        size: tuple[int, int],
+        colours: np.ndarray,
+        opacity: float,
+        row: float,
+        coarse: Store | None = None,
+    ) -> None:
+        self._total, self._size = total, size
+        self._colours, self._opacity = colours, opacity
+        self._coarse_store = coarse
+        self._width = width_within(size, SIDE)
+        self._in_sheet, self._in_slices = set(spread(total, SHEET_FRAMES)), set(spread(total, SLICE_FRAMES))
+        self._slices = SliceColumns(row, self._width, len(self._in_slices))
+        self._shown: list[int] = []
+        self._frames: list[np.ndarray] = []
+        self._overlays: list[np.ndarray] = []
+        self._seen = 0
+
+    def add(self, image: np.ndarray, labels: np.ndarray) -> None:
+        """The next picture (H, W, 3) and its labels (H, W)."""
+        if self._seen in self._in_sheet:
+            self._shown.append(self._seen)
+            self._frames.append(resized(image, self._width))
+            self._overlays.append(resized(overlay(image, labels, self._colours, self._opacity), self._width))
+        if self._seen in self._in_slices:
+            self._slices.add({"frames": image, **self._coarse(), "labels": paint(labels, self._colours)})
+        self._seen += 1
+
+    def sheet(self, names: Sequence[str], legend: Sequence[LegendEntry]) -> np.ndarray:
+        """The contact sheet; `names` are those of all frames."""
+        return contact_sheet([names[frame] for frame in self._shown], self._frames, self._overlays, legend)
+
+    def slices(self) -> np.ndarray:
+        """x-t slices of pictures, coarse labels (where given) and labels."""
+        return self._slices.picture(self._total)
+
+    def _coarse(self) -> dict[str, np.ndarray]:
+        if self._coarse_store is None:
+            return {}
+        titles = {"initial": "coarse, as predicted", "refined": "coarse, refined"}
+        frame = self._seen
+        planes = {title: self._coarse_store.read(name, frame, frame + 1)[0] for name, title in titles.items()}
+        return {title: stretched(paint(plane, self._colours), self._size) for title, plane in planes.items()}

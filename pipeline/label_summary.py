@@ -1,0 +1,117 @@
+"""What a clip's label maps hold: each label's share and place in time, and which labels of two runs agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline.assignment import hungarian
+from pipeline.pictures import davis_palette
+
+#: The `format` of labels.json.
+FORMAT = "vidseg labels 1"
+
+
+@dataclass(frozen=True)
+class LabelUse:
+    """One label in a clip.
+
+    Attributes:
+        share: of all pixels of all frames, 0..1.
+        frames: in how many frames it appears; first, last: positions of the earliest and latest of them.
+    """
+
+    id: int
+    share: float
+    frames: int
+    first: int
+    last: int
+
+
+@dataclass
+class LabelTally:
+    """Counts labels over frames that arrive in order.
+
+    Attributes:
+        pixels, frames, first, last: by label, what `LabelUse` reports.
+        seen, area: frames and pixels counted so far.
+    """
+
+    pixels: dict[int, int] = field(default_factory=dict)
+    frames: dict[int, int] = field(default_factory=dict)
+    first: dict[int, int] = field(default_factory=dict)
+    last: dict[int, int] = field(default_factory=dict)
+    seen: int = 0
+    area: int = 0
+
+    def add(self, labels: np.ndarray) -> None:
+        """Count the next frame's labels (H, W)."""
+        counts = np.bincount(labels.ravel())
+        for label in np.flatnonzero(counts).tolist():
+            self.pixels[label] = self.pixels.get(label, 0) + int(counts[label])
+            self.frames[label] = self.frames.get(label, 0) + 1
+            self.first.setdefault(label, self.seen)
+            self.last[label] = self.seen
+        self.seen += 1
+        self.area += labels.size
+
+    def uses(self) -> list[LabelUse]:
+        """All labels met, the largest share first (on equal shares the smaller id)."""
+        return [
+            LabelUse(label, count / self.area, self.frames[label], self.first[label], self.last[label])
+            for label, count in sorted(self.pixels.items(), key=lambda item: (-item[1], item[0]))
+        ]
+
+
+def listing(
+    uses: Sequence[LabelUse], names: Sequence[str], size: tuple[int, ...], colours: np.ndarray
+) -> dict[str, Any]:
+    """The content of labels.json.
+
+    Args:
+        names: of all frames.
+        size: (H, W) of the label maps.
+        colours: (k, 3) u8 of the overlays.
+    """
+    stored = davis_palette()
+    return {
+        "format": FORMAT,
+        "about": "Pixel values of labels/*.png are ids. `colour` is the label's in the overlay and the other "
+        "pictures; `png_colour` is the one in the PNGs' DAVIS palette, whose 0 is black.",
+        "frames": len(names),
+        "width": size[1],
+        "height": size[0],
+        "labels": [
+            {
+                "id": use.id,
+                "name": None,  # clusters have no class names; only evaluate sees ground truth
+                "colour": colours[use.id % len(colours)].tolist(),
+                "png_colour": stored[use.id].tolist() if use.id < len(stored) else None,
+                "share": round(use.share, 6),
+                "frames": use.frames,
+                "first_frame": names[use.first],
+                "last_frame": names[use.last],
+            }
+            for use in sorted(uses, key=lambda use: use.id)
+        ],
+    }
+
+
+def corresponding(labels: np.ndarray, reference: np.ndarray) -> dict[int, int]:
+    """For each label the reference's label that it overlaps most, one to one: both can then share a colour.
+
+    Labels without a partner get numbers that the reference does not use.
+
+    Args:
+        labels, reference: label maps of one shape (..., H, W).
+    """
+    table = hungarian(labels, reference)
+    free = int(reference.max()) + 1
+    for label in np.unique(labels).tolist():
+        if label not in table:
+            table[label] = free
+            free += 1
+    return table

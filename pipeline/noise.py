@@ -1,0 +1,46 @@
+"""The noise of a frame, drawn on the CPU so that it is the same on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard normal draws, each (b, 4, h, w) float32.
+
+    Attributes:
+        posterior: samples the autoencoder's posterior (used only when latents are sampled).
+        epsilon: is added at the start of the denoising.
+    """
+
+    posterior: Tensor
+    epsilon: Tensor
+
+
+def frame_noise(seed: int, source_indices: Sequence[int], shape: tuple[int, int, int]) -> Noise:
+    """Noise that depends on (seed, source frame index) only: not on the window, batch, range or worker."""
+    draws = []
+    for index in source_indices:
+        # torch's generator reads 32 bits of a seed only, so both numbers are mixed first.
+        mixed = np.random.SeedSequence((seed, index)).generate_state(1)[0]
+        generator = torch.Generator().manual_seed(int(mixed))
+        draws.append([torch.randn(shape, generator=generator) for _ in range(2)])
+    return Noise(torch.stack([d[0] for d in draws]), torch.stack([d[1] for d in draws]))
+
+
+def shared_noise(seed: int, frames: int, shape: tuple[int, int, int]) -> Noise:
+    """The same noise for all frames."""
+    return frame_noise(seed, [0] * frames, shape)
+
+
+def batch_noise(seed: int, shape: tuple[int, int, int, int]) -> Noise:
+    """The authors' rule: one draw for a whole batch, by position; seeded anew for every batch."""
+    generator = torch.Generator().manual_seed(seed)
+    posterior = torch.randn(shape, generator=generator)
+    return Noise(posterior, torch.randn(shape, generator=generator))

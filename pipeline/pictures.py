@@ -1,0 +1,163 @@
+"""Picture files: RGB images and label maps, read without surprises and written whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pipeline.errors import DataError
+
+Colour = tuple[int, int, int]
+
+#: Pillow spreads grey PNGs of 2 and 4 bits over 0..255; this undoes it for label values.
+_GREY_STEPS = {"L;2": 85, "L;4": 17}
+
+
+def davis_palette() -> np.ndarray:
+    """The palette (256, 3) u8 of DAVIS and PASCAL VOC: the bits of an id dealt to R, G, B, highest first."""
+    ids = np.arange(256)
+    palette = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            place = 3 * bit + channel
+            if place < 8:
+                palette[:, channel] |= ((ids >> place & 1) << (7 - bit)).astype(np.uint8)
+    return palette
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read a picture as RGB u8 (H, W, 3): upright by its EXIF orientation, alpha dropped, 16 bit reduced.
+
+    Raises:
+        DataError: missing, not a picture, truncated, or of floating-point pixels.
+    """
+    with _opened(path) as image:
+        if image.mode == "F":
+            raise DataError(f"{path}: floating-point pixels; convert it to 8 bits per channel")
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip
+            grey = (np.asarray(upright).astype(np.int64) >> 8).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=2)
+        return np.array(upright.convert("RGB"))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Upright (height, width) of a picture, from its header alone.
+
+    Raises:
+        DataError: missing or not a picture.
+    """
+    with _opened(path) as image:
+        sideways = image.getexif().get(0x0112) in (5, 6, 7, 8)
+        return (image.width, image.height) if sideways else (image.height, image.width)
+
+
+def write_image(path: Path, image: np.ndarray) -> Path:
+    """Write u8 (H, W, 3) or (H, W) in the format of the suffix; the file appears whole or not at all."""
+    with replacing(path) as temporary:
+        Image.fromarray(image).save(temporary)
+    return path
+
+
+def read_label_png(path: Path, colours: Mapping[int, Colour] | None = None) -> np.ndarray:
+    """Read a label map (H, W) as u8, or u16 from a 16-bit file: pixel values are ids, palettes are ignored.
+
+    Args:
+        colours: id -> (r, g, b), for files that hold colours instead of ids.
+
+    Raises:
+        DataError: unreadable, colours without a list of them, or a colour that is not listed.
+    """
+    with _opened(path) as image:
+        if image.mode in ("P", "L", "1"):
+            step = _GREY_STEPS.get(_raw_mode(image), 1)  # known only until the pixels are loaded
+            return np.array(image).astype(np.uint8) // np.uint8(step)
+        if image.mode.startswith("I"):
+            return _as_u16(path, np.array(image))
+        if image.mode not in ("RGB", "RGBA"):
+            raise DataError(f"{path}: a label map of mode {image.mode}; expected palette, grey or colours")
+        pixels = np.array(image.convert("RGB"))
+    if not colours:
+        raise DataError(
+            f"{path}: holds colours, not label ids; give a class list with a colour per class, "
+            "or convert it to a palette PNG"
+        )
+    return _from_colours(path, pixels, colours)
+
+
+def write_label_png(path: Path, labels: np.ndarray) -> Path:
+    """Write a label map (H, W): a palette PNG in DAVIS colours, or 16-bit grey when an id is above 255.
+
+    Raises:
+        DataError: ids below 0 or above 65535.
+    """
+    lowest, highest = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
+    if lowest < 0 or highest > 65535:
+        raise DataError(f"{path}: label ids must lie in 0..65535, found {lowest if lowest < 0 else highest}")
+    if highest > 255:
+        image = Image.fromarray(labels.astype(np.uint16))
+    else:
+        image = Image.fromarray(labels.astype(np.uint8))
+        image.putpalette(davis_palette().tobytes())
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")
+    return path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that becomes `path` on success and is removed on failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")  # hidden, but with its real suffix
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: not a picture that can be read") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: damaged picture ({str(error).splitlines()[0]})") from error
+
+
+def _raw_mode(image: Image.Image) -> str:
+    tiles = getattr(image, "tile", [])
+    return str(tiles[0][3]) if tiles else ""
+
+
+def _as_u16(path: Path, values: np.ndarray) -> np.ndarray:
+    if values.size and (values.min() < 0 or values.max() > 65535):
+        raise DataError(f"{path}: label ids must lie in 0..65535")
+    return values.astype(np.uint16)
+
+
+def _from_colours(path: Path, pixels: np.ndarray, colours: Mapping[int, Colour]) -> np.ndarray:
+    ids = np.array(list(colours), np.uint16)
+    keys = np.array([_packed(np.array(colour)) for colour in colours.values()])
+    order = np.argsort(keys, kind="stable")
+    packed = _packed(pixels)
+    found = np.minimum(np.searchsorted(keys[order], packed), len(keys) - 1)
+    unknown = keys[order][found] != packed
+    if unknown.any():
+        row, column = np.argwhere(unknown)[0]
+        colour = tuple(int(value) for value in pixels[row, column])
+        raise DataError(f"{path}: the colour {colour} at row {row}, column {column} belongs to no class")
+    labels = ids[order][found]
+    return labels.astype(np.uint8) if ids.max() <= 255 else labels
+
+
+def _packed(rgb: np.ndarray) -> np.ndarray:
+    return rgb.astype(np.int64) @ np.array([65536, 256, 1])

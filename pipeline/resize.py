@@ -1,0 +1,78 @@
+"""Sizes and resizing: frames to what the backbone takes, label maps and scores back to the source's size."""
+
+from __future__ import annotations
+
+import re
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from pipeline.errors import DataError, UsageError
+
+#: The autoencoder divides by 8 and the denoiser by another 8.
+MULTIPLE = 64
+
+
+def model_size(height: int, width: int, size: str | int) -> tuple[int, int]:
+    """The size (H, W) at which a frame of (height, width) pixels is processed: multiples of 64, at least 64.
+
+    Args:
+        size: "native" (each side down to a multiple of 64, as the authors do), the short side in pixels
+            (rounded to a multiple of 64; the long side follows the aspect ratio), or exactly "HxW".
+
+    Raises:
+        UsageError: `size` is none of these, or "HxW" is not made of multiples of 64.
+    """
+    text = str(size).strip().lower()
+    if text == "native":
+        return max(MULTIPLE, height // MULTIPLE * MULTIPLE), max(MULTIPLE, width // MULTIPLE * MULTIPLE)
+    if exact := re.fullmatch(r"(\d+)x(\d+)", text):
+        sides = int(exact[1]), int(exact[2])
+        if any(side % MULTIPLE or side == 0 for side in sides):
+            nearest = "x".join(str(_nearest_multiple(side)) for side in sides)
+            raise UsageError(
+                f"ingest.size: {size} is not in multiples of {MULTIPLE}; the nearest is {nearest}"
+            )
+        return sides
+    if not text.isdecimal() or int(text) == 0:
+        raise UsageError(f"ingest.size must be native, a short side in pixels or HxW (256x448), not {size!r}")
+    short = _nearest_multiple(int(text))
+    long = _nearest_multiple(short * max(height, width) / min(height, width))
+    return (short, long) if height <= width else (long, short)
+
+
+def resize_frame(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A frame u8 (h, w, 3) at `size` (H, W), by Pillow's bicubic filter (antialiased), as the authors do."""
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
+
+
+def resize_labels_nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A label map (h, w) at `size` (H, W): each output pixel takes the label under its centre.
+
+    Output row i looks at input row floor((i + 1/2) h / H); no value is ever invented.
+    """
+    rows, columns = (
+        (2 * np.arange(target) + 1) * source // (2 * target)
+        for source, target in zip(labels.shape, size, strict=True)
+    )
+    return labels[rows[:, None], columns[None, :]]
+
+
+def resize_bilinear(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Score maps float (l, h, w) at `size` -> f32 (l, H, W): bilinear, half-pixel centres, edges repeated.
+
+    The convention of cv2.INTER_LINEAR and of torch's `interpolate(align_corners=False)`; no antialiasing.
+    """
+    if maps.ndim != 3:
+        raise DataError(f"resize_bilinear takes maps (l, h, w), got the shape {maps.shape}")
+    resized = np.empty((len(maps), *size), np.float32)
+    for index, values in enumerate(np.asarray(maps, np.float32)):
+        resized[index] = cv2.resize(values, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    return resized
+
+
+def _nearest_multiple(side: float) -> int:
+    return max(MULTIPLE, int(side / MULTIPLE + 0.5) * MULTIPLE)

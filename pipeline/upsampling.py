@@ -1,0 +1,132 @@
+"""Full-resolution labels by masked modulation: jobs, decoding, difference maps, argmax (paper section 4.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline import difference as maps
+from pipeline.backbone import Backbone
+from pipeline.diffusion import CleanPass, DiffusionSettings, clean_pass
+from pipeline.modulation import ModulationSettings, jobs_of, modulate, taps_to_record
+
+
+@dataclass(frozen=True)
+class MapSettings:
+    """From two images to a competing map; names are those of params.yaml, section `upsample`.
+
+    Attributes:
+        difference: `squared` (paper), `root`, or `wrapped` (the authors' 8-bit arithmetic and storage).
+        blur, normalize: 5x5 Gaussian, division by the map's own maximum.
+        filter: s of Eq. 7.
+        filter_resize: how M_l is enlarged in Eq. 7.
+    """
+
+    difference: str = "squared"
+    blur: bool = True
+    normalize: bool = True
+    filter: float = 0.7
+    filter_resize: str = "bilinear"
+
+
+@dataclass(frozen=True)
+class ImagePair:
+    """I+ and I- of one label in one frame: decoder outputs (3, H, W) float32, and the mask M_l (h', w') float32."""
+
+    frame: int
+    label: int
+    mask: np.ndarray
+    plus: np.ndarray
+    minus: np.ndarray
+
+
+@dataclass(frozen=True)
+class LabelledFrame:
+    """One frame's result: labels (H0, W0) int64 and, per label, its map before Eq. 7 (H0, W0), floats."""
+
+    labels: np.ndarray
+    differences: dict[int, np.ndarray]
+
+
+def difference_map(plus: np.ndarray, minus: np.ndarray, size: tuple[int, int], settings: MapSettings) -> np.ndarray:
+    """D_l (H0, W0) of two decoder outputs (3, H, W), resized to the source before the difference."""
+    if settings.difference == "wrapped":
+        released = maps.released_difference(maps.released_image(plus, size), maps.released_image(minus, size))
+        values = maps.released_stored(released)
+    else:
+        # Resizing is linear: one resize of the difference equals the difference of two resizes. Not clipped,
+        # and in float: with a weak response the differences are below one grey level.
+        grey_levels = np.ascontiguousarray((plus - minus).transpose(1, 2, 0)) * np.float32(127.5)
+        resized = maps.resize_image(grey_levels, size)
+        kind = maps.squared_difference if settings.difference == "squared" else maps.root_difference
+        values = maps.blur(kind(resized)) if settings.blur else kind(resized)
+    return maps.normalize(values) if settings.normalize else values.astype(np.float32)
+
+
+def upsample(
+    backbone: Backbone,
+    start: Tensor,
+    coarse: np.ndarray,
+    size: tuple[int, int],
+    diffusion: DiffusionSettings,
+    modulation: ModulationSettings,
+    settings: MapSettings,
+    batch: int,
+) -> Iterator[LabelledFrame]:
+    """Labels of f frames at the source's size (H0, W0), frame by frame.
+
+    A label that is absent from a frame's coarse map never competes there; a frame of one label has just that.
+
+    Args:
+        start: (f, 4, h, w) noised latents.
+        coarse: (f, h', w') refined labels.
+        batch: modulated samples per pass; the two signs of a label are never separated.
+    """
+    clean = clean_pass(backbone, start, diffusion, taps_to_record(modulation, diffusion))
+    pairs = image_pairs(backbone, clean, coarse, diffusion, modulation, batch)
+    for _, of_frame in groupby(pairs, key=lambda pair: pair.frame):
+        yield label_frame(of_frame, size, settings)
+
+
+def image_pairs(
+    backbone: Backbone,
+    clean: CleanPass,
+    coarse: np.ndarray,
+    diffusion: DiffusionSettings,
+    modulation: ModulationSettings,
+    batch: int,
+) -> Iterator[ImagePair]:
+    """I+ and I- of every label present in each frame of coarse (f, h', w'): frames in order, labels ascending.
+
+    Args:
+        clean: the clean pass of the f frames, with the taps of `taps_to_record`.
+        batch: modulated samples per pass; the two signs of a label are never separated.
+    """
+    device = clean.start.device
+    jobs = jobs_of(torch.from_numpy(coarse.astype(np.int64)))
+    step = max(1, batch // 2) * 2
+    for first in range(0, len(jobs[0]), step):
+        frames, labels, signs, masks = (values[first : first + step] for values in jobs)
+        modulated = modulate(
+            backbone, clean, masks.to(device), signs.to(device), frames.to(device), diffusion, modulation
+        )
+        images = backbone.decode(modulated.final).cpu().numpy()
+        for pair in range(0, len(frames), 2):
+            plus, minus = images[pair : pair + 2]
+            yield ImagePair(int(frames[pair]), int(labels[pair]), masks[pair].numpy(), plus, minus)
+
+
+def label_frame(pairs: Iterable[ImagePair], size: tuple[int, int], settings: MapSettings) -> LabelledFrame:
+    """Section 3.2 and Eq. 7: the label with the largest map wins each of the (H0, W0) pixels of one frame."""
+    winner = maps.RunningArgmax.empty(size)
+    differences = {}
+    for pair in pairs:
+        values = differences[pair.label] = difference_map(pair.plus, pair.minus, size, settings)
+        mask = maps.resize_mask(pair.mask, size, settings.filter_resize)
+        winner.add(pair.label, maps.filtered(values, mask, settings.filter))
+    return LabelledFrame(winner.labels, differences)

@@ -1,0 +1,116 @@
+"""From the `backbone` section to a loaded model; the embedded weights and backbone.lock are found here."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import WeightsError
+from stages import cli
+from stages.resources import resource
+from stages.settings import BackboneParams, DiffusionParams, load
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.backbone import Backbone
+    from pipeline.backbone.weights import WeightsSource
+    from pipeline.diffusion import DiffusionSettings
+
+LOCK = Path("backbone.lock")
+
+
+def find(params: BackboneParams) -> WeightsSource:
+    """Locate and hash the weights that the parameters name, without loading them."""
+    from pipeline.backbone.weights import describe, locate
+
+    embedded = resource("models") / "compact"
+    return describe(params.name, locate(params.name, params.path, params.revision, embedded), params.revision)
+
+
+def load_backbone(params: BackboneParams, source: WeightsSource | None = None) -> Backbone:
+    """The backbone that the parameters name, on the device that `VIDSEG_DEVICE` names or the best there is."""
+    from pipeline.backbone import weights
+
+    device = choose_device()
+    return weights.load(source or find(params), choose_dtype(params.dtype, device), device)
+
+
+def choose_device() -> torch.device:
+    """`VIDSEG_DEVICE` (cpu, cuda, cuda:1, ...) or CUDA when there is one, else the CPU."""
+    import torch
+
+    return torch.device(os.environ.get("VIDSEG_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is float16 on a GPU (as in the published runs) and float32 on a CPU."""
+    import torch
+
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.float16
+    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]
+
+
+def diffusion_settings(params: DiffusionParams) -> DiffusionSettings:
+    """The library's settings for the section `diffusion`."""
+    from pipeline.diffusion import DiffusionSettings
+
+    return DiffusionSettings(params.steps, params.start_step, params.guidance, params.noise, params.seed)
+
+
+def check_lock(source: WeightsSource, lock: Path = LOCK) -> None:
+    """Refuse weights other than the locked ones: DVC knows the weights only through backbone.lock.
+
+    Raises:
+        WeightsError: the lock names other weights.
+    """
+    if not lock.is_file():
+        return
+    locked = json.loads(lock.read_text())
+    if locked.get("sha256") != source.sha256:
+        raise WeightsError(
+            f"{lock} is for other weights ('{locked.get('name')}') than backbone.name = '{source.name}' has; "
+            "run `vidseg backbone lock --params params.yaml`"
+        )
+
+
+app = cli.new_app("Which diffusion model is read.")
+
+
+@app.callback()
+def group() -> None:
+    """Which diffusion model is read."""
+
+
+@app.command()
+def lock(params: cli.ParamsOption = None, set_: cli.SetOption = None) -> None:
+    """Write backbone.lock: name, revision and hash of the weights, a dependency of extract and upsample."""
+    source = find(load(params, set_ or ())["backbone"])
+    write_lock(source, LOCK)
+    cli.note(f"{LOCK}: {source.name} {source.sha256[:12]}")
+
+
+@app.command()
+def show(params: cli.ParamsOption = None, set_: cli.SetOption = None, as_json: cli.JsonOption = False) -> None:
+    """Where the weights lie and what their hash is."""
+    source = find(load(params, set_ or ())["backbone"])
+    values = {
+        "name": source.name,
+        "path": str(source.path),
+        "revision": source.revision,
+        "sha256": source.sha256,
+    }
+    print(json.dumps(values) if as_json else "\n".join(f"{key}: {value}" for key, value in values.items()))
+
+
+def write_lock(source: WeightsSource, path: Path) -> None:
+    """Write name, revision and hash as JSON (no path: the lock is shared between machines)."""
+    values = {"name": source.name, "revision": source.revision, "sha256": source.sha256}
+    path.write_text(json.dumps(values, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    cli.run_app(app)

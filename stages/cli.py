@@ -1,0 +1,138 @@
+"""What all commands share: options, exit codes, one-line errors, progress."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import ResourceError, VidsegError
+
+ParamsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--params",
+        help="Parameter file like params.yaml; without it the built-in defaults.",
+        rich_help_panel="Parameters",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="One parameter; wins over --params. Repeatable.",
+        rich_help_panel="Parameters",
+    ),
+]
+ItemOption = Annotated[
+    str | None,
+    typer.Option(
+        "--item",
+        envvar="DVC_STAGE",
+        help="Item of videos.yaml, instead of paths (DVC gives it by itself).",
+        rich_help_panel="Pipeline",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
+
+#: Reports that many more units as done.
+Advance = Callable[[int], None]
+
+
+def new_app(help: str) -> typer.Typer:
+    """A Typer app with the project's conventions (no tracebacks with local variables, no completion)."""
+    return typer.Typer(help=help, add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
+
+
+def run_app(app: typer.Typer) -> None:
+    """Run a Typer app and end the process with the documented exit code.
+
+    0 ok, 1 internal error, 2 usage, 3 bad input data, 4 missing weights, 5 out of memory or disk, 130 interrupted.
+    `--debug` anywhere on the command line shows the traceback behind an error.
+    """
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    try:
+        result = typer.main.get_command(app).main(standalone_mode=False)
+        sys.exit(result if isinstance(result, int) else 0)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        # Typer's usage errors, whether they come from click or from the copy that newer Typers carry.
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show()
+            sys.exit(error.exit_code)
+        if debug:
+            raise
+        code, message = explain(error)
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(code)
+
+
+def explain(error: Exception) -> tuple[int, str]:
+    """The exit code and the one-line message for an exception."""
+    if isinstance(error, VidsegError):
+        return error.exit_code, " ".join(str(error).split())
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if out_of_memory or "can't allocate memory" in str(error):
+        return ResourceError.exit_code, (
+            "out of memory; lower diffusion.batch and upsample.batch (e.g. --set diffusion.batch=1 "
+            "--set upsample.batch=2) or ingest.size"
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            ResourceError.exit_code,
+            f"disk full while writing {error.filename or 'an output'}; free space and run again",
+        )
+    if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
+        return (
+            ResourceError.exit_code,
+            f"{error.filename}: cannot be written (permission); choose another output folder",
+        )
+    text = " ".join(str(error).split())
+    return 1, f"internal error: {type(error).__name__}: {text} (--debug shows the traceback)"
+
+
+def note(message: str) -> None:
+    """One line for the reader on stderr, named after the DVC stage when there is one."""
+    stage = os.environ.get("DVC_STAGE")
+    print(f"{stage}: {message}" if stage else message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress(label: str, total: int, unit: str = "frames") -> Iterator[Advance]:
+    """Yield `advance(n)`: a progress bar on a terminal, else a log line every 30 seconds with rate and ETA."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(label, total=total)
+            yield lambda count: bar.advance(task, count)
+        return
+    started = last = time.monotonic()
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal last, done
+        done += count
+        now = time.monotonic()
+        if now - last >= 30:
+            last = now
+            rate = done / (now - started)
+            note(f"{label}: {done}/{total} {unit}, {rate:.2g} {unit}/s, {(total - done) / rate:.0f} s left")
+
+    yield advance

@@ -1,0 +1,109 @@
+"""features.zarr -> matches.zarr: for every token the most similar token of the next frame (Eq. 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import UsageError
+from stages import cli
+from stages.layout import Out, Place, item_key, videos_of
+from stages.resources import stage_version
+from stages.settings import load, param, plain
+
+
+@dataclass(frozen=True)
+class Params:
+    """Section `correspond`."""
+
+    max_squared_distance: float = param(
+        2.0, "T of Eq. 3: largest squared distance of a match, tokens^2", low=0.0
+    )
+    rule: str = param(
+        "constrained",
+        "constrained: the best match within the distance; reject: the best anywhere, none if too far",
+        choices=("constrained", "reject"),
+    )
+
+
+def run(features: Path, out: Out, params: Params) -> Path:
+    """Match the frames of one clip; returns the path of matches.zarr. An interrupted run is continued."""
+    from pipeline import artifacts
+    from pipeline.correspondence import next_tokens
+    from pipeline.feature_codec import read_features
+    from pipeline.segment_stores import shard_frames, store_grid
+
+    source = artifacts.open_store(features, artifacts.FEATURES)
+    shown = {**source.params, "correspond": plain(params)}
+    mark = artifacts.fingerprint("correspond", stage_version("correspond"), source.fingerprint, plain(params))
+    path = out / "matches.zarr"
+    if artifacts.is_current(path, artifacts.MATCHES, mark):
+        return path
+    frames, tokens = source.array("matching").shape[:2]
+    shard = shard_frames(source, "matching")
+    writer = artifacts.StoreWriter(
+        path,
+        out / "tmp",
+        artifacts.MATCHES,
+        mark,
+        {
+            "next": artifacts.ArraySpec((frames - 1, tokens), "int32", shard),
+            "similarity": artifacts.ArraySpec((frames - 1, tokens), "float16", shard),
+        },
+        params=shown,
+        backbone=source.attrs.get("backbone"),
+        attrs={"grid": source.attrs["grid"], "features": source.fingerprint},
+    )
+    shards = writer.missing()
+    with cli.progress("correspond", sum(len(part) for part in shards)) as advance:
+        for part in shards:
+            values = read_features(source, "matching", part.start, part.stop + 1)
+            matches = next_tokens(
+                values, store_grid(source), params.max_squared_distance, params.rule, part.start
+            )
+            writer.write("next", part.start, matches.next)
+            writer.write("similarity", part.start, matches.similarity.astype("float16"))
+            advance(len(part))
+    return writer.commit()
+
+
+def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> None:
+    """Match every video of an item."""
+    settings = load(params_file, sets or ())
+    key = item_key(item)
+    for video in videos_of(key):
+        run(
+            Place(Path("data/extract") / key, video) / "features.zarr",
+            Place(Path("data/correspond") / key, video),
+            settings["correspond"],
+        )
+
+
+app = cli.new_app("Match tokens between consecutive frames: features.zarr -> matches.zarr.")
+
+
+@app.command()
+def main(
+    features: Annotated[Path | None, typer.Argument(help="features.zarr of extract")] = None,
+    out_dir: Annotated[Path | None, typer.Argument(help="folder for matches.zarr")] = None,
+    params: cli.ParamsOption = None,
+    set_: cli.SetOption = None,
+    item: cli.ItemOption = None,
+) -> None:
+    """Match tokens between consecutive frames: features.zarr -> matches.zarr.
+
+    Example: vidseg correspond work/features.zarr work --set correspond.max_squared_distance=8
+    """
+    if features is not None and out_dir is not None:
+        run(features, out_dir, load(params, set_ or ())["correspond"])
+    elif item is not None:
+        run_item(item, params, set_)
+    else:
+        raise UsageError("give FEATURES and OUT_DIR, or --item KEY")
+
+
+if __name__ == "__main__":
+    cli.run_app(app)

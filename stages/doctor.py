@@ -1,0 +1,113 @@
+"""What this machine has: versions, devices, FAISS build, weights, DVC's cache, free disk."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from stages import cli
+
+PACKAGES = (
+    "vidseg",
+    "torch",
+    "diffusers",
+    "transformers",
+    "zarr",
+    "numcodecs",
+    "numpy",
+    "av",
+    "dvc",
+    "typer",
+)
+
+
+def collect() -> dict[str, Any]:
+    """All findings as plain values; a problem is text starting with `missing` or `problem`."""
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": {name: _version(name) for name in PACKAGES},
+        "device": _device(),
+        "faiss": _faiss(),
+        "backbones": {name: _weights(name) for name in ("compact", "sd21")},
+        "dvc_cache": _dvc_cache(),
+        "free_disk_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
+    }
+
+
+def _version(package: str) -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "missing: pip install -e '.[cpu]'"
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        return f"cuda ({names})"
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def _faiss() -> str:
+    try:
+        import faiss
+    except ImportError:
+        return "missing: pip install faiss-cpu (or faiss-gpu), never both"
+    builds = [name for name in ("faiss-cpu", "faiss-gpu") if not _version(name).startswith("missing")]
+    if len(builds) > 1:
+        return (
+            "problem: faiss-cpu and faiss-gpu are both installed and overwrite each other; uninstall both, install one"
+        )
+    return f"{faiss.__version__} ({builds[0] if builds else 'unknown build'}, {faiss.get_num_gpus()} GPUs usable)"
+
+
+def _weights(name: str) -> str:
+    from pipeline.errors import WeightsError
+    from stages.backbones import find
+    from stages.settings import BackboneParams
+
+    try:
+        source = find(BackboneParams(name=name))
+    except WeightsError as error:
+        return f"missing: {error}"
+    return f"{source.path} (sha256 {source.sha256[:12]})"
+
+
+def _dvc_cache() -> str:
+    try:
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+    except ImportError:
+        return "missing: pip install dvc"
+    try:
+        repo = Repo()
+    except DvcException:
+        return "not in a DVC project"
+    cache = Path(repo.cache.local.path)
+    links = repo.config["cache"].get("type") or ["reflink", "copy"]
+    return f"{cache} (links: {', '.join(links)})"
+
+
+def main(as_json: cli.JsonOption = False) -> None:
+    """Report versions, devices, FAISS build, weights, DVC cache and free disk."""
+    findings = collect()
+    if as_json:
+        print(json.dumps(findings, indent=2))
+        return
+    for name, value in findings.items():
+        if isinstance(value, dict):
+            print(f"{name}:")
+            for key, text in value.items():
+                print(f"  {key:<14} {text}")
+        else:
+            print(f"{name:<16} {value}")
+    sys.stdout.flush()

@@ -1,0 +1,248 @@
+"""labels.zarr, truth.zarr -> scores.json: confusion counts and VC sums of one item."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.errors import DataError, UsageError
+from stages import cli
+from stages.layout import DATA, Place, item_key, videos_of
+from stages.settings import load, param
+
+if TYPE_CHECKING:
+    from pipeline.artifacts import Store
+    from pipeline.davis import Frames
+    from pipeline.scores import ScoredClasses
+
+
+@dataclass(frozen=True)
+class Params:
+    """Section `evaluate`."""
+
+    protocol: str = param(
+        "strict", "void is void, or the published evaluator with its slips", choices=("strict", "official")
+    )
+    assignment: str = param(
+        "auto",
+        "clusters to classes by the first annotated frame; auto = majority, none where labels are classes",
+        choices=("auto", "majority", "official", "hungarian", "none"),
+    )
+    windows: tuple[int, ...] = param((8, 16), "n of VC_n", low=1)
+    coarse_stride: int = param(16, "pixels per cell of the coarse grid of assignment: official", low=1)
+    objects: str = param(
+        "auto",
+        "DAVIS J and F; auto = semi_supervised where a first-frame mask was carried along",
+        choices=("auto", "none", "semi_supervised", "unsupervised"),
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to score.
+
+    Attributes:
+        name: as it appears in scores.json.
+        labels: labels.zarr; may be None when there are predictions.
+        truth: truth.zarr.
+        predictions: folder of another system's label PNGs, scored instead of the labels.
+    """
+
+    name: str | None
+    labels: Path | None
+    truth: Path
+    predictions: Path | None = None
+
+
+def run(
+    labels: Path | None,
+    truth: Path,
+    out: Path,
+    params: Params,
+    predictions: Path | None = None,
+    name: str | None = None,
+) -> Path:
+    """Score one video; returns the path of scores.json."""
+    return run_videos([Job(name, labels, truth, predictions)], out, params)
+
+
+def run_videos(jobs: list[Job], out: Path, params: Params) -> Path:
+    """Score the videos of an item into one scores.json."""
+    from pipeline.score_files import item_record, write_json
+
+    videos = [_score(job, params) for job in jobs]
+    record = item_record(videos, params.protocol, params.assignment, params.windows)
+    return write_json(out / "scores.json", record)
+
+
+def _score(job: Job, params: Params) -> dict[str, Any]:
+    from pipeline import artifacts
+    from pipeline.assignment import assign
+    from pipeline.label_sources import StoredFrames
+    from pipeline.scores import ScoredClasses, score_objects, score_video
+
+    truth_store = artifacts.open_store(job.truth, artifacts.TRUTH)
+    labels_store = None if job.labels is None else artifacts.open_store(job.labels, artifacts.LABELS)
+    truth = StoredFrames(truth_store, "ground_truth")
+    positions = [int(position) for position in truth_store.attrs["indices"]]
+    about: dict[str, Any] = {
+        "name": job.name or truth_store.attrs.get("name") or "video",
+        "ground_truth": bool(positions),
+        "frames": labels_store.frames("labels") if labels_store else len(_names(None, truth_store, job)),
+        "scored_frames": len(positions),
+    }
+    if not positions:
+        return about
+    classes = ScoredClasses(
+        {int(entry["id"]): str(entry["name"]) for entry in truth_store.attrs["classes"]},
+        tuple(int(value) for value in truth_store.attrs["ignore"]),
+    )
+    labels = _labels(job, labels_store, truth_store, positions, truth.size)
+    rule = _rule(params.assignment, labels_store if job.predictions is None else None)
+    height, width = truth.size
+    grid = max(1, round(height / params.coarse_stride)), max(1, round(width / params.coarse_stride))
+    where = job.predictions or job.labels
+    try:
+        assignment = assign(rule, labels[0], truth[0], classes.ignore, grid, classes.unassigned)
+        protocol = classes.protocol(params.protocol)
+        with cli.progress(f"evaluate {about['name']}", len(positions)) as advance:
+            scored = score_video(
+                truth, labels, positions, classes, protocol, assignment, params.windows, advance
+            )
+        task = _task(params.objects, job, labels_store, len(positions))
+        objects = score_objects(task, truth, labels, classes, assignment) if task else None
+    except DataError as error:
+        raise DataError(f"{where} against {job.truth}: {error}") from error
+    _warn(about["name"], scored, classes)
+    return {
+        **about,
+        "height": height,
+        "width": width,
+        "classes": [{"value": value, "name": classes.name(value)} for value in protocol.class_values],
+        "oracle_assignment": rule != "none" and len(positions) == 1,
+        "davis": objects,
+        **scored,
+    }
+
+
+def _labels(
+    job: Job, labels: Store | None, truth: Store, positions: list[int], size: tuple[int, int]
+) -> Frames:
+    from pipeline.label_sources import PredictionFolder, StoredFrames
+
+    if job.predictions is not None:
+        names = _names(labels, truth, job)
+        if max(positions) >= len(names):
+            raise DataError(
+                f"{job.truth}: frame {max(positions)} is annotated, but the clip has {len(names)} frames"
+            )
+        colours = {
+            int(entry["id"]): tuple(entry["color"]) for entry in truth.attrs["classes"] if entry.get("color")
+        }
+        return PredictionFolder(job.predictions, [names[position] for position in positions], size, colours)
+    if labels is None:
+        raise UsageError("give LABELS, or a folder with --predictions")
+    stored = StoredFrames(labels, "labels", positions)
+    if stored.size != size:
+        raise DataError(
+            f"{job.labels}: labels of {stored.size[1]}x{stored.size[0]}, but {job.truth} is of "
+            f"{size[1]}x{size[0]}; both must have the source's size"
+        )
+    return stored
+
+
+def _names(labels: Store | None, truth: Store, job: Job) -> list[str]:
+    names = truth.attrs.get("names") or (labels.attrs.get("names") if labels else None)
+    if names is None:
+        raise DataError(
+            f"{job.truth}: does not hold the clip's frame names; give the clip's LABELS before it, "
+            "or run `vidseg ingest` again"
+        )
+    return list(names)
+
+
+def _rule(assignment: str, labels: Store | None) -> str:
+    """What `auto` means: the labels are classes already if they are another system's, or began as classes."""
+    if assignment != "auto":
+        return assignment
+    if labels is None or _from_mask(labels):
+        return "none"
+    merged = labels.params.get("segment", {}).get("label_merge") == "first_frame"
+    return "none" if merged else "majority"
+
+
+def _from_mask(labels: Store) -> bool:
+    return labels.params.get("segment", {}).get("init") == "mask"
+
+
+def _task(objects: str, job: Job, labels: Store | None, frames: int) -> str | None:
+    if objects != "auto":
+        return None if objects == "none" else objects
+    propagated = job.predictions is None and labels is not None and _from_mask(labels)
+    return "semi_supervised" if propagated and frames >= 3 else None
+
+
+def _warn(name: str, scored: dict[str, Any], classes: ScoredClasses) -> None:
+    unknown = [value for value in scored["unknown_predictions"] if value not in classes.ignore]
+    if unknown:
+        shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+        cli.note(f"warning: {name}: predicted values that are no class count as wrong: {shown}")
+    lost = scored["assigned"]["unassigned_share"]
+    if lost:
+        cli.note(f"{name}: {lost:.1%} of the scored pixels lie in clusters without a class: counted as wrong")
+
+
+def run_item(item: str, params_file: Path | None, sets: list[str] | None, predictions: Path | None) -> None:
+    """Score every video of an item; predictions of several videos lie in one sub-folder each."""
+    key = item_key(item)
+    jobs = []
+    for video in videos_of(key, "truth.zarr"):
+        labels = Place(DATA / "upsample" / key, video) / "labels.zarr"
+        folder = predictions / video if predictions and video else predictions
+        jobs.append(
+            Job(
+                video or key,
+                labels if predictions is None or labels.exists() else None,
+                Place(DATA / "ingest" / key, video) / "truth.zarr",
+                folder,
+            )
+        )
+    run_videos(jobs, DATA / "evaluate" / key, load(params_file, sets or ())["evaluate"])
+
+
+app = cli.new_app("Score labels: labels.zarr, truth.zarr -> scores.json.")
+
+
+@app.command()
+def main(
+    labels: Annotated[
+        Path | None, typer.Argument(help="labels.zarr of upsample; may be left out with --predictions")
+    ] = None,
+    truth: Annotated[Path | None, typer.Argument(help="truth.zarr of ingest")] = None,
+    out_dir: Annotated[Path | None, typer.Argument(help="folder for scores.json")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="score these label PNGs, named like the frames, instead of LABELS")
+    ] = None,
+    params: cli.ParamsOption = None,
+    set_: cli.SetOption = None,
+    item: cli.ItemOption = None,
+) -> None:
+    """Score labels: labels.zarr, truth.zarr -> scores.json.
+
+    Example: vidseg evaluate work/labels.zarr work/truth.zarr work --set evaluate.protocol=official
+    """
+    if predictions is not None and labels and truth and out_dir is None:
+        labels, truth, out_dir = None, labels, truth
+    if truth and out_dir:
+        run(labels, truth, out_dir, load(params, set_ or ())["evaluate"], predictions)
+    elif item is not None:
+        run_item(item, params, set_, predictions)
+    else:
+        raise UsageError("give LABELS, TRUTH and OUT_DIR, or --item KEY")
+
+
+if __name__ == "__main__":
+    cli.run_app(app)

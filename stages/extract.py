@@ -1,0 +1,191 @@
+"""clip.zarr -> features.zarr (aggregated, matching) and latents.zarr: the expensive cache that is shared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.errors import UsageError
+from stages import cli
+from stages.layout import Out, Place, item_key, videos_of
+from stages.resources import stage_version
+from stages.settings import BackboneParams, DiffusionParams, load, param, plain
+
+if TYPE_CHECKING:
+    from pipeline.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Params:
+    """Section `extract`."""
+
+    blocks: tuple[int, ...] = param((6, 7, 8), "decoder blocks whose queries are averaged", low=3, high=11)
+    matching_block: int = param(7, "decoder block whose queries are matched (Eq. 3)", low=3, high=11)
+    feature_step: int = param(24, "step at which queries are read", low=0)
+    normalize: str = param(
+        "max_abs", "of `aggregated`, per token by its largest absolute value", choices=("max_abs", "none")
+    )
+    encode: str = param("mode", "mode of the autoencoder's posterior, or a seeded sample", choices=("mode", "sample"))
+    dtype: str = param("float16", "how features are stored", choices=("float16", "float32", "int8"))
+    shard: int = param(14, "frames per file", low=1)
+
+
+#: Below this the clean reconstruction has lost what should be segmented.
+LOW_PSNR = 18.0
+
+
+def run(
+    clip: Path,
+    out: Out,
+    params: Params,
+    diffusion: DiffusionParams,
+    backbone_params: BackboneParams,
+    backbone: Backbone | None = None,
+) -> Path:
+    """Extract the features of one clip; `backbone` may be given by callers that have one loaded.
+
+    Returns:
+        the path of features.zarr; latents.zarr lies beside it.
+    """
+    from pipeline import artifacts, extraction, feature_codec
+    from stages import backbones
+    from stages.backbones import diffusion_settings
+
+    source = artifacts.open_store(clip, artifacts.CLIP)
+    weights = backbones.find(backbone_params) if backbone is None else None
+    weights_hash = weights.sha256 if weights else backbone.fingerprint  # type: ignore[union-attr]
+    shown = {
+        "extract": plain(params),
+        "diffusion": plain(diffusion),
+        "backbone": {"name": backbone_params.name, "dtype": backbone_params.dtype},
+    }
+    mark = artifacts.fingerprint("extract", stage_version("extract"), source.fingerprint, shown, weights_hash)
+    features_path, latents_path = out / "features.zarr", out / "latents.zarr"
+    if artifacts.is_current(features_path, artifacts.FEATURES, mark) and artifacts.is_current(
+        latents_path, artifacts.LATENTS, mark
+    ):
+        return features_path
+    if weights is not None and isinstance(out, Place):
+        backbones.check_lock(weights)
+    if backbone is None:
+        backbone = backbones.load_backbone(backbone_params, weights)
+
+    frames, height, width = source.array("frames").shape[:3]
+    indices = source.attrs["source_indices"]
+    settings = extraction.ExtractionSettings(
+        params.blocks, params.matching_block, params.feature_step, params.normalize, params.encode
+    )
+    steps = diffusion_settings(diffusion)
+    settings.check(steps)
+    *grid, channels = extraction.feature_shape(backbone, (height, width), settings)
+    features = artifacts.StoreWriter(
+        features_path,
+        out / "tmp",
+        artifacts.FEATURES,
+        mark,
+        feature_codec.array_specs((frames, grid[0] * grid[1], channels), params.dtype, params.shard),
+        attrs={
+            "grid": grid,
+            "encoding": params.dtype,
+            "names": source.attrs["names"],
+            "source_indices": indices,
+        },
+        params=shown,
+        backbone=weights_hash,
+    )
+    latents = artifacts.StoreWriter(
+        latents_path,
+        out / "tmp",
+        artifacts.LATENTS,
+        mark,
+        {
+            "latents": artifacts.ArraySpec(
+                (frames, *extraction.latent_shape(backbone, (height, width))), "float32", params.shard
+            )
+        },
+        attrs={"source_indices": indices},
+        params=shown,
+        backbone=weights_hash,
+    )
+    shards = sorted({*features.missing(), *latents.missing()}, key=lambda shard: shard.start)
+    quality: dict[str, float] = dict(features.get_attr("psnr", {}))
+    if len(shards) * params.shard < frames:
+        cli.note(f"extract: continuing at frame {shards[0].start if shards else frames} of {frames}")
+    with cli.progress("extract", sum(len(shard) for shard in shards)) as advance:
+        for shard in shards:
+            parts = []
+            images = source.read("frames", shard.start, shard.stop)
+            for start in range(0, len(shard), diffusion.batch):
+                batch = slice(start, min(start + diffusion.batch, len(shard)))
+                numbers = indices[shard.start + batch.start : shard.start + batch.stop]
+                parts.append(extraction.extract(backbone, images[batch], numbers, steps, settings))
+                advance(batch.stop - batch.start)
+            quality[str(shard.start)] = round(
+                extraction.reconstruction_psnr(backbone, parts[0].reconstruction[0], images[0]), 2
+            )
+            features.set_attrs({"psnr": quality})
+            for name in ("aggregated", "matching"):
+                values = extraction.gather(parts, name)
+                for array, encoded in feature_codec.encode(name, values, params.dtype).items():
+                    features.write(array, shard.start, encoded)
+            latents.write("latents", shard.start, extraction.gather(parts, "latents"))
+    low = {int(start): value for start, value in quality.items() if value < LOW_PSNR}
+    if low:
+        cli.note(
+            f"warning: {clip}: the reconstruction of {len(low)} of {len(quality)} windows is poor (lowest "
+            f"{min(low.values()):.1f} dB, window at frame {min(low, key=lambda k: low[k])}); "
+            "what the autoencoder loses cannot be segmented"
+        )
+    latents.commit()
+    return features.commit()
+
+
+def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> None:
+    """Extract every video of an item, loading the backbone once."""
+    from stages import backbones
+
+    settings = load(params_file, sets or ())
+    key = item_key(item)
+    source = backbones.find(settings["backbone"])
+    backbones.check_lock(source)
+    backbone = backbones.load_backbone(settings["backbone"], source)
+    for video in videos_of(key):
+        run(
+            Place(Path("data/ingest") / key, video) / "clip.zarr",
+            Place(Path("data/extract") / key, video),
+            settings["extract"],
+            settings["diffusion"],
+            settings["backbone"],
+            backbone,
+        )
+
+
+app = cli.new_app("Read diffusion features of a clip: clip.zarr -> features.zarr, latents.zarr.")
+
+
+@app.command()
+def main(
+    clip: Annotated[Path | None, typer.Argument(help="clip.zarr of ingest")] = None,
+    out_dir: Annotated[Path | None, typer.Argument(help="folder for features.zarr and latents.zarr")] = None,
+    params: cli.ParamsOption = None,
+    set_: cli.SetOption = None,
+    item: cli.ItemOption = None,
+) -> None:
+    """Read diffusion features of a clip: clip.zarr -> features.zarr, latents.zarr.
+
+    Example: vidseg extract work/clip.zarr work --set backbone.name=compact
+    """
+    if clip is not None and out_dir is not None:
+        settings = load(params, set_ or ())
+        run(clip, out_dir, settings["extract"], settings["diffusion"], settings["backbone"])
+    elif item is not None:
+        run_item(item, params, set_)
+    else:
+        raise UsageError("give CLIP and OUT_DIR, or --item KEY")
+
+
+if __name__ == "__main__":
+    cli.run_app(app)

@@ -1,0 +1,348 @@
+"""Video, frame folder or dataset clip -> clip.zarr, truth.zarr and seed/."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.errors import DataError, UsageError
+from stages import cli
+from stages.layout import DATA, KEY, Out, Place, item_key, item_videos
+from stages.resources import stage_version
+from stages.settings import load, param
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipeline.truth import Annotations, ClassList
+    from pipeline.video import FrameRange, FrameSource
+
+STORES = ("clip.zarr", "truth.zarr", "seed")
+
+
+@dataclass(frozen=True)
+class Params:
+    """Section `ingest`."""
+
+    size: str | int = param(
+        "native", "native, short side in pixels, or HxW; multiples of 64 are made of it", low=1
+    )
+    frames: str | int | None = param(None, "range of source frames like 0:28 or 10:; null = all")
+    stride: int = param(1, "take every n-th frame of the range", low=1)
+    fps: float | None = param(
+        None, "frame rate of the source; null = what it says, 25 for a folder", low=0.01
+    )
+    seed: str = param(
+        "none", "truth: the first frame's ground truth becomes the mask in seed/", choices=("none", "truth")
+    )
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """What one pass over the frames tells: enough to write the store's template before the frames."""
+
+    names: list[str]
+    indices: list[int]
+    digest: str
+
+
+def run(
+    video: Path,
+    out: Out,
+    params: Params,
+    *,
+    ground_truth: Path | None = None,
+    classes: Path | None = None,
+    mask: Path | None = None,
+    fps: float | None = None,
+) -> Path:
+    """Bring one video to model size, with its ground truth and first-frame mask where there are any.
+
+    The source is decoded twice: memory stays constant, and nothing is written of one that turns out to be
+    damaged. Everything is checked before anything is written.
+
+    Args:
+        ground_truth: folder of label PNGs named like the frames; one that holds only a README means "none".
+        classes: its class list (JSON, `FILE#NAME` for one of several); default `classes.json` in the folder.
+        mask: label PNG of the first frame; wins over `seed: truth`.
+        fps: of this video; wins over `params.fps`.
+
+    Returns:
+        the path of clip.zarr; truth.zarr and seed/ lie beside it.
+    """
+    from pipeline.resize import model_size
+    from pipeline.video import FrameRange, open_source
+
+    if isinstance(out, Path) and out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: is a file; give a folder for the outputs")
+    indices = FrameRange.parse(params.frames, params.stride)
+    source = open_source(video, fps or params.fps)
+    size = model_size(*source.size, params.size)
+    scan = _scan(source, indices, size)
+    listed = _classes(classes, ground_truth)
+    truth = _annotations(ground_truth, scan.names, source.size, listed)
+    seed = _seed(mask, truth, params.seed, scan.names, source.size, listed)
+    path = _write_clip(video, out, source, indices, size, scan)
+    _write_truth(out, truth, scan.names)
+    _write_seed(out, seed, scan.digest)
+    return path
+
+
+def count_frames(source: FrameSource, params: Params) -> int:
+    """How many frames the parameters select; decodes a video, because only that tells."""
+    from pipeline.video import FrameRange
+
+    return sum(1 for _ in source.frames(FrameRange.parse(params.frames, params.stride)))
+
+
+def _scan(source: FrameSource, indices: FrameRange, size: tuple[int, int]) -> _Scan:
+    import hashlib
+
+    from pipeline.resize import resize_frame
+
+    names: list[str] = []
+    numbers: list[int] = []
+    digest = hashlib.sha256(str(size).encode())
+    with cli.progress("scan", indices.count(source.expected)) as advance:
+        for frame in source.frames(indices):
+            names.append(frame.name)
+            numbers.append(frame.index)
+            digest.update(resize_frame(frame.image, size).tobytes())
+            advance(1)
+    return _Scan(names, numbers, digest.hexdigest())
+
+
+def _classes(classes: Path | None, ground_truth: Path | None) -> ClassList | None:
+    from pipeline.truth import read_classes
+
+    if classes is not None:
+        return read_classes(classes, ground_truth)
+    beside = ground_truth / "classes.json" if ground_truth is not None else None
+    return read_classes(beside, ground_truth) if beside is not None and beside.is_file() else None
+
+
+def _annotations(
+    folder: Path | None, names: list[str], size: tuple[int, int], classes: ClassList | None
+) -> Annotations:
+    from pipeline.truth import find_annotations, is_placeholder, no_annotations
+
+    if folder is None or is_placeholder(folder):
+        return no_annotations(size)
+    return find_annotations(folder, names, size, classes)
+
+
+def _seed(
+    mask: Path | None,
+    truth: Annotations,
+    rule: str,
+    names: list[str],
+    size: tuple[int, int],
+    classes: ClassList | None,
+) -> np.ndarray | None:
+    from pipeline.pictures import read_label_png
+
+    if mask is not None:
+        labels = read_label_png(mask, classes.colours if classes else None)
+        if labels.shape != size:
+            raise DataError(
+                f"{mask}: the mask is {labels.shape[1]}x{labels.shape[0]} pixels, "
+                f"the frames are {size[1]}x{size[0]}"
+            )
+        return labels
+    if rule == "none":
+        return None
+    if 0 not in truth.indices:
+        raise DataError(
+            f"ingest.seed: truth needs a ground-truth PNG of the first frame ('{names[0]}'); "
+            "give --ground-truth or --mask, or start at an annotated frame (ingest.frames)"
+        )
+    return truth.read(0, 1)[0]
+
+
+def _write_clip(
+    video: Path, out: Out, source: FrameSource, indices: FrameRange, size: tuple[int, int], scan: _Scan
+) -> Path:
+    from pipeline import artifacts
+    from pipeline.resize import resize_frame
+    from pipeline.shard_buffer import ShardBuffer
+
+    fps = source.fps / indices.stride
+    # Only what follows from the result: `frames: null` and `0:42` of 42 frames give the same bytes.
+    shown = {"ingest": {"size": "{}x{}".format(*size), "stride": indices.stride}}
+    mark = artifacts.fingerprint(
+        "ingest", stage_version("ingest"), scan.digest, scan.names, scan.indices, fps, source.size
+    )
+    path = out / "clip.zarr"
+    if artifacts.is_current(path, artifacts.CLIP, mark):
+        stored = artifacts.open_store(path, artifacts.CLIP)
+        if stored.attrs["source"] == str(video) and stored.params == shown:
+            return path
+    spec = artifacts.ArraySpec((len(scan.names), *size, 3), "uint8")
+    writer = artifacts.StoreWriter(
+        path,
+        out / "tmp",
+        artifacts.CLIP,
+        mark,
+        {"frames": spec},
+        params=shown,
+        attrs={
+            "names": scan.names,
+            "fps": fps,
+            "source": str(video),
+            "source_size": list(source.size),
+            "source_indices": scan.indices,
+        },
+    )
+    buffer = ShardBuffer(writer, spec.shard)
+    with cli.progress("ingest", len(scan.names)) as advance:
+        for frame in source.frames(indices):
+            buffer.add({"frames": resize_frame(frame.image, size)[None]})
+            advance(1)
+    buffer.flush()
+    return writer.commit()
+
+
+def _write_truth(out: Out, truth: Annotations, names: list[str]) -> None:
+    from dataclasses import asdict
+
+    from pipeline import artifacts
+
+    attrs = {
+        "indices": list(truth.indices),
+        "names": names,
+        "classes": [asdict(entry) for entry in truth.classes],
+        "ignore": list(truth.ignore),
+    }
+    mark = artifacts.fingerprint("ingest", stage_version("ingest"), "truth", truth.digest, truth.size, attrs)
+    if artifacts.is_current(out / "truth.zarr", artifacts.TRUTH, mark):
+        return
+    spec = artifacts.ArraySpec((len(truth.files), *truth.size), truth.dtype)
+    writer = artifacts.StoreWriter(
+        out / "truth.zarr", out / "tmp", artifacts.TRUTH, mark, {"ground_truth": spec}, params={}, attrs=attrs
+    )
+    for shard in writer.missing():
+        writer.write("ground_truth", shard.start, truth.read(shard.start, shard.stop))
+    writer.commit()
+
+
+def _write_seed(out: Out, mask: np.ndarray | None, scratch_name: str) -> None:
+    import json
+    import shutil
+
+    from pipeline.artifacts import replace_folder
+    from pipeline.pictures import write_label_png
+
+    scratch = out / "tmp" / f"seed-{scratch_name[:32]}" / "seed"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    if mask is not None:
+        write_label_png(scratch / "mask.png", mask)
+    listing = {"mask": None if mask is None else "mask.png"}
+    (scratch / "seed.json").write_text(json.dumps(listing) + "\n")
+    replace_folder(scratch, out / "seed")
+    for folder in (scratch.parent, scratch.parent.parent):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+#: What a video's entry in videos.yaml may hold. `dataset` is for people.
+ENTRY_KEYS = frozenset({"path", "name", "ground_truth", "classes", "mask", "fps", "dataset"})
+
+
+def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> None:
+    """Ingest every video of an item of videos.yaml."""
+    params = load(params_file, sets or ())["ingest"]
+    key = item_key(item)
+    entries = item_videos(key)
+    names = _video_names(key, entries)
+    _remove_stale(DATA / "ingest" / key, names)
+    for name, entry in zip(names, entries, strict=True):
+        run(
+            Path(entry["path"]),
+            Place(DATA / "ingest" / key, name),
+            params,
+            ground_truth=_path(entry, "ground_truth"),
+            classes=_path(entry, "classes"),
+            mask=_path(entry, "mask"),
+            fps=entry.get("fps"),
+        )
+
+
+def _path(entry: dict[str, Any], key: str) -> Path | None:
+    return Path(entry[key]) if entry.get(key) is not None else None
+
+
+def _video_names(key: str, entries: list[dict[str, Any]]) -> list[str | None]:
+    """The sub-folders of an item's videos; [None] for an item of one video, which has none."""
+    for entry in entries:
+        unknown = sorted(set(entry) - ENTRY_KEYS)
+        if unknown:
+            raise UsageError(
+                f"videos.yaml: item '{key}' has the unknown entry '{unknown[0]}'; "
+                f"there are: {', '.join(sorted(ENTRY_KEYS))}"
+            )
+        fps = entry.get("fps")
+        if fps is not None and not (isinstance(fps, int | float) and fps > 0):
+            raise UsageError(f"videos.yaml: item '{key}': fps must be a number above 0, not {fps!r}")
+    if len(entries) == 1:
+        return [None]
+    names = [str(entry.get("name") or Path(entry["path"]).stem) for entry in entries]
+    for name in names:
+        if not KEY.fullmatch(name) or name in (".", "..") or names.count(name) > 1:
+            raise UsageError(
+                f"videos.yaml: item '{key}' needs a `name` of its own for each video, of letters, digits, "
+                f"'.', '_' and '-'; '{name}' is not"
+            )
+    return list(names)
+
+
+def _remove_stale(folder: Path, names: list[str | None]) -> None:
+    """Remove videos that the item no longer has; DVC does so by itself, by hand they would stay."""
+    import shutil
+
+    if names == [None]:
+        return
+    for store in STORES:
+        for path in (folder / store).glob("*"):
+            if path.name not in names:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+app = cli.new_app("Bring a video to model size: VIDEO -> clip.zarr, truth.zarr, seed/.")
+
+
+@app.command()
+def main(
+    video: Annotated[Path | None, typer.Argument(help="video file or folder of frames")] = None,
+    out_dir: Annotated[Path | None, typer.Argument(help="folder for clip.zarr, truth.zarr and seed/")] = None,
+    ground_truth: Annotated[
+        Path | None, typer.Option(help="folder of label PNGs named like the frames")
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="class list (JSON; FILE#NAME); default: classes.json in the folder")
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="label PNG of the first frame, for segment.init: mask")
+    ] = None,
+    params: cli.ParamsOption = None,
+    set_: cli.SetOption = None,
+    item: cli.ItemOption = None,
+) -> None:
+    """Bring a video to model size: VIDEO -> clip.zarr, truth.zarr, seed/.
+
+    Example: vidseg ingest holiday.mp4 work --set ingest.size=256 --set ingest.frames=0:28
+    """
+    if video is not None and out_dir is not None:
+        settings = load(params, set_ or ())
+        run(video, out_dir, settings["ingest"], ground_truth=ground_truth, classes=classes, mask=mask)
+    elif item is not None:
+        run_item(item, params, set_)
+    else:
+        raise UsageError("give VIDEO and OUT_DIR, or --item KEY")
+
+
+if __name__ == "__main__":
+    cli.run_app(app)

@@ -1,0 +1,73 @@
+"""The `vidseg` command: one sub-command per stage, and the commands around them."""
+
+from __future__ import annotations
+
+import typer
+
+from stages import (
+    backbones,
+    cli,
+    context,
+    correspond,
+    doctor,
+    evaluate,
+    extract,
+    figures,
+    ingest,
+    preset,
+    pretrain,
+    refine,
+    render,
+    sample,
+    segment,
+    summarize,
+    upsample,
+    videos,
+)
+from stages import run as run_all
+
+app = cli.new_app("Training-free video segmentation from the features of a diffusion model.")
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context_: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback behind an error; works anywhere."),
+) -> None:
+    """Training-free video segmentation from the features of a diffusion model.
+
+    Start with `vidseg run VIDEO -o DIR`. The other commands are its stages, one by one.
+    """
+    if version:
+        from importlib import metadata
+
+        print(f"vidseg {metadata.version('vidseg')}")
+    elif context_.invoked_subcommand is None:
+        print(context_.get_help())
+
+
+MAIN = "Main"
+STAGES = "Stages"
+HAND = "Around the stages"
+app.command("run", rich_help_panel=MAIN)(run_all.main)
+app.command("doctor", rich_help_panel=MAIN)(doctor.main)
+app.command("sample", rich_help_panel=MAIN)(sample.main)
+for module in (ingest, extract, correspond, segment, upsample, evaluate, render, summarize):
+    app.command(module.__name__.rpartition(".")[2], rich_help_panel=STAGES)(module.main)
+app.command("refine", rich_help_panel=HAND)(refine.main)
+app.command("pretrain", rich_help_panel=HAND)(pretrain.main)
+app.add_typer(context.app, name="context", rich_help_panel=HAND)
+app.add_typer(backbones.app, name="backbone", rich_help_panel=HAND)
+app.add_typer(preset.app, name="preset", rich_help_panel=HAND)
+app.add_typer(videos.app, name="videos", rich_help_panel=HAND)
+app.add_typer(figures.app, name="figures", rich_help_panel=HAND)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    cli.run_app(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Image shards or a folder of images -> a diffusers folder: train the embedded backbone `compact` anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.errors import UsageError
+from stages import cli
+from stages.settings import from_mapping, param
+
+if TYPE_CHECKING:
+    from pipeline.pretraining import PretrainSettings
+
+
+@dataclass(frozen=True)
+class Params:
+    """Section `pretrain` of the file given with --params; no part of params.yaml."""
+
+    minutes: float = param(120.0, "wall minutes of all phases together", low=0.0)
+    autoencoder_channels: tuple[int, ...] = param(
+        (24, 48, 72, 96), "widths of the autoencoder, full size first"
+    )
+    autoencoder_batch: int = param(8, "crops per step of the autoencoder", low=1)
+    autoencoder_crop: int = param(96, "side of a crop in pixels, a multiple of 8", low=32)
+    autoencoder_rate: float = param(2e-3, "peak learning rate of the autoencoder", low=0.0)
+    denoiser_channels: tuple[int, ...] = param((48, 96, 160, 160), "widths of the denoiser, full size first")
+    denoiser_pairs: int = param(16, "view pairs of 16x16 latents per step of the denoiser", low=2)
+    denoiser_rate: float = param(5e-4, "peak learning rate of the denoiser", low=0.0)
+    variants: int = param(3, "encodings of every image, each with another window and other colours", low=1)
+    low_noise: float = param(0.8, "share of training timesteps below 200 of 1000", low=0.0, high=1.0)
+    dense_weight: float = param(0.2, "weight of the self-supervised loss beside denoising", low=0.0)
+    neighbourhood: float = param(
+        4.0, "tokens of one image nearer than this are no negatives of each other; large = none are", low=0.0
+    )
+    held_out_every: int = param(50, "every n-th row of index.csv is held back for the PSNR", low=2)
+    seed: int = param(0, "seed of weights, crops and noise", low=0)
+
+
+def run(images: Path, out: Path, work: Path, params: Params) -> Path:
+    """Train on a folder of images and write the diffusers folder `out`; an interrupted run is continued."""
+    from pipeline.pretraining import pretrain
+    from pipeline.pretraining_data import held_out_names, read_images
+    from pipeline.pretraining_export import export
+    from pipeline.pretraining_loop import Budget
+    from stages.backbones import choose_device
+
+    found = read_images(images)
+    training, held_out = found.split(held_out_names(images, every=params.held_out_every))
+    budget = Budget(minutes=params.minutes)
+    result = pretrain(training, held_out, settings(params), budget, work, choose_device(), cli.note)
+    export(result.denoiser, result.autoencoder, out)
+    if result.psnr is not None:
+        cli.note(f"reconstruction of the {len(held_out.images)} held-back images: {result.psnr:.2f} dB")
+    cli.note(f"{out}: written ({result.unreadable} unreadable images skipped)")
+    return out
+
+
+def settings(params: Params) -> PretrainSettings:
+    """The library's settings for these parameters."""
+    from pipeline.pretraining import PhaseSettings, PretrainSettings
+    from pipeline.pretraining_autoencoder import AutoencoderSettings
+    from pipeline.pretraining_denoiser import DenoiserSettings
+    from pipeline.pretraining_views import ViewSettings
+
+    return PretrainSettings(
+        autoencoder=AutoencoderSettings(
+            channels=params.autoencoder_channels,
+            crop=params.autoencoder_crop,
+            batch=params.autoencoder_batch,
+        ),
+        views=ViewSettings(variants=params.variants, latents_per_batch=2 * params.denoiser_pairs * 16 * 16),
+        denoiser=DenoiserSettings(
+            channels=params.denoiser_channels,
+            low_noise=params.low_noise,
+            dense_weight=params.dense_weight,
+            neighbourhood=params.neighbourhood,
+        ),
+        autoencoder_phase=PhaseSettings(0.33, params.autoencoder_rate),
+        denoiser_phase=PhaseSettings(0.55, params.denoiser_rate, 300),
+        seed=params.seed,
+    )
+
+
+def load_params(params_file: Path | None, sets: Iterable[str]) -> Params:
+    """Section `pretrain` of a YAML file, then `pretrain.key=value` strings; UsageError names a bad key."""
+    import yaml
+
+    values: dict[str, Any] = {}
+    if params_file is not None:
+        try:
+            values = dict((yaml.safe_load(params_file.read_text()) or {}).get("pretrain") or {})
+        except (OSError, yaml.YAMLError, AttributeError, ValueError) as error:
+            raise UsageError(f"{params_file}: not a parameter file with a section `pretrain`") from error
+    for text in sets:
+        name, equals, value = text.partition("=")
+        section, _, key = name.strip().partition(".")
+        if section != "pretrain" or not equals or not key:
+            raise UsageError(f"--set {text}: expected pretrain.key=value, e.g. --set pretrain.seed=1")
+        values[key] = yaml.safe_load(value)
+    return from_mapping("pretrain", Params, values)
+
+
+app = cli.new_app("Train the embedded backbone `compact` anew: images -> a diffusers folder.")
+
+
+@app.command()
+def main(
+    images: Annotated[Path, typer.Argument(help="folder of .tar shards of images, or of images")],
+    out_dir: Annotated[Path, typer.Argument(help="diffusers folder to write, e.g. models/mine")],
+    work: Annotated[Path | None, typer.Option(help="folder of the checkpoints; default OUT_DIR/work")] = None,
+    minutes: Annotated[float | None, typer.Option(help="budget; wins over pretrain.minutes")] = None,
+    params: cli.ParamsOption = None,
+    set_: cli.SetOption = None,
+) -> None:
+    """Train the embedded backbone `compact` anew: images -> a diffusers folder.
+
+    Example: vidseg pretrain photos models/mine --minutes 120
+    """
+    chosen = [*(set_ or ()), *([f"pretrain.minutes={minutes}"] if minutes is not None else [])]
+    run(images, out_dir, work or out_dir / "work", load_params(params, chosen))
+
+
+if __name__ == "__main__":
+    cli.run_app(app)

@@ -1,0 +1,72 @@
+"""coarse.zarr, matches.zarr -> coarse.zarr with refined labels: the vote of Eq. 4-5, by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages import cli
+from stages.resources import stage_version
+from stages.segment import Params, loop_settings
+from stages.settings import load, plain
+
+
+def run(coarse: Path, matches: Path, out: Path, params: Params) -> Path:
+    """Vote on the `initial` labels of a store, in windows of segment.window frames from its first frame on.
+
+    Returns:
+        the path of the new coarse.zarr; a store in the same place is replaced.
+    """
+    from pipeline import artifacts, segment_stores, segmentation
+
+    source = artifacts.open_store(coarse, artifacts.COARSE)
+    moves = artifacts.open_store(matches, artifacts.MATCHES)
+    segment_stores.require_same_source(source, moves)
+    settings = loop_settings(params)
+    first = int(source.attrs["first_frame"])
+    stop = first + source.frames("initial")
+    mark = artifacts.fingerprint(
+        "refine", stage_version("segment"), source.fingerprint, moves.fingerprint, params.window, params.vote
+    )
+    writer = segment_stores.CoarseWriter(
+        out / "coarse.zarr",
+        out / "tmp",
+        mark,
+        source=source,
+        features=source.attrs["features"],
+        frames=range(first, stop),
+        shard=segment_stores.shard_frames(source, "initial"),
+        highest=segment_stores.highest_label(source),
+        params={**source.params, **moves.params, "segment": plain(params)},
+    )
+    for window in segmentation.window_ranges(stop, settings.window, first):
+        initial = segment_stores.read_labels(source, "initial", window)
+        in_window = segment_stores.read_matches(moves, window.start, window.stop)
+        writer.add(initial, segmentation.refine_window(initial, in_window, settings))
+    return writer.commit()
+
+
+app = cli.new_app("Refine coarse labels by votes along trajectories (Eq. 4-5).")
+
+
+@app.command()
+def main(
+    coarse: Annotated[Path, typer.Argument(help="coarse.zarr of `vidseg context predict`")],
+    matches: Annotated[Path, typer.Argument(help="matches.zarr of correspond")],
+    out_dir: Annotated[Path, typer.Argument(help="folder for the refined coarse.zarr")],
+    params: cli.ParamsOption = None,
+    set_: cli.SetOption = None,
+) -> None:
+    """Refine coarse labels by votes along trajectories (Eq. 4-5): coarse.zarr, matches.zarr -> coarse.zarr.
+
+    Example: vidseg refine step1/coarse.zarr work/matches.zarr step1-refined
+
+    Reads the array `initial`, writes `initial` and `refined`; segment.vote and segment.window apply.
+    """
+    run(coarse, matches, out_dir, load(params, set_ or ())["segment"])
+
+
+if __name__ == "__main__":
+    cli.run_app(app)

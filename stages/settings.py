@@ -1,0 +1,258 @@
+"""Parameters: typed, validated dataclasses, one per section of params.yaml.
+
+Later layers win: the dataclasses' defaults, the preset of the chosen backbone (`presets/<backbone.name>.yaml`),
+the file given with `--params`, and `--set section.key=value`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union
+
+from pipeline.errors import UsageError
+from stages.resources import resource
+
+#: Where each section of params.yaml is declared.
+SECTIONS = {
+    "backbone": ("stages.settings", "BackboneParams"),
+    "diffusion": ("stages.settings", "DiffusionParams"),
+    "ingest": ("stages.ingest", "Params"),
+    "extract": ("stages.extract", "Params"),
+    "correspond": ("stages.correspond", "Params"),
+    "segment": ("stages.segment", "Params"),
+    "upsample": ("stages.upsample", "Params"),
+    "evaluate": ("stages.evaluate", "Params"),
+    "render": ("stages.render", "Params"),
+}
+
+
+def param(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+) -> Any:
+    """A dataclass field of a `Params` class: its default, a one-line description and what it accepts."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class BackboneParams:
+    """Section `backbone`: which diffusion model is read."""
+
+    name: str = param("compact", "compact, sd21", choices=("compact", "sd21"))
+    path: str | None = param(None, "local diffusers folder, hub id or single-file checkpoint; null = the name's own")
+    revision: str | None = param(None, "revision of a hub id; null = the pinned one")
+    dtype: str = param(
+        "auto",
+        "precision of the denoiser; auto = float32 on CPU, float16 on GPU",
+        choices=("auto", "float32", "float16", "bfloat16"),
+    )
+
+
+@dataclass(frozen=True)
+class DiffusionParams:
+    """Section `diffusion`: the schedule and noise that extract and upsample share."""
+
+    steps: int = param(25, "Euler steps of the schedule", low=1, high=1000)
+    start_step: int = param(22, "t_inv: the step at which noise is added and denoising starts", low=0)
+    guidance: float = param(5.0, "classifier-free guidance against an all-zero context; 1 = off", low=0.0)
+    noise: str = param(
+        "per_frame",
+        "per_frame: by source frame index; shared: the same for all",
+        choices=("per_frame", "shared"),
+    )
+    seed: int = param(0, "seed of the noise", low=0)
+    batch: int = param(4, "frames per pass of the encoder and the clean denoising", low=1)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All sections, validated. `settings["segment"]` is the frozen `Params` of that stage."""
+
+    sections: Mapping[str, Any]
+
+    def __getitem__(self, section: str) -> Any:
+        return self.sections[section]
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        return {name: plain(params) for name, params in self.sections.items()}
+
+
+def load(params_file: Path | None = None, sets: Iterable[str] = ()) -> Settings:
+    """Read and validate parameters.
+
+    Args:
+        params_file: a YAML file like params.yaml; None = built-in defaults.
+        sets: `section.key=value` strings, values in YAML syntax; they win over the file.
+
+    Raises:
+        UsageError: unknown section or key, wrong type, or a value out of range; the message names the key.
+    """
+    given = _read_yaml(params_file) if params_file is not None else {}
+    where = {(section, key): str(params_file) for section, values in given.items() for key in values}
+    for text in sets:
+        section, key, value = _parse_set(text)
+        given.setdefault(section, {})[key] = value
+        where[section, key] = "--set"
+    layers = [_backbone_preset(given), given]
+    merged: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for layer in layers:
+        for section, values in layer.items():
+            if section not in SECTIONS:
+                raise UsageError(f"unknown section '{section}' in the parameters{_suggest(section, SECTIONS)}")
+            merged[section].update(values)
+    return Settings(
+        {section: from_mapping(section, declared(section), values, where) for section, values in merged.items()}
+    )
+
+
+def declared(section: str) -> type:
+    """The `Params` dataclass of a section."""
+    module, name = SECTIONS[section]
+    return getattr(importlib.import_module(module), name)
+
+
+def from_mapping(
+    section: str, cls: type, values: Mapping[str, Any], where: Mapping[tuple[str, str], str] | None = None
+) -> Any:
+    """Build a frozen `Params` from a mapping, refusing unknown keys, wrong types and values out of range."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for key, value in values.items():
+        source = (where or {}).get((section, key))
+        at = f" (in {source})" if source else ""
+        if key not in fields:
+            raise UsageError(f"unknown parameter '{section}.{key}'{at}{_suggest(key, fields)}")
+        arguments[key] = _check(f"{section}.{key}", value, hints[key], fields[key].metadata, at)
+    return cls(**arguments)
+
+
+def plain(params: Any) -> dict[str, Any]:
+    """A `Params` as a dict of YAML-friendly values."""
+    values = dataclasses.asdict(params)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def read_preset(name: str) -> dict[str, dict[str, Any]]:
+    """The sections that a preset of that name sets.
+
+    Raises:
+        UsageError: there is no such preset; the message lists those that exist.
+    """
+    path = resource("presets") / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in resource("presets").glob("*.yaml"))
+        raise UsageError(f"unknown preset '{name}'; there are: {', '.join(known)}")
+    return _read_yaml(path)
+
+
+def _backbone_preset(given: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    name = given.get("backbone", {}).get("name", "compact")
+    return read_preset(name) if (resource("presets") / f"{name}.yaml").is_file() else {}
+
+
+def _parse_yaml(text: str) -> Any:
+    # YAML 1.2, as DVC reads it: in YAML 1.1 the frame range 10:28 is the number 628.
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe", pure=True).load(text)
+
+
+def _read_yaml(path: Path) -> dict[str, dict[str, Any]]:
+    from ruamel.yaml import YAMLError
+
+    try:
+        content = _parse_yaml(Path(path).read_text()) or {}
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such parameter file") from error
+    except YAMLError as error:
+        raise UsageError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict) or not all(isinstance(v, dict | None) for v in content.values()):
+        raise UsageError(f"{path}: expected sections with keys, like `segment: {{clusters: 20}}`")
+    return {str(section): dict(values or {}) for section, values in content.items()}
+
+
+def _parse_set(text: str) -> tuple[str, str, Any]:
+    from ruamel.yaml import YAMLError
+
+    name, equals, value = text.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not (equals and dot and key):
+        raise UsageError(f"--set {text}: expected section.key=value, e.g. --set segment.clusters=12")
+    try:
+        parsed = _parse_yaml(value)
+    except YAMLError as error:
+        raise UsageError(f"--set {text}: the value is not valid YAML") from error
+    # No parameter is a mapping; `ingest.frames=9:` only looks like one.
+    return section, key, value.strip() if isinstance(parsed, dict) else parsed
+
+
+def _check(name: str, value: Any, hint: Any, limits: Mapping[str, Any], at: str) -> Any:
+    converted = _convert(value, hint)
+    if converted is _BAD:
+        raise UsageError(f"{name} must be {_describe(hint)}, not {value!r}{at}")
+    if limits["choices"] and converted is not None and converted not in limits["choices"]:
+        raise UsageError(f"{name} must be one of {', '.join(limits['choices'])}, not {value!r}{at}")
+    numbers = converted if isinstance(converted, tuple) else (converted,)
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        low, high = limits["low"], limits["high"]
+        if (low is not None and not number >= low) or (high is not None and not number <= high):
+            bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise UsageError(f"{name} must be {bounds if low is not None else f'at most {high}'}, not {number}{at}")
+    return converted
+
+
+_BAD = object()
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (Union, types.UnionType):
+        candidates = (_convert(value, option) for option in typing.get_args(hint))
+        return next((candidate for candidate in candidates if candidate is not _BAD), _BAD)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            return _BAD
+        items = tuple(_convert(item, typing.get_args(hint)[0]) for item in value)
+        return _BAD if _BAD in items else items
+    if hint is type(None):
+        return None if value is None else _BAD
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value) if value == value and abs(value) != float("inf") else _BAD
+    if hint is int and isinstance(value, bool):
+        return _BAD
+    return value if isinstance(value, hint) else _BAD
+
+
+def _describe(hint: Any) -> str:
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a word",
+        type(None): "null",
+    }
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_describe(option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return "a list"
+    return names[hint]
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(known)}"

@@ -1,0 +1,89 @@
+"""scores.json of all items -> metrics.json (about ten numbers) and plots/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stages import cli
+
+if TYPE_CHECKING:
+    from pipeline.score_files import Summary
+
+
+def run(scores_dir: Path, out: Path) -> Path:
+    """Summarise all items below a folder; returns the path of metrics.json, plots/ lies beside it."""
+    return write(_summary(scores_dir), out)
+
+
+def write(summary: Summary, out: Path) -> Path:
+    """Write metrics.json, plots/per_video.json, plots/per_class.json and plots/per_frame.csv."""
+    from pipeline.score_files import write_csv, write_json
+
+    write_json(out / "plots" / "per_video.json", summary.per_video)
+    write_json(out / "plots" / "per_class.json", summary.per_class)
+    write_csv(
+        out / "plots" / "per_frame.csv", ("video", "frame", "miou", "pixel_accuracy"), summary.per_frame
+    )
+    return write_json(out / "metrics.json", summary.metrics)
+
+
+def table(summary: Summary) -> str:
+    """The scores as text: one row per video, one for all together, and how they were made."""
+    metrics = summary.metrics
+    heads = {"video": "video", "frames": "frames", "scored_frames": "scored", "miou": "mIoU"}
+    heads |= {key: f"VC_{key[2:]}" for key in metrics if key.startswith("vc")}
+    heads |= {"pixel_accuracy": "pixel acc.", "fwiou": "fwIoU", "unassigned_share": "unassigned"}
+    if metrics["jf_mean"] is not None:
+        heads["jf_mean"] = "J&F"
+    total = [{"video": "all", **metrics}] if len(summary.per_video) > 1 else []
+    rows = [list(heads.values())]
+    rows += [[_cell(row[key]) for key in heads] for row in (*summary.per_video, *total)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]).rstrip()
+        for first, *rest in rows
+    ]
+    if not metrics["scored_videos"]:
+        return "\n".join([*lines, "no ground truth: nothing was scored"])
+    rule = f"protocol {metrics['protocol']}, assignment {metrics['assignment']}"
+    oracle = ", oracle assignment (the frame that assigns clusters is the frame that is scored)"
+    return "\n".join([*lines, rule + (oracle if metrics["oracle_assignment"] else "")])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _summary(scores_dir: Path) -> Summary:
+    from pipeline.score_files import read_items, summarize
+
+    return summarize(read_items(scores_dir))
+
+
+app = cli.new_app("Join the scores of all items: metrics.json, plots/.")
+
+
+@app.command()
+def main(
+    scores_dir: Annotated[Path, typer.Argument(help="folder of <item>/scores.json, or of one scores.json")],
+    out: Annotated[Path, typer.Argument(help="folder for metrics.json and plots/")],
+    json_: cli.JsonOption = False,
+) -> None:
+    """Join the scores of all items: metrics.json, plots/; prints the table.
+
+    Example: vidseg summarize data/evaluate .
+    """
+    import json
+
+    summary = _summary(scores_dir)
+    write(summary, out)
+    print(json.dumps(summary.metrics, indent=1, allow_nan=False) if json_ else table(summary))
+
+
+if __name__ == "__main__":
+    cli.run_app(app)

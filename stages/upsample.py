@@ -1,0 +1,244 @@
+"""clip.zarr, latents.zarr, coarse.zarr -> labels.zarr: labels at the source's full resolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.errors import DataError, UsageError
+from stages import cli
+from stages.layout import Out, Place, item_key, videos_of
+from stages.resources import stage_version
+from stages.settings import BackboneParams, DiffusionParams, load, param, plain
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipeline.artifacts import Store
+    from pipeline.backbone import Backbone
+    from pipeline.modulation import ModulationSettings
+
+
+@dataclass(frozen=True)
+class Params:
+    """Section `upsample`."""
+
+    method: str = param(
+        "modulation",
+        "masked modulation, or interpolation of the coarse map",
+        choices=("modulation", "bilinear", "nearest", "joint_bilateral"),
+    )
+    strength: float = param(50.0, "lambda of Eq. 2; 10 without blending", low=0.0)
+    block: int = param(7, "b_m: decoder block whose cross-attention is modulated", low=3, high=11)
+    modulate_step: int = param(22, "t_m: step at which it is modulated", low=0)
+    offset: str = param("after", "offset after or inside the output projection", choices=("after", "inside"))
+    blend: bool = param(True, "latent blending (Eq. 6)")
+    blend_last_step: int = param(23, "last step that is blended", low=0)
+    mask_resize: str = param("bilinear", "enlargement of masks to the latents", choices=("bilinear", "nearest"))
+    inject: bool = param(True, "queries and keys of blocks 3-11 from the clean pass")
+    difference: str = param("squared", "squared or root norm; wrapped = the authors' 8-bit maps",
+                            choices=("squared", "root", "wrapped"))  # fmt: skip
+    blur: bool = param(True, "5x5 Gaussian blur of difference maps")
+    normalize: bool = param(True, "difference maps divided by their own maximum")
+    filter: float = param(0.7, "s of Eq. 7; 1 = unfiltered", low=0.0, high=1.0)
+    filter_resize: str = param("bilinear", "enlargement of masks in Eq. 7", choices=("bilinear", "lanczos"))
+    batch: int = param(8, "modulated samples per pass", low=1)
+
+
+def run(
+    clip: Path,
+    latents: Path,
+    coarse: Path,
+    out: Out,
+    params: Params,
+    diffusion: DiffusionParams,
+    backbone_params: BackboneParams,
+    backbone: Backbone | None = None,
+) -> Path:
+    """Upsample one clip's coarse labels; returns the path of labels.zarr."""
+    from pipeline import artifacts
+    from stages import backbones
+    from stages.backbones import diffusion_settings
+
+    if params.method == "modulation":
+        _modulation_settings(params).check(diffusion_settings(diffusion))
+    frames_store = artifacts.open_store(clip, artifacts.CLIP)
+    latents_store = artifacts.open_store(latents, artifacts.LATENTS)
+    coarse_store = artifacts.open_store(coarse, artifacts.COARSE)
+    counts = {store.path: store.frames(name) for store, name in
+              ((frames_store, "frames"), (latents_store, "latents"), (coarse_store, "refined"))}  # fmt: skip
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{path}: {count}" for path, count in counts.items())
+        raise DataError(f"the stores are of different clips, their frames differ ({listed})")
+    modulates = params.method == "modulation"
+    shown = {"upsample": plain(params)}
+    weights_hash = None
+    if modulates:
+        source = backbones.find(backbone_params) if backbone is None else None
+        weights_hash = source.sha256 if source else backbone.fingerprint  # type: ignore[union-attr]
+        _check_same_diffusion(latents_store, diffusion, backbone_params, weights_hash)
+        shown["diffusion"] = plain(diffusion)
+    mark = artifacts.fingerprint(
+        "upsample", stage_version("upsample"), shown, weights_hash, frames_store.fingerprint,
+        coarse_store.fingerprint, latents_store.fingerprint if modulates else None,
+    )  # fmt: skip
+    path = out / "labels.zarr"
+    if artifacts.is_current(path, artifacts.LABELS, mark):
+        return path
+    if modulates and backbone is None:
+        backbone = backbones.load_backbone(backbone_params, source)
+    total, size = counts[frames_store.path], tuple(frames_store.attrs["source_size"])
+    dtype = str(coarse_store.array("refined").dtype)
+    writer = artifacts.StoreWriter(
+        path,
+        out / "tmp",
+        artifacts.LABELS,
+        mark,
+        {"labels": artifacts.ArraySpec((total, *size), dtype, coarse_store.array("refined").shards[0])},  # type: ignore[index]
+        params={**coarse_store.params, **shown},
+        backbone=coarse_store.attrs.get("backbone"),
+        attrs={"names": frames_store.attrs["names"]},
+    )
+    shards = writer.missing()
+    with cli.progress("upsample", sum(len(shard) for shard in shards)) as advance:
+        for shard in shards:
+            if modulates:
+                assert backbone is not None
+                labels = _modulated(shard, latents_store, coarse_store, size, params, diffusion, backbone, advance)
+            else:
+                labels = _interpolated(shard, frames_store, coarse_store, size, params, advance)
+            writer.write("labels", shard.start, labels.astype(dtype))
+    return writer.commit()
+
+
+def _modulated(
+    shard: range,
+    latents: Store,
+    coarse: Store,
+    size: tuple[int, int],
+    params: Params,
+    diffusion: DiffusionParams,
+    backbone: Backbone,
+    advance: cli.Advance,
+) -> np.ndarray:
+    import numpy as np
+    import torch
+
+    from pipeline.diffusion import add_noise, draw_noise
+    from pipeline.upsampling import MapSettings, upsample
+    from stages.backbones import diffusion_settings
+
+    steps, modulation = diffusion_settings(diffusion), _modulation_settings(params)
+    maps = MapSettings(params.difference, params.blur, params.normalize, params.filter, params.filter_resize)
+    results = []
+    # The same groups of frames as in extract, so that the clean pass is the same to the last bit.
+    for first in range(shard.start, shard.stop, diffusion.batch):
+        last = min(first + diffusion.batch, shard.stop)
+        clean = torch.from_numpy(latents.read("latents", first, last)).to(backbone.device)
+        indices = latents.attrs["source_indices"][first:last]
+        noise = draw_noise(steps, indices, tuple(clean.shape[1:]))  # type: ignore[arg-type]
+        start = add_noise(clean, noise.epsilon, steps, backbone)
+        planes = coarse.read("refined", first, last)
+        frames = upsample(backbone, start, planes, size, steps, modulation, maps, params.batch)
+        results += [frame.labels for frame in frames]
+        advance(last - first)
+    return np.stack(results)
+
+
+def _modulation_settings(params: Params) -> ModulationSettings:
+    from pipeline.modulation import ModulationSettings
+
+    return ModulationSettings(
+        params.strength, params.block, params.modulate_step, params.offset, params.blend,  # type: ignore[arg-type]
+        params.blend_last_step, params.mask_resize, params.inject,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def _interpolated(
+    shard: range, clip: Store, coarse: Store, size: tuple[int, int], params: Params, advance: cli.Advance
+) -> np.ndarray:
+    import numpy as np
+
+    from pipeline.difference import resize_image
+    from pipeline.interpolation import METHODS
+
+    results = []
+    for frame in shard:
+        guide = resize_image(clip.read("frames", frame, frame + 1)[0], size)
+        results.append(METHODS[params.method](coarse.read("refined", frame, frame + 1)[0], guide))
+        advance(1)
+    return np.stack(results)
+
+
+def _check_same_diffusion(
+    latents: Store, diffusion: DiffusionParams, backbone: BackboneParams, weights_hash: str
+) -> None:
+    """The modulated passes continue extract's clean pass, so model, schedule and noise must be extract's."""
+    if latents.attrs["backbone"] != weights_hash:
+        raise DataError(
+            f"{latents.path} was made by another backbone ({latents.params['backbone']['name']}) than "
+            f"backbone.name = '{backbone.name}' now has; run `vidseg extract` with these parameters first"
+        )
+    made_with = latents.params["diffusion"]
+    for key, value in plain(diffusion).items():
+        if key != "batch" and made_with[key] != value:
+            raise DataError(
+                f"{latents.path} was made with diffusion.{key} = {made_with[key]}, now it is {value}; "
+                "run `vidseg extract` with these parameters first"
+            )
+
+
+def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> None:
+    """Upsample every video of an item, loading the backbone once and only if it is needed."""
+    from stages import backbones
+
+    settings = load(params_file, sets or ())
+    key, backbone = item_key(item), None
+    if settings["upsample"].method == "modulation":
+        source = backbones.find(settings["backbone"])
+        backbones.check_lock(source)
+        backbone = backbones.load_backbone(settings["backbone"], source)
+    for video in videos_of(key):
+        run(
+            Place(Path("data/ingest") / key, video) / "clip.zarr",
+            Place(Path("data/extract") / key, video) / "latents.zarr",
+            Place(Path("data/segment") / key, video) / "coarse.zarr",
+            Place(Path("data/upsample") / key, video),
+            settings["upsample"],
+            settings["diffusion"],
+            settings["backbone"],
+            backbone,
+        )
+
+
+app = cli.new_app("Upsample coarse labels to the source's size: clip, latents, coarse -> labels.zarr.")
+
+
+@app.command()
+def main(
+    clip: Annotated[Path | None, typer.Argument(help="clip.zarr of ingest")] = None,
+    latents: Annotated[Path | None, typer.Argument(help="latents.zarr of extract")] = None,
+    coarse: Annotated[Path | None, typer.Argument(help="coarse.zarr of segment")] = None,
+    out_dir: Annotated[Path | None, typer.Argument(help="folder for labels.zarr")] = None,
+    params: cli.ParamsOption = None,
+    set_: cli.SetOption = None,
+    item: cli.ItemOption = None,
+) -> None:
+    """Upsample coarse labels to the source's size: clip, latents, coarse -> labels.zarr.
+
+    Example: vidseg upsample work/clip.zarr work/latents.zarr work/coarse.zarr work --set upsample.method=bilinear
+    """
+    if clip and latents and coarse and out_dir:
+        settings = load(params, set_ or ())
+        run(clip, latents, coarse, out_dir, settings["upsample"], settings["diffusion"], settings["backbone"])
+    elif item is not None:
+        run_item(item, params, set_)
+    else:
+        raise UsageError("give CLIP, LATENTS, COARSE and OUT_DIR, or --item KEY")
+
+
+if __name__ == "__main__":
+    cli.run_app(app)

@@ -1,0 +1,82 @@
+"""videos.yaml: add and list the items that `dvc repro` works on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.errors import DataError, UsageError
+from stages import cli
+from stages.layout import KEY
+
+VIDEOS = Path("videos.yaml")
+NO_TRUTH = "inputs/none"
+
+app = cli.new_app("The videos that `dvc repro` works on (videos.yaml).")
+
+
+@app.callback()
+def group() -> None:
+    """The videos that `dvc repro` works on (videos.yaml)."""
+
+
+@app.command()
+def add(
+    video: Annotated[Path, typer.Argument(help="video file or folder of frames")],
+    key: Annotated[str | None, typer.Option(help="the item's name; default: the file's")] = None,
+    ground_truth: Annotated[Path | None, typer.Option(help="folder of label PNGs named like the frames")] = None,
+    classes: Annotated[Path | None, typer.Option(help="class list of the ground truth (JSON)")] = None,
+    mask: Annotated[Path | None, typer.Option(help="label PNG of the first frame, for segment.init: mask")] = None,
+    fps: Annotated[float | None, typer.Option(help="frame rate, for a folder of frames")] = None,
+) -> None:
+    """Add one video as an item of its own; comments in the file stay.
+
+    Example: vidseg videos add ~/holiday.mp4 --key holiday
+    """
+    given = {"path": video, "ground_truth": ground_truth, "classes": classes, "mask": mask}
+    for option, path in given.items():
+        if path is not None and not path.exists():
+            raise DataError(f"{path}: no such file or folder (--{option.replace('_', '-')})")
+    entry: dict[str, Any] = {name: str(path.resolve()) for name, path in given.items() if path is not None}
+    entry.setdefault("ground_truth", NO_TRUTH)
+    if fps is not None:
+        entry["fps"] = fps
+    name = key or video.stem
+    if not KEY.fullmatch(name):
+        raise UsageError(f"'{name}' cannot be an item's key (letters, digits, '.', '_', '-'); give one with --key")
+    _write(name, entry)
+    cli.note(f"{VIDEOS}: item '{name}' added; run it with: dvc repro render@{name} evaluate@{name}")
+
+
+@app.command("list")
+def show() -> None:
+    """Items and their videos."""
+    import yaml
+
+    if not VIDEOS.is_file():
+        raise UsageError(f"{VIDEOS}: no such file; run this in the project's folder")
+    for key, entries in ((yaml.safe_load(VIDEOS.read_text()) or {}).get("items") or {}).items():
+        print(f"{key}: {', '.join(entry['path'] for entry in entries)}")
+
+
+def _write(key: str, entry: dict[str, Any]) -> None:
+    from ruamel.yaml import YAML
+
+    if not VIDEOS.is_file():
+        raise UsageError(f"{VIDEOS}: no such file; run this in the project's folder")
+    yaml = YAML()
+    content = yaml.load(VIDEOS.read_text()) or {}
+    items = content.setdefault("items", {})
+    if key in items:
+        raise UsageError(f"{VIDEOS}: there is an item '{key}' already; choose another --key or edit the file")
+    items[key] = [entry]
+    partial = VIDEOS.with_suffix(".partial")
+    with partial.open("w") as stream:
+        yaml.dump(content, stream)
+    partial.replace(VIDEOS)
+
+
+if __name__ == "__main__":
+    cli.run_app(app)

@@ -1,0 +1,60 @@
+"""Running the real commands, as a user would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "VIDSEG_DEVICE": "cpu", "COLUMNS": "200"}
+
+
+def vidseg(*arguments: object, cwd: Path | None = None, check: int | None = 0) -> subprocess.CompletedProcess[str]:
+    """Run `vidseg ...`; fails the test unless the exit code is `check` (None = any)."""
+    result = subprocess.run(
+        [sys.executable, "-m", "stages.main", *map(str, arguments)],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if check is not None:
+        assert result.returncode == check, f"exit {result.returncode}\n{result.stdout}\n{result.stderr}"
+    return result
+
+
+def error_line(result: subprocess.CompletedProcess[str]) -> str:
+    """The one line that explains a failure; fails the test when there is more than one, or a traceback."""
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    return lines[0]
+
+
+def write_frames(folder: Path, frames: np.ndarray) -> Path:
+    """Frames (f, H, W, 3) uint8 as 00000.png, 00001.png, ..."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"{number:05d}.png")
+    return folder
+
+
+def write_labels(folder: Path, labels: np.ndarray) -> Path:
+    """Label maps (f, H, W) uint8 as grey PNGs 00000.png, ..."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, plane in enumerate(labels):
+        Image.fromarray(plane.astype(np.uint8)).save(folder / f"{number:05d}.png")
+    return folder
+
+
+def tree_bytes(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder: relative path -> content."""
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}

@@ -1,0 +1,48 @@
+"""Fixtures shared by all tests: tiny models, clips and the folder of real data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests import tiny
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def few_threads() -> None:
+    """One thread: tiny tensors gain nothing from more, and results then do not depend on the machine."""
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def no_dvc_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests may themselves run inside a DVC stage; commands must not take its item."""
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny seeded model in diffusers layout."""
+    return tiny.save_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """../shared/data beside the checkout: real videos with ground truth; skips where it is absent."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip(f"real videos are not here ({folder.name}: the folder ../shared/data is absent)")
+    return folder
+
+
+@pytest.fixture
+def rng() -> Iterator[np.random.Generator]:
+    yield np.random.default_rng(0)

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from pipeline import artifacts
+from pipeline.artifacts import ArraySpec, StoreWriter, fingerprint, is_current, open_store
+from pipeline.errors import DataError
+
+SPECS = {"latents": ArraySpec((5, 2, 3), "float32", shard=2)}
+
+
+def writer(path: Path, mark: str = "abc", specs: dict[str, ArraySpec] = SPECS) -> StoreWriter:
+    return StoreWriter(path, path.parent / "tmp", artifacts.LATENTS, mark, specs, params={"seed": 1}, backbone="x")
+
+
+def values(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((5, 2, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    made = writer(tmp_path / "latents.zarr")
+    made.write("latents", 0, values())
+    return made.commit()
+
+
+def test_round_trip_and_plain_zarr_reader(store: Path) -> None:
+    opened = open_store(store, artifacts.LATENTS)
+    np.testing.assert_array_equal(opened.read("latents", 1, 4), values()[1:4])
+    assert opened.params == {"seed": 1}
+    assert opened.fingerprint == "abc"
+    group = zarr.open_group(store, mode="r")
+    assert group.attrs["complete"] is True
+    assert group["latents"].shards == (2, 2, 3)
+    assert not (store.parent / "tmp").exists()
+
+
+def test_nothing_at_the_final_path_before_commit(tmp_path: Path) -> None:
+    made = writer(tmp_path / "latents.zarr")
+    made.write("latents", 0, values()[:2])
+    assert not (tmp_path / "latents.zarr").exists()
+    with pytest.raises(DataError, match="2 shards are not written"):
+        made.commit()
+
+
+def test_a_killed_writer_is_continued_to_the_same_bytes(tmp_path: Path, store: Path) -> None:
+    path = tmp_path / "again" / "latents.zarr"
+    first = writer(path)
+    first.write("latents", 2, values()[2:4])
+    (path.parent / "tmp" / "abc" / "latents.zarr" / "latents" / "c" / "x.partial").touch()
+    second = writer(path)
+    assert second.missing() == [range(0, 2), range(4, 5)]
+    for shard in second.missing():
+        second.write("latents", shard.start, values()[shard.start : shard.stop])
+    second.commit()
+    files = {file.relative_to(store): file.read_bytes() for file in store.rglob("*") if file.is_file()}
+    assert files == {file.relative_to(path): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_commit_replaces_an_older_store(store: Path) -> None:
+    made = writer(store, "def")
+    made.write("latents", 0, values(1))
+    made.commit()
+    assert not is_current(store, artifacts.LATENTS, "abc")
+    assert is_current(store, artifacts.LATENTS, "def")
+    np.testing.assert_array_equal(open_store(store, artifacts.LATENTS).read("latents"), values(1))
+    assert sorted(path.name for path in store.parent.iterdir()) == ["latents.zarr"]
+
+
+def shard_file(store: Path) -> Path:
+    return store / "latents" / "c" / "1" / "0" / "0"
+
+
+def truncate(store: Path) -> None:
+    shard_file(store).write_bytes(shard_file(store).read_bytes()[:-9])
+
+
+def flip_byte(store: Path) -> None:
+    content = bytearray(shard_file(store).read_bytes())
+    content[10] ^= 255
+    shard_file(store).write_bytes(bytes(content))
+
+
+def set_attr(name: str, value: object):  # type: ignore[no-untyped-def]
+    def damage(store: Path) -> None:
+        zarr.open_group(store, mode="r+").attrs[name] = value
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda store: shard_file(store).unlink(),
+            r"'latents' lacks 1 of its shards \(first: 1\).*vidseg extract",
+        ),
+        (lambda store: shutil.rmtree(store), "no such store; run `vidseg extract`"),
+        (lambda store: (store / "zarr.json").write_text("{"), "not a Zarr store"),
+        (set_attr("complete", False), "incomplete, its stage was interrupted; re-run `vidseg extract`"),
+        (set_attr("schema_version", 0), "schema version 0, this program reads 1; re-run `vidseg extract`"),
+        (set_attr("schema", "coarse"), "holds 'coarse', expected 'latents'"),
+    ],
+)
+def test_damage_seen_on_open(store: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
+    damage(store)
+    with pytest.raises(DataError, match=message):
+        open_store(store, artifacts.LATENTS)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_byte])
+def test_damage_seen_on_read(store: Path, damage) -> None:  # type: ignore[no-untyped-def]
+    damage(store)
+    opened = open_store(store, artifacts.LATENTS)
+    opened.read("latents", 0, 2)
+    with pytest.raises(DataError, match="'latents' is damaged at or after shard 1.*re-run `vidseg extract`"):
+        opened.read("latents", 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("start", "wrong", "message"),
+    [
+        (0, np.full((2, 2, 3), np.nan, np.float32), "NaN or infinite values in frame 0"),
+        (2, np.where(np.arange(2)[:, None, None] == 1, np.inf, np.zeros((2, 2, 3))), "in frame 3"),
+        (0, np.zeros((2, 3, 3), np.float32), "takes"),
+        (1, np.zeros((2, 2, 3), np.float32), "not whole shards of 2"),
+    ],
+)
+def test_refused_values(tmp_path: Path, start: int, wrong: np.ndarray, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        writer(tmp_path / "latents.zarr").write("latents", start, wrong)
+
+
+def test_all_zero_label_maps_are_data(tmp_path: Path) -> None:
+    specs = {"labels": ArraySpec((3, 4, 4), "uint8", shard=14)}
+    path = tmp_path / "labels.zarr"
+    made = StoreWriter(path, tmp_path / "tmp", artifacts.LABELS, "m", specs, params={})
+    made.write("labels", 0, np.zeros((3, 4, 4), np.uint8))
+    made.commit()
+    assert open_store(path, artifacts.LABELS).read("labels").sum() == 0
+
+
+def test_an_empty_store_is_complete(tmp_path: Path) -> None:
+    specs = {"ground_truth": ArraySpec((0, 4, 4), "uint8")}
+    path = tmp_path / "truth.zarr"
+    StoreWriter(path, tmp_path / "tmp", artifacts.TRUTH, "m", specs, params={}).commit()
+    assert open_store(path, artifacts.TRUTH).frames("ground_truth") == 0
+
+
+def test_fingerprint_depends_on_content_not_on_key_order() -> None:
+    assert fingerprint({"a": 1, "b": (2,)}) == fingerprint({"b": [2], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+    assert replace(artifacts.LATENTS, version=2) != artifacts.LATENTS
+
+
+@pytest.mark.parametrize(("highest", "dtype"), [(0, "uint8"), (255, "uint8"), (256, "uint16")])
+def test_label_dtype(highest: int, dtype: str) -> None:
+    assert artifacts.label_dtype(highest) == dtype
+
+
+def test_label_dtype_refuses_more_than_uint16() -> None:
+    with pytest.raises(DataError, match="65536 is larger than 65535"):
+        artifacts.label_dtype(65536)

@@ -1,0 +1,375 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import zarr
+from PIL import Image
+
+from pipeline import artifacts
+from pipeline.errors import DataError, UsageError
+from pipeline.pictures import read_label_png, write_image, write_label_png
+from pipeline.resize import resize_frame
+from pipeline.video import open_source, write_video
+from stages import cli, ingest, sample
+from stages.ingest import Params, run
+from stages.layout import videos_of
+
+SIZE = (70, 130)
+
+
+def picture(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+
+
+def label_map(number: int) -> np.ndarray:
+    return np.random.default_rng(number).choice([0, 1, 2, 255], SIZE).astype(np.uint8)
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Path:
+    for number in range(17):
+        write_image(tmp_path / "frames" / f"shot{number}.png", picture(number))
+    return tmp_path / "frames"
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> Path:
+    for number in (0, 5, 16):
+        write_label_png(tmp_path / "truth" / f"shot{number}.png", label_map(number))
+    return tmp_path / "truth"
+
+
+def command(arguments: Sequence[str | Path], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code and stderr of `vidseg ingest ...`."""
+    with patch("sys.argv", ["ingest", *map(str, arguments)]), pytest.raises(SystemExit) as ended:
+        cli.run_app(ingest.app)
+    return int(ended.value.code or 0), capsys.readouterr().err
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder with its content."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_clip_zarr(frames: Path, tmp_path: Path) -> None:
+    path = run(frames, tmp_path / "out", Params(size=64))
+    assert path == tmp_path / "out" / "clip.zarr"
+    group = zarr.open_group(path, mode="r")  # what any reader sees
+    expected = [resize_frame(picture(number), (64, 128)) for number in range(17)]
+    np.testing.assert_array_equal(group["frames"], expected)
+    assert group["frames"].shards == (14, 64, 128, 3)
+    attrs = dict(group.attrs)
+    assert attrs["names"] == [f"shot{number}" for number in range(17)]
+    assert attrs["source_indices"] == list(range(17))
+    assert (attrs["fps"], attrs["source_size"], attrs["source"]) == (25.0, [70, 130], str(frames))
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["clip.zarr", "seed", "truth.zarr"]
+
+
+def test_range_stride_and_rate(frames: Path, tmp_path: Path) -> None:
+    path = run(frames, tmp_path / "out", Params(size="64x64", frames="2:12", stride=4, fps=10.0))
+    store = artifacts.open_store(path, artifacts.CLIP)
+    assert store.attrs["names"] == ["shot2", "shot6", "shot10"]
+    assert store.attrs["source_indices"] == [2, 6, 10]
+    assert store.attrs["fps"] == 2.5  # plays as fast as the source
+    assert store.read("frames").shape == (3, 64, 64, 3)
+
+
+def test_a_video_and_a_single_frame(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mp4", [picture(0)], 12.5)
+    store = artifacts.open_store(run(video, tmp_path / "out", Params()), artifacts.CLIP)
+    assert (store.attrs["names"], store.attrs["fps"]) == (["00000"], 12.5)
+    assert store.read("frames").shape == (1, 64, 128, 3)
+
+
+def test_without_ground_truth_it_is_empty(frames: Path, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "README.md").touch()
+    for out, given in (("out", None), ("placeholder", tmp_path / "none")):
+        run(frames, tmp_path / out, Params(size=64), ground_truth=given)
+        store = artifacts.open_store(tmp_path / out / "truth.zarr", artifacts.TRUTH)
+        assert store.read("ground_truth").shape == (0, *SIZE)
+        assert (store.attrs["indices"], store.attrs["classes"]) == ([], [])
+        assert json.loads((tmp_path / out / "seed" / "seed.json").read_text()) == {"mask": None}
+
+
+def test_ground_truth(frames: Path, truth: Path, tmp_path: Path) -> None:
+    listed = {"classes": ["a", "b", "c"], "ignore": [255]}
+    (truth / "classes.json").write_text(json.dumps(listed))
+    run(frames, tmp_path / "out", Params(size=64, frames="5:"), ground_truth=truth)
+    store = artifacts.open_store(tmp_path / "out" / "truth.zarr", artifacts.TRUTH)
+    assert store.attrs["indices"] == [0, 11]  # positions in the clip, not in the source
+    np.testing.assert_array_equal(store.read("ground_truth"), [label_map(5), label_map(16)])
+    assert [entry["name"] for entry in store.attrs["classes"]] == ["a", "b", "c"]
+    assert store.attrs["ignore"] == [255]
+    assert store.attrs["names"] == [f"shot{number}" for number in range(5, 17)]
+
+
+def test_the_first_frames_truth_as_mask(frames: Path, truth: Path, tmp_path: Path) -> None:
+    run(frames, tmp_path / "out", Params(size=64, seed="truth"), ground_truth=truth)
+    assert json.loads((tmp_path / "out" / "seed" / "seed.json").read_text()) == {"mask": "mask.png"}
+    np.testing.assert_array_equal(read_label_png(tmp_path / "out" / "seed" / "mask.png"), label_map(0))
+
+
+def test_a_given_mask_wins(frames: Path, truth: Path, tmp_path: Path) -> None:
+    mask = write_label_png(tmp_path / "mine.png", label_map(99))
+    run(frames, tmp_path / "out", Params(size=64, seed="truth"), ground_truth=truth, mask=mask)
+    np.testing.assert_array_equal(read_label_png(tmp_path / "out" / "seed" / "mask.png"), label_map(99))
+
+
+def test_the_same_pixels_give_the_same_bytes(frames: Path, truth: Path, tmp_path: Path) -> None:
+    run(frames, tmp_path / "1", Params(size=64), ground_truth=truth)
+    same = Params(size="64x128", frames="0:17", seed="truth", fps=25.0)
+    run(frames, tmp_path / "2", same, ground_truth=truth)
+    assert tree(tmp_path / "1" / "clip.zarr") == tree(tmp_path / "2" / "clip.zarr")
+
+
+def test_a_second_run_changes_only_what_changed(frames: Path, truth: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(frames, out, Params(size=64), ground_truth=truth)
+    before = {name: (out / name / "zarr.json").stat().st_ino for name in ("clip.zarr", "truth.zarr")}
+    write_label_png(truth / "shot5.png", label_map(6))
+    run(frames, out, Params(size=64), ground_truth=truth)
+    after = {name: (out / name / "zarr.json").stat().st_ino for name in before}
+    assert after["clip.zarr"] == before["clip.zarr"]
+    assert after["truth.zarr"] != before["truth.zarr"]
+    write_image(frames / "shot3.png", picture(33))
+    run(frames, out, Params(size=64), ground_truth=truth)
+    stored = artifacts.open_store(out / "clip.zarr", artifacts.CLIP).read("frames")
+    np.testing.assert_array_equal(stored[3], resize_frame(picture(33), (64, 128)))
+
+
+def test_a_moved_source_is_found_again(frames: Path, tmp_path: Path) -> None:
+    run(frames, tmp_path / "out", Params(size=64))
+    moved = frames.rename(tmp_path / "moved")
+    store = artifacts.open_store(run(moved, tmp_path / "out", Params(size=64)), artifacts.CLIP)
+    assert store.attrs["source"] == str(moved)
+
+
+def damaged_frame(frames: Path) -> None:
+    data = (frames / "shot9.png").read_bytes()
+    (frames / "shot9.png").write_bytes(data[: len(data) // 2])
+
+
+def odd_frame(frames: Path) -> None:
+    Image.new("RGB", (64, 64)).save(frames / "shot9.png")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(damaged_frame, r"shot9\.png: damaged picture"), (odd_frame, r"shot9\.png: is 64x64")],
+)
+def test_damaged_sources_leave_nothing(frames: Path, tmp_path: Path, damage: object, message: str) -> None:
+    damage(frames)  # type: ignore[operator]
+    with pytest.raises(DataError, match=message):
+        run(frames, tmp_path / "out", Params(size=64))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (
+            Params(size=64, frames="1:", seed="truth"),
+            r"needs a ground-truth PNG of the first frame \('shot1'\)",
+        ),
+        (Params(size=64, frames="1:4"), "none of its 3 PNGs has the name of a frame"),
+        (Params(size=64, frames="30:"), "30: selects none of the 17 frames"),
+    ],
+)
+def test_ranges_that_do_not_fit(
+    frames: Path, truth: Path, tmp_path: Path, params: Params, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        run(frames, tmp_path / "out", params, ground_truth=truth)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mask_of_another_size(frames: Path, tmp_path: Path) -> None:
+    mask = write_label_png(tmp_path / "mine.png", np.zeros((8, 9), np.uint8))
+    with pytest.raises(DataError, match=r"mine\.png: the mask is 9x8 pixels, the frames are 130x70"):
+        run(frames, tmp_path / "out", Params(size=64), mask=mask)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file(frames: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(UsageError, match="out: is a file"):
+        run(frames, tmp_path / "out", Params(size=64))
+
+
+def test_frames_are_counted_as_they_are_read(frames: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mp4", map(picture, range(9)), 25)
+    assert ingest.count_frames(open_source(frames), Params(frames="2:", stride=5)) == 3
+    assert ingest.count_frames(open_source(video), Params()) == 9
+
+
+# The command
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "code", "message"),
+    [
+        ("frames", [], 0, ""),
+        ("missing.mp4", [], 3, "missing.mp4: no such file or folder"),
+        ("junk.mp4", [], 3, "junk.mp4: not a video"),
+        ("cut.mp4", [], 3, "frames can be read"),
+        ("frames", ["--ground-truth", "nowhere"], 3, "nowhere: no such folder of ground truth"),
+        ("frames", ["--set", "ingest.frames=0:0"], 3, "selects no frames"),
+        ("frames", ["--set", "ingest.frames=12"], 2, "in quotes"),
+        ("frames", ["--set", "ingest.size=100x100"], 2, "multiples of 64"),
+        ("frames", ["--set", "ingest.stride=0"], 2, "ingest.stride must be at least 1"),
+        ("frames", ["--set", "ingest.sise=64"], 2, "did you mean 'size'?"),
+    ],
+)
+def test_exit_codes(
+    frames: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    source: str,
+    options: list[str],
+    code: int,
+    message: str,
+) -> None:
+    (tmp_path / "junk.mp4").write_bytes(b"junk" * 400)
+    video = write_video(tmp_path / "cut.mp4", map(picture, range(17)), 25)
+    video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    found, shown = command([tmp_path / source, tmp_path / "out", *options], capsys)
+    assert found == code
+    assert message in shown
+    assert shown.count("\n") == (0 if code == 0 else 1)
+    assert (tmp_path / "out" / "clip.zarr").exists() == (code == 0)
+    assert code == 0 or not (tmp_path / "out").exists()
+
+
+def test_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command([], capsys) == (2, "error: give VIDEO and OUT_DIR, or --item KEY\n")
+
+
+# Items
+
+
+@pytest.fixture
+def project(tmp_path: Path, frames: Path, truth: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder with the items one (one video), two (two videos) and wrong."""
+    write_video(tmp_path / "clip.mp4", map(picture, range(3)), 25)
+    (tmp_path / "inputs" / "none").mkdir(parents=True)
+    (tmp_path / "inputs" / "none" / "README.md").touch()
+    (tmp_path / "videos.yaml").write_text(
+        """
+items:
+  one:
+    - {path: frames, ground_truth: truth, fps: 5}
+  two:
+    - {path: frames, ground_truth: inputs/none}
+    - {path: clip.mp4, name: moving, ground_truth: inputs/none, fps: 7}
+  typo:
+    - {path: frames, groundtruth: truth}
+  twice:
+    - {path: frames}
+    - {path: other/frames}
+  rate:
+    - {path: frames, fps: fast}
+"""
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_an_item_of_one_video(project: Path) -> None:
+    ingest.run_item("ingest@one", None, ["ingest.size=64"])
+    store = artifacts.open_store(project / "data/ingest/one/clip.zarr", artifacts.CLIP)
+    assert (store.attrs["fps"], store.attrs["source"]) == (5.0, "frames")
+    truth = artifacts.open_store(project / "data/ingest/one/truth.zarr", artifacts.TRUTH)
+    assert truth.attrs["indices"] == [0, 5, 16]
+    assert videos_of("one") == [None]
+
+
+def test_an_item_of_several_videos(project: Path) -> None:
+    stale = project / "data/ingest/two/clip.zarr/old/zarr.json"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    ingest.run_item("two", None, ["ingest.size=64"])
+    assert videos_of("two") == ["frames", "moving"]
+    store = artifacts.open_store(project / "data/ingest/two/clip.zarr/moving", artifacts.CLIP)
+    assert (store.attrs["fps"], store.frames("frames")) == (7.0, 3)
+    for name in ("frames", "moving"):
+        assert (project / "data/ingest/two/seed" / name / "seed.json").is_file()
+        assert (project / "data/ingest/two/truth.zarr" / name / "zarr.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("typo", "unknown entry 'groundtruth'"),
+        ("twice", "needs a `name` of its own for each video"),
+        ("rate", "fps must be a number above 0, not 'fast'"),
+        ("none", "no item 'none'"),
+        ("a;touch x", "keys may hold letters"),
+    ],
+)
+def test_items_that_make_no_sense(project: Path, item: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ingest.run_item(item, None, None)
+    assert not (project / "data").exists()
+
+
+# The sample
+
+
+def test_the_sample_runs_through_ingest(tmp_path: Path) -> None:
+    frames = sample.run(tmp_path / "s", frames=3)
+    assert frames == tmp_path / "s" / "frames"
+    assert sorted(path.name for path in frames.iterdir()) == ["00000.png", "00001.png", "00002.png"]
+    run(frames, tmp_path / "out", Params(), ground_truth=tmp_path / "s" / "truth")
+    store = artifacts.open_store(tmp_path / "out" / "truth.zarr", artifacts.TRUTH)
+    assert store.attrs["indices"] == [0, 1, 2]
+    assert [entry["name"] for entry in store.attrs["classes"]][:3] == ["sky", "hill", "meadow"]
+
+
+def test_the_sample_replaces_only_itself(tmp_path: Path) -> None:
+    sample.run(tmp_path / "s", frames=2)
+    first = tree(tmp_path / "s")
+    sample.run(tmp_path / "s", frames=1)
+    sample.run(tmp_path / "s", frames=2)
+    assert tree(tmp_path / "s") == first
+    (tmp_path / "s" / "mine.txt").touch()
+    with pytest.raises(UsageError, match="holds other files than an earlier sample"):
+        sample.run(tmp_path / "s", frames=1)
+    assert (tmp_path / "s" / "frames" / "00001.png").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+# Real clips
+
+
+@pytest.mark.parametrize(
+    ("video", "labels", "classes", "size"),
+    [
+        ("clips/vspw_437_field.mp4", None, None, (448, 832)),
+        ("camvid/0016E5_15hz/frames", "camvid/0016E5_15hz/labels", "camvid/classes.json", (320, 448)),
+        ("davis/dog/frames", "davis/dog/labels", "davis/classes.json", (448, 832)),
+    ],
+)
+def test_real_clips(
+    shared_data: Path,
+    tmp_path: Path,
+    video: str,
+    labels: str | None,
+    classes: str | None,
+    size: tuple[int, int],
+) -> None:
+    path = run(
+        shared_data / video,
+        tmp_path,
+        Params(frames="2:8", seed="truth" if labels else "none"),
+        ground_truth=shared_data / labels if labels else None,
+        classes=shared_data / classes if classes else None,
+    )
+    assert artifacts.open_store(path, artifacts.CLIP).read("frames").shape == (6, *size, 3)
+    truth = artifacts.open_store(tmp_path / "truth.zarr", artifacts.TRUTH)
+    assert truth.attrs["indices"] == (list(range(6)) if labels else [])
