@@ -257,15 +257,20 @@ class StoreWriter:
             partial.unlink()
         self._group.attrs["complete"] = True
         replace_folder(self._store, self.path)
-        for folder in (self._folder, *self._folder.parents[:2]):  # up to `tmp`, also that of an item of several videos
-            if folder.exists() and not any(folder.iterdir()):
-                folder.rmdir()
+        prune(self._folder)
         return self.path
 
     def _array(self, name: str) -> zarr.Array:
         # An all-zero label map is data; Zarr keeps this setting per opened array, not in the store.
         with zarr.config.set({"array.write_empty_chunks": True}):
             return self._group[name]  # type: ignore[return-value]
+
+
+def prune(scratch: Path) -> None:
+    """Remove a scratch folder and its parents up to `tmp`, as far as they are empty."""
+    for folder in (scratch, *scratch.parents[:2]):  # in an item of several videos `tmp` is two levels up
+        if folder.exists() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def replace_folder(source: Path, target: Path) -> None:

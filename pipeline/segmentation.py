@@ -18,6 +18,10 @@ from pipeline.kmeans import kmeans
 from pipeline.voting import vote
 
 
+#: Value of unlabelled pixels in 8-bit label PNGs.
+VOID = 255
+
+
 @dataclass(frozen=True)
 class SegmentSettings:
     """How a clip is segmented; names and defaults as in section `segment` of params.yaml.
@@ -176,6 +180,28 @@ def single_label_note(labels: Collection[int]) -> str | None:
     )
 
 
+def fill_void(features: np.ndarray, mask: np.ndarray, neighbors: int) -> np.ndarray:
+    """Labels (n,) int32 of frame 1 from a mask (n,) whose void tokens take the label of similar tokens.
+
+    255 is void, as in the data sets' label PNGs, except in 16-bit masks and in pure 0/255 masks, where it is
+    the object.
+
+    Args:
+        features: (n, c) of frame 1, max-abs-normalised.
+
+    Raises:
+        DataError: nothing but void.
+    """
+    void = (mask == VOID) & (mask.dtype == np.uint8) & (not set(np.unique(mask)) <= {0, VOID})
+    if (mask == VOID).all():
+        raise DataError("the first frame's mask is void (255) everywhere; label at least one region")
+    labels = mask.astype(np.int32)
+    if void.any():
+        known = fit(features[~void], labels[~void])
+        labels[void] = known.predict(features[None, void], min(neighbors, int((~void).sum())))[0]
+    return labels
+
+
 def _first_labels(
     features: np.ndarray, settings: SegmentSettings, seed_mask: np.ndarray | None
 ) -> np.ndarray:
@@ -191,7 +217,7 @@ def _first_labels(
         )
     if settings.init == "mask":
         assert seed_mask is not None
-        return seed_mask.astype(np.int32)
+        return fill_void(features[0], seed_mask, settings.neighbors)
     clustered = features[:1] if settings.kmeans_frames == "first" else features
     result = kmeans(
         clustered.reshape(-1, features.shape[-1]), settings.clusters, settings.restarts, settings.seed

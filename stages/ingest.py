@@ -232,7 +232,7 @@ def _write_seed(out: Out, mask: np.ndarray | None, scratch_name: str) -> None:
     import json
     import shutil
 
-    from pipeline.artifacts import replace_folder
+    from pipeline.artifacts import prune, replace_folder
     from pipeline.pictures import write_label_png
 
     scratch = out / "tmp" / f"seed-{scratch_name[:32]}" / "seed"
@@ -243,9 +243,7 @@ def _write_seed(out: Out, mask: np.ndarray | None, scratch_name: str) -> None:
     listing = {"mask": None if mask is None else "mask.png"}
     (scratch / "seed.json").write_text(json.dumps(listing) + "\n")
     replace_folder(scratch, out / "seed")
-    for folder in (scratch.parent, scratch.parent.parent):
-        if not any(folder.iterdir()):
-            folder.rmdir()
+    prune(scratch.parent)
 
 
 #: What a video's entry in videos.yaml may hold. `dataset` is for people.

@@ -54,7 +54,10 @@ def run(
         *shared,
     )
     if ground_truth is not None:
-        evaluate.run(stores / "labels.zarr", stores / "truth.zarr", out, settings["evaluate"])
+        scored = evaluate.run(
+            stores / "labels.zarr", stores / "truth.zarr", out, settings["evaluate"], name=video.stem
+        )
+        _print_scores(scored)
     rendered = render.run(
         stores / "clip.zarr",
         stores / "labels.zarr",
@@ -65,6 +68,15 @@ def run(
     )
     _publish(rendered, out)
     return out
+
+
+def _print_scores(path: Path) -> None:
+    import json
+
+    scores = json.loads(path.read_text())["videos"][0]["scores"]
+    shown = {"mIoU": "miou", "VC_8": "vc8", "VC_16": "vc16", "pixel accuracy": "pixel_accuracy"}
+    values = {label: scores.get(key) for label, key in shown.items()}
+    cli.note(", ".join(f"{label} {value:.3f}" for label, value in values.items() if value is not None))
 
 
 def _publish(rendered: Path, out: Path) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "VIDSEG_DEVICE": "cpu", "COLUMNS": "200"}
 
 
-def vidseg(*arguments: object, cwd: Path | None = None, check: int | None = 0) -> subprocess.CompletedProcess[str]:
-    """Run `vidseg ...`; fails the test unless the exit code is `check` (None = any)."""
+def vidseg_process(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `vidseg ...` as a process of its own; fails the test unless it succeeds."""
     result = subprocess.run(
         [sys.executable, "-m", "stages.main", *map(str, arguments)],
         cwd=cwd,
@@ -22,8 +25,28 @@ def vidseg(*arguments: object, cwd: Path | None = None, check: int | None = 0) -
         text=True,
         timeout=300,
     )
-    if check is not None:
-        assert result.returncode == check, f"exit {result.returncode}\n{result.stdout}\n{result.stderr}"
+    assert result.returncode == 0, f"exit {result.returncode}\n{result.stdout}\n{result.stderr}"
+    return result
+
+
+def vidseg(
+    *arguments: object, cwd: Path | None = None, check: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run `vidseg ...` in this process, which saves importing torch each time; fails unless the exit code is `check`."""
+    from stages.main import main
+
+    words = ["vidseg", *map(str, arguments)]
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(io.StringIO()) as stdout,
+        redirect_stderr(io.StringIO()) as stderr,
+        pytest.raises(SystemExit) as stopped,
+    ):
+        patch.setattr(sys, "argv", list(words))
+        patch.chdir(cwd or Path.cwd())
+        main()
+    result = subprocess.CompletedProcess(words, int(stopped.value.code or 0), stdout.getvalue(), stderr.getvalue())
+    assert result.returncode == check, f"exit {result.returncode}\n{result.stdout}\n{result.stderr}"
     return result
 
 

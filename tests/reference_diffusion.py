@@ -58,7 +58,7 @@ def state(case: Case, index: int, match: re.Match[str]) -> np.ndarray:
 
 def query(case: Case, index: int, block: int) -> torch.Tensor:
     tapped_there = case.clean(index).taps[case.meta["feature_step"]][Tap(block, "self", "query")]
-    return conditional_half(tapped_there, len(case.frames(index)))
+    return conditional_half(tapped_there, len(case.frames(index))).float()
 
 
 def block_query(case: Case, index: int, match: re.Match[str]) -> np.ndarray:

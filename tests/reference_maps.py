@@ -124,7 +124,7 @@ def pass_pairs(case: Case, index: int) -> dict[int, dict[int, Images]]:
 
 def _pass_pairs(case: Case, index: int) -> Iterator[tuple[int, dict[int, Images]]]:
     coarse = case[f"p{index}_cbr_labels"].reshape(-1, *case.grid)
-    pairs = image_pairs(case.vectors.backbone, case.clean(index), coarse, case.diffusion, case.modulation, batch=8)
+    pairs = image_pairs(case.vectors.backbone, case.clean(index), coarse, case.diffusion, case.modulation, batch=4)
     size = case.frame_size
     nothing = np.zeros((*size, 3), np.uint8)
     for position, of_frame in groupby(pairs, key=lambda pair: pair.frame):

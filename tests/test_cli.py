@@ -10,7 +10,7 @@ import typer
 
 from pipeline.errors import DataError, ResourceError, UsageError, VidsegError, WeightsError
 from stages import cli
-from tests.commands import error_line, vidseg
+from tests.commands import error_line, vidseg, vidseg_process
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,10 @@ def test_help_and_version(arguments: list[str], code: int, text: str) -> None:
     assert text in vidseg(*arguments, check=code).stdout
 
 
+def test_the_module_runs_as_a_program() -> None:
+    assert vidseg_process("--version").stdout.startswith("vidseg ")
+
+
 @pytest.mark.parametrize("arguments", [["nonsense"], ["extract", "--nonsense"], ["run"]])
 def test_usage_errors_exit_with_2(arguments: list[str]) -> None:
     result = vidseg(*arguments, check=2)
@@ -68,7 +72,8 @@ def test_usage_errors_exit_with_2(arguments: list[str]) -> None:
 
 
 def test_debug_shows_the_traceback() -> None:
-    assert "Traceback" in vidseg("extract", "none.zarr", "out", "--debug", check=1).stderr
+    with pytest.raises(DataError, match="none.zarr"):
+        vidseg("extract", "none.zarr", "out", "--debug")
     assert "none.zarr" in error_line(vidseg("extract", "none.zarr", "out", check=3))
 
 

@@ -107,7 +107,7 @@ def test_every_store_lies_where_the_design_says(project: Project) -> None:
 
 def test_nothing_changed_nothing_runs(project: Project) -> None:
     assert project.repro() == []
-    assert "up to date" in project.run("dvc", "status")
+    assert "up to date" in project.run("dvc", "status", *ITEM_STAGES, "summarize")
 
 
 def change(section: str, key: str, value: object):  # type: ignore[no-untyped-def]
@@ -144,7 +144,7 @@ def correct_a_label(project: Project) -> None:
 def test_what_a_change_runs_again(project: Project, apply, expected: list[str]) -> None:  # type: ignore[no-untyped-def]
     apply(project)
     assert stages_of(project.repro()) == expected
-    assert "up to date" in project.run("dvc", "status")
+    assert "up to date" in project.run("dvc", "status", *ITEM_STAGES, "summarize")
 
 
 def test_only_the_changed_item_runs(project: Project) -> None:

