@@ -17,7 +17,6 @@ from pipeline.errors import DataError, UsageError
 from pipeline.kmeans import kmeans
 from pipeline.voting import vote
 
-
 #: Value of unlabelled pixels in 8-bit label PNGs.
 VOID = 255
 

@@ -210,9 +210,7 @@ def _rest(count: int) -> _Chip:
     return None, f"+{count}"
 
 
-def _draw_flow(
-    draw: ImageDraw.ImageDraw, flowed: list[list[_Chip]], top: int, size: int, ink: Colour
-) -> None:
+def _draw_flow(draw: ImageDraw.ImageDraw, flowed: list[list[_Chip]], top: int, size: int, ink: Colour) -> None:
     line = round(size * 1.5)
     for number, chips in enumerate(flowed):
         left, middle = size // 2, top + number * line + line // 2

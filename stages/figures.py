@@ -144,9 +144,7 @@ class _Shot:
             params.blend_last_step, params.mask_resize, params.inject,  # type: ignore[arg-type]
         )  # fmt: skip
         modulation.check(steps)
-        maps = MapSettings(
-            params.difference, params.blur, params.normalize, params.filter, params.filter_resize
-        )
+        maps = MapSettings(params.difference, params.blur, params.normalize, params.filter, params.filter_resize)
         clean = torch.from_numpy(self.latents.read("latents", self.frame, self.frame + 1))
         indices = self.latents.attrs["source_indices"][self.frame : self.frame + 1]
         noise = draw_noise(steps, indices, tuple(clean.shape[1:]))  # type: ignore[arg-type]

@@ -124,8 +124,7 @@ def _write_overlay(
     from pipeline.sheets import legend_strip
 
     frames = (
-        legend_strip(overlay(image, plane, colours, opacity), legend)
-        for image, plane in _pairs(pictures, labels)
+        legend_strip(overlay(image, plane, colours, opacity), legend) for image, plane in _pairs(pictures, labels)
     )
     _write_video(folder / "overlay.mp4", frames, pictures.clip, advance)
 
@@ -153,9 +152,7 @@ def _write_label_pages(
         write_image(folder / "slices/labels.png", pages.slices())
 
 
-def _write_feature_pages(
-    clip: Store, features: Store, params: Params, folder: Path, advance: cli.Advance
-) -> None:
+def _write_feature_pages(clip: Store, features: Store, params: Params, folder: Path, advance: cli.Advance) -> None:
     from pipeline.feature_pages import FeaturePages
     from pipeline.pictures import write_image
 

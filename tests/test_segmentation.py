@@ -10,11 +10,11 @@ import pytest
 from pipeline.correspondence import Matches
 from pipeline.errors import DataError, UsageError
 from pipeline.segmentation import (
-    fill_void,
     Clip,
     SegmentSettings,
     Start,
     Window,
+    fill_void,
     fit_context,
     predict_window,
     refine_window,

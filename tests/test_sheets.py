@@ -16,9 +16,7 @@ def solid(height: int, width: int, value: int = 10) -> np.ndarray:
 
 def legend(count: int) -> list[LegendEntry]:
     colours = overlay_colours()
-    return [
-        LegendEntry(tuple(colours[i].tolist()), f"label {i} ({100 // count} %)", str(i)) for i in range(count)
-    ]
+    return [LegendEntry(tuple(colours[i].tolist()), f"label {i} ({100 // count} %)", str(i)) for i in range(count)]
 
 
 def swatches(picture: np.ndarray, entries: list[LegendEntry]) -> int:

@@ -73,9 +73,7 @@ def test_blocks_figure_gives_equal_segments_equal_colours() -> None:
 
 def test_differences_with_a_model(made: Path, settings: Settings, tmp_path: Path) -> None:
     stores = [made / name for name in ("clip.zarr", "latents.zarr", "coarse.zarr")]
-    outs = [
-        figures.differences(*stores, tmp_path / f"{label}.png", settings, 1, label) for label in (None, 0, 3)
-    ]
+    outs = [figures.differences(*stores, tmp_path / f"{label}.png", settings, 1, label) for label in (None, 0, 3)]
     pictures = [np.asarray(Image.open(out)) for out in outs]
     assert pictures[1].shape[1] == 3 * method_figures.SIDE + 4 * 8
     assert (pictures[1] != pictures[2]).any()

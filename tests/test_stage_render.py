@@ -162,9 +162,7 @@ def test_a_folder_of_ground_truth_is_not_replaced(stores: dict[str, Path], tmp_p
 def test_comparison_uses_one_colour_for_one_thing(scene: Scene, stores: dict[str, Path], tmp_path: Path) -> None:
     renamed = np.select([scene.labels == 3, scene.labels == 7], [0, 1], 2).astype(np.uint8)
     other = Scene(tmp_path).labels_store("other.zarr", renamed, strength=10)
-    out = render.run(
-        stores["clip"], stores["labels"], tmp_path / "out", replace(PARAMS, extras=False), compare=other
-    )
+    out = render.run(stores["clip"], stores["labels"], tmp_path / "out", replace(PARAMS, extras=False), compare=other)
     video = decoded(out / "compare.mp4")
     assert (len(video.frames), video.frames.shape[2], video.fps) == (FRAMES, 2 * SIZE[1] + 3 * 8, 10)
     left, right = video.frames[:, -54:-10, 10:86], video.frames[:, -54:-10, 98:174]
@@ -198,9 +196,7 @@ def test_many_labels_make_16_bit_files(tmp_path: Path) -> None:
     assert (entry["id"], entry["png_colour"]) == (700, None)
 
 
-def test_a_moved_source_is_replaced_by_the_clips_frames(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_moved_source_is_replaced_by_the_clips_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scene = Scene(tmp_path)
     stores = everything(scene)
     (tmp_path / "source.mp4").unlink()
