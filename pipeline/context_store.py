@@ -119,8 +119,7 @@ def load_context(folder: Path, kind: FeatureKind | None = None) -> StoredContext
         _require_kind(held, kind, folder)
     ends = np.cumsum(sizes)
     segments = [
-        Segment(features[end - size : end], labels[end - size : end])
-        for size, end in zip(sizes, ends, strict=True)
+        Segment(features[end - size : end], labels[end - size : end]) for size, end in zip(sizes, ends, strict=True)
     ]
     context = Context(None, tuple(segments)) if first is None else Context(segments[0], tuple(segments[1:]))
     return StoredContext(context, held, grid, fitted_on)
@@ -165,7 +164,6 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         raise DataError(f"{folder}: not a context model (meta.json says otherwise); {REMEDY}")
     if meta.get("schema_version") != SCHEMA_VERSION:
         raise DataError(
-            f"{folder}: schema version {meta.get('schema_version')}, this program reads {SCHEMA_VERSION}; "
-            f"{REMEDY}"
+            f"{folder}: schema version {meta.get('schema_version')}, this program reads {SCHEMA_VERSION}; {REMEDY}"
         )
     return meta

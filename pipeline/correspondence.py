@@ -67,9 +67,7 @@ def stream_matches(
 
     Two frames are held at a time.
     """
-    unit_frames = (
-        unit_tokens(_checked(frame, grid, first_frame + index)) for index, frame in enumerate(frames)
-    )
+    unit_frames = (unit_tokens(_checked(frame, grid, first_frame + index)) for index, frame in enumerate(frames))
     for source, target in pairwise(unit_frames):
         yield match_pair(source, target, grid, max_squared_distance, rule)
 

@@ -80,9 +80,7 @@ def semi_supervised(truth: Frames, prediction: Frames) -> DavisScores:
     """
     frames = _frame_count(truth, prediction)
     if frames < 3:
-        raise DataError(
-            f"semi-supervised J and F need three frames (the first and last are left out), not {frames}"
-        )
+        raise DataError(f"semi-supervised J and F need three frames (the first and last are left out), not {frames}")
     objects = _objects(truth[0])
     region = np.zeros((objects, frames - 2))
     contour = np.zeros((objects, frames - 2))
@@ -118,9 +116,7 @@ def unsupervised(truth: Frames, prediction: Frames) -> DavisScores:
     objects = _objects(truth[0])
     highest = max(int(prediction[f].max(initial=0)) for f in range(frames))
     if highest > MAX_PROPOSALS:
-        raise DataError(
-            f"object {highest} is predicted; unsupervised results may have {MAX_PROPOSALS} proposals"
-        )
+        raise DataError(f"object {highest} is predicted; unsupervised results may have {MAX_PROPOSALS} proposals")
     proposals = max(objects, highest)
     region = np.zeros((proposals, objects, frames))
     contour = np.zeros((proposals, objects, frames))

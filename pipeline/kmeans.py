@@ -58,10 +58,7 @@ def kmeans(tokens: np.ndarray, clusters: int, restarts: int, seed: int) -> KMean
     if clusters < 1 or restarts < 1:
         raise UsageError("segment.clusters and segment.restarts must be at least 1")
     require_finite(values[None], "features")
-    runs = [
-        _run(values, greedy_seeds(values, clusters, np.random.default_rng((seed, run))))
-        for run in range(restarts)
-    ]
+    runs = [_run(values, greedy_seeds(values, clusters, np.random.default_rng((seed, run)))) for run in range(restarts)]
     return _renumbered(min(runs, key=lambda run: run.inertia))
 
 

@@ -162,9 +162,7 @@ class _Runs:
             self.lengths = np.ones(values.shape, self.lengths.dtype)
         elif self._values.shape != values.shape:
             (height, width), (h, w) = self._values.shape, values.shape
-            raise DataError(
-                f"label map of {w}x{h} after {width}x{height}; the frames of a video must have one size"
-            )
+            raise DataError(f"label map of {w}x{h} after {width}x{height}; the frames of a video must have one size")
         else:
             np.minimum(self.lengths, self._cap - 1, out=self.lengths)  # must not wrap
             self.lengths *= values == self._values

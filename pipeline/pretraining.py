@@ -129,9 +129,7 @@ def _train_autoencoder(
     usable = images.at_least(settings.autoencoder.crop)
     loss = AutoencoderLoss(usable.images, settings.autoencoder, device)
     loop = _loop(settings, settings.autoencoder_phase, budget)
-    model.load_state_dict(
-        train(model, loss, loop, work / "autoencoder.pt", identity, _prefixed("autoencoder", log))
-    )
+    model.load_state_dict(train(model, loss, loop, work / "autoencoder.pt", identity, _prefixed("autoencoder", log)))
     return model.eval()
 
 
@@ -167,9 +165,7 @@ def _train_denoiser(
     model = Denoiser(settings.denoiser).to(device)
     loss = DenoiserLoss(cache, settings.views, settings.denoiser, device)
     loop = _loop(settings, settings.denoiser_phase, budget)
-    model.load_state_dict(
-        train(model, loss, loop, work / "denoiser.pt", identity, _prefixed("denoiser", log))
-    )
+    model.load_state_dict(train(model, loss, loop, work / "denoiser.pt", identity, _prefixed("denoiser", log)))
     return model.eval()
 
 

@@ -67,9 +67,7 @@ def decode(model: Any, latents: torch.Tensor) -> torch.Tensor:
     return model.decode(latents).sample
 
 
-def reconstruction_loss(
-    output: torch.Tensor, target: torch.Tensor, gradient: float, squared: float
-) -> torch.Tensor:
+def reconstruction_loss(output: torch.Tensor, target: torch.Tensor, gradient: float, squared: float) -> torch.Tensor:
     """Mean of |d| + squared d^2, plus `gradient` times the mean |d| of neighbour differences."""
     error = output - target
     edges = sum(error.diff(dim=axis).abs().mean() for axis in (-1, -2))
@@ -99,9 +97,7 @@ class AutoencoderLoss:
     A little latent noise makes the decoder tolerate what denoising leaves.
     """
 
-    def __init__(
-        self, images: Sequence[Picture], settings: AutoencoderSettings, device: torch.device
-    ) -> None:
+    def __init__(self, images: Sequence[Picture], settings: AutoencoderSettings, device: torch.device) -> None:
         self.images, self.settings, self.device = images, settings, device
 
     def __call__(self, model: nn.Module, rng: np.random.Generator, noise: torch.Generator) -> Step:
@@ -118,7 +114,8 @@ class AutoencoderLoss:
         with torch.no_grad():
             mse = float(F.mse_loss(output, target))
             hue = float(hue_residual(latents, target))
-        return Step(loss, {"loss": float(loss.detach()), "mse": mse, "colour": float(colour.detach()), "hue": hue}, s.batch)
+        shown = {"loss": float(loss.detach()), "mse": mse, "colour": float(colour.detach()), "hue": hue}
+        return Step(loss, shown, s.batch)
 
 
 def freeze_encoder(model: nn.Module) -> None:

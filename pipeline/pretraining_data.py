@@ -33,9 +33,7 @@ class ImageSet:
         kept = [i for i, image in enumerate(self.images) if min(image.shape[:2]) >= side]
         if not kept:
             raise DataError(f"no training image has a short side of {side} px: use larger images or crops")
-        return ImageSet(
-            tuple(self.images[i] for i in kept), tuple(self.names[i] for i in kept), self.unreadable
-        )
+        return ImageSet(tuple(self.images[i] for i in kept), tuple(self.names[i] for i in kept), self.unreadable)
 
     def split(self, names: frozenset[str]) -> tuple[ImageSet, ImageSet]:
         """(the images that are not in `names`, those that are)."""
@@ -48,9 +46,7 @@ class ImageSet:
         return first, second
 
 
-def held_out_names(
-    folder: Path, groups: Sequence[str] = ("train-192", "train-256"), every: int = 50
-) -> frozenset[str]:
+def held_out_names(folder: Path, groups: Sequence[str] = ("train-192", "train-256"), every: int = 50) -> frozenset[str]:
     """Names of the held-back set: every `every`-th row of the groups in `index.csv` (none without it)."""
     index = folder / "index.csv"
     if not index.is_file():
@@ -79,9 +75,7 @@ def read_images(folder: Path, pattern: str = "*.tar") -> ImageSet:
             images.append(image)
             names.append(name)
     if not images:
-        raise DataError(
-            f"no readable image in {folder} ({unreadable} unreadable): give .tar shards or images"
-        )
+        raise DataError(f"no readable image in {folder} ({unreadable} unreadable): give .tar shards or images")
     return ImageSet(tuple(images), tuple(names), unreadable)
 
 

@@ -76,9 +76,7 @@ class Denoiser(nn.Module):
 def recorded_queries(model: Denoiser) -> Iterator[list[torch.Tensor]]:
     """Collects the tapped queries, (b, n, c) each, of the forward passes inside the block."""
     found: list[torch.Tensor] = []
-    hooks = [
-        layer.register_forward_hook(lambda _m, _i, output: found.append(output)) for layer in model.tapped()
-    ]
+    hooks = [layer.register_forward_hook(lambda _m, _i, output: found.append(output)) for layer in model.tapped()]
     try:
         yield found
     finally:
@@ -115,9 +113,7 @@ def dense_contrast(
     """
     b, c, h, w = first.shape
     anchors = F.normalize(first.float(), dim=1).permute(0, 2, 3, 1).reshape(-1, c)
-    places = F.grid_sample(
-        F.normalize(second.float(), dim=1), grid, padding_mode="border", align_corners=False
-    )
+    places = F.grid_sample(F.normalize(second.float(), dim=1), grid, padding_mode="border", align_corners=False)
     places = F.normalize(places, dim=1).permute(0, 2, 3, 1).reshape(-1, c)
     shared = (grid.abs() < 1).all(-1).reshape(-1)
     if int(shared.sum()) < 2:
@@ -135,9 +131,7 @@ def dense_contrast(
 class DenoiserLoss:
     """Both losses on one batch of view pairs; each view has its own noise and timestep."""
 
-    def __init__(
-        self, cache: Cache, views: ViewSettings, settings: DenoiserSettings, device: torch.device
-    ) -> None:
+    def __init__(self, cache: Cache, views: ViewSettings, settings: DenoiserSettings, device: torch.device) -> None:
         self.cache, self.views, self.settings, self.device = cache, views, settings, device
         self.levels = signal_levels().to(device)
 

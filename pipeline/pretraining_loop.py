@@ -132,9 +132,7 @@ def train(
         result.loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(module.parameters(), settings.clip)
         if not math.isfinite(float(norm)):
-            raise DataError(
-                f"training diverged at step {step} (gradient {float(norm)}): lower the learning rate"
-            )
+            raise DataError(f"training diverged at step {step} (gradient {float(norm)}): lower the learning rate")
         optimizer.step()
         average.update(module, step)
         step, images, logged = step + 1, images + result.images, logged + 1
@@ -206,9 +204,7 @@ def _restore(
 
     state = _read(path)
     if state["identity"] != identity:
-        raise UsageError(
-            f"checkpoint {path} was made with other parameters or images: use the same, or another folder"
-        )
+        raise UsageError(f"checkpoint {path} was made with other parameters or images: use the same, or another folder")
     module.load_state_dict(state["module"])
     optimizer.load_state_dict(state["optimizer"])
     average.values = dict(state["average"])

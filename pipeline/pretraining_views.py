@@ -180,9 +180,7 @@ def matching_grid(first: View, second: View) -> NDArray[np.float32]:
     return np.stack(np.meshgrid(axes[1], axes[0]), axis=-1).astype(np.float32)
 
 
-def _random_view(
-    cache: Cache, image: int, variant: int, size: tuple[int, int], rng: np.random.Generator
-) -> View:
+def _random_view(cache: Cache, image: int, variant: int, size: tuple[int, int], rng: np.random.Generator) -> View:
     side = cache.latents.shape[-1]
     corner = (int(rng.integers(0, side - size[0] + 1)), int(rng.integers(0, side - size[1] + 1)))
     return View(image, variant, corner, size, bool(rng.random() < 0.5), cache.windows[image, variant], side)

@@ -140,9 +140,7 @@ def _check_count(count: int) -> None:
 
 def _check_frames(truth: np.ndarray, prediction: np.ndarray) -> None:
     if truth.ndim != 2 or truth.shape != prediction.shape:
-        raise DataError(
-            f"label map of {_size(prediction)} against ground truth of {_size(truth)}; they must match"
-        )
+        raise DataError(f"label map of {_size(prediction)} against ground truth of {_size(truth)}; they must match")
 
 
 def _size(frame: np.ndarray) -> str:

@@ -94,9 +94,7 @@ def released_vote(labels: np.ndarray, trajectories: Trajectories, keep: np.ndarr
     """
     frames = np.arange(len(labels))[:, None]
     along = labels[frames, trajectories.tokens]  # (f, n)
-    votes = (along[:, None, :] == along[None, :, :]).sum(
-        axis=1
-    )  # (f, n): how often each frame's label is seen
+    votes = (along[:, None, :] == along[None, :, :]).sum(axis=1)  # (f, n): how often each frame's label is seen
     winners = along[votes.argmax(axis=0), np.arange(along.shape[1])]
     refined = labels.copy()
     for start in np.flatnonzero(keep):

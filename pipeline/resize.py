@@ -31,9 +31,7 @@ def model_size(height: int, width: int, size: str | int) -> tuple[int, int]:
         sides = int(exact[1]), int(exact[2])
         if any(side % MULTIPLE or side == 0 for side in sides):
             nearest = "x".join(str(_nearest_multiple(side)) for side in sides)
-            raise UsageError(
-                f"ingest.size: {size} is not in multiples of {MULTIPLE}; the nearest is {nearest}"
-            )
+            raise UsageError(f"ingest.size: {size} is not in multiples of {MULTIPLE}; the nearest is {nearest}")
         return sides
     if not text.isdecimal() or int(text) == 0:
         raise UsageError(f"ingest.size must be native, a short side in pixels or HxW (256x448), not {size!r}")
@@ -55,8 +53,7 @@ def resize_labels_nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarr
     Output row i looks at input row floor((i + 1/2) h / H); no value is ever invented.
     """
     rows, columns = (
-        (2 * np.arange(target) + 1) * source // (2 * target)
-        for source, target in zip(labels.shape, size, strict=True)
+        (2 * np.arange(target) + 1) * source // (2 * target) for source, target in zip(labels.shape, size, strict=True)
     )
     return labels[rows[:, None], columns[None, :]]
 

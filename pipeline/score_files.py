@@ -108,11 +108,7 @@ def summarize(items: Mapping[str, Mapping[str, Any]]) -> Summary:
                     f"{item}: {record[key]}); run `vidseg evaluate` again for all of them"
                 )
     rules = next(iter(items.values()))
-    named = [
-        (_video_name(item, record, video), video)
-        for item, record in items.items()
-        for video in record["videos"]
-    ]
+    named = [(_video_name(item, record, video), video) for item, record in items.items() for video in record["videos"]]
     scored = [(name, video) for name, video in named if video["ground_truth"]]
     pooled = pool((_with_names(video) for _, video in scored), rules["windows"])
     consistency = [f"vc{n}" for n in rules["windows"]]

@@ -268,9 +268,7 @@ def _confusion_record(confusion: Confusion, values: Sequence[int]) -> dict[str, 
     }
 
 
-def _assignment_record(
-    assignment: Assignment, pixels: Counter[int], classes: ScoredClasses
-) -> dict[str, Any]:
+def _assignment_record(assignment: Assignment, pixels: Counter[int], classes: ScoredClasses) -> dict[str, Any]:
     if assignment.table is None:
         return {"rule": assignment.rule, "clusters": None, "unassigned_share": None}
     table = assignment.table

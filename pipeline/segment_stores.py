@@ -97,8 +97,7 @@ def require_same_features(store: Store, features: Store) -> None:
     """
     if store.attrs.get("features") != features.fingerprint:
         raise DataError(
-            f"{store.path}: made from other features than {features.path}; "
-            f"re-run `vidseg {store.schema.stage}`"
+            f"{store.path}: made from other features than {features.path}; re-run `vidseg {store.schema.stage}`"
         )
 
 
@@ -132,8 +131,7 @@ def read_seed(folder: Path | None, grid: Grid) -> np.ndarray | None:
         name = json.loads(listing.read_text())["mask"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{listing}: not readable; a seed folder holds seed.json with "
-            '{"mask": null} or {"mask": "mask.png"}'
+            f'{listing}: not readable; a seed folder holds seed.json with {{"mask": null}} or {{"mask": "mask.png"}}'
         ) from error
     if name is None:
         return None

@@ -110,9 +110,7 @@ def window_ranges(frames: int, window: int, start: int = 0) -> list[range]:
     return [range(first, min(first + window, frames)) for first in range(start, frames, window)]
 
 
-def fit_context(
-    features: np.ndarray, settings: SegmentSettings, seed_mask: np.ndarray | None = None
-) -> Start:
+def fit_context(features: np.ndarray, settings: SegmentSettings, seed_mask: np.ndarray | None = None) -> Start:
     """Fit the model on frame 1: K-Means, or a given mask (`init: mask`).
 
     Args:
@@ -128,9 +126,7 @@ def fit_context(
     return Start(fit(features[0], labels), labels)
 
 
-def predict_window(
-    features: np.ndarray, start: Start, settings: SegmentSettings, first_frame: int = 0
-) -> np.ndarray:
+def predict_window(features: np.ndarray, start: Start, settings: SegmentSettings, first_frame: int = 0) -> np.ndarray:
     """Initial labels (f, n) int32 of a window with (f, n, c) features.
 
     With `first_labels` in `start` and `first_frame: keep`, frame 1 keeps them.
@@ -146,9 +142,7 @@ def refine_window(labels: np.ndarray, matches: Matches, settings: SegmentSetting
     return vote(labels, matches, settings.vote)
 
 
-def update_context(
-    context: Context, features: np.ndarray, labels: np.ndarray, settings: SegmentSettings
-) -> Context:
+def update_context(context: Context, features: np.ndarray, labels: np.ndarray, settings: SegmentSettings) -> Context:
     """The model after a window with (f, n, c) features and refined labels (f, n)."""
     return context.update(features, labels, settings.memory_policy)
 
@@ -201,9 +195,7 @@ def fill_void(features: np.ndarray, mask: np.ndarray, neighbors: int) -> np.ndar
     return labels
 
 
-def _first_labels(
-    features: np.ndarray, settings: SegmentSettings, seed_mask: np.ndarray | None
-) -> np.ndarray:
+def _first_labels(features: np.ndarray, settings: SegmentSettings, seed_mask: np.ndarray | None) -> np.ndarray:
     if settings.init not in ("kmeans", "mask"):
         raise UsageError(f"segment.init must be kmeans or mask, not '{settings.init}'")
     merge = settings.label_merge == "first_frame"
@@ -218,8 +210,6 @@ def _first_labels(
         assert seed_mask is not None
         return fill_void(features[0], seed_mask, settings.neighbors)
     clustered = features[:1] if settings.kmeans_frames == "first" else features
-    result = kmeans(
-        clustered.reshape(-1, features.shape[-1]), settings.clusters, settings.restarts, settings.seed
-    )
+    result = kmeans(clustered.reshape(-1, features.shape[-1]), settings.clusters, settings.restarts, settings.seed)
     clusters = result.labels[: features.shape[1]]
     return merge_by_mask(clusters, seed_mask) if merge and seed_mask is not None else clusters

@@ -71,9 +71,7 @@ def score_parts(truth: Frames, prediction: Frames, part_names: Sequence[str]) ->
     for f in range(len(truth)):
         labels, predicted = truth[f], prediction[f]
         if labels.shape != predicted.shape:
-            raise DataError(
-                f"frame {f}: prediction of {predicted.shape} against ground truth of {labels.shape}"
-            )
+            raise DataError(f"frame {f}: prediction of {predicted.shape} against ground truth of {labels.shape}")
         for column, label in enumerate(objects):
             true_mask, mask = labels == label, predicted == label
             region[f, column] = region_similarity(true_mask, mask)
@@ -86,9 +84,7 @@ def score_parts(truth: Frames, prediction: Frames, part_names: Sequence[str]) ->
         error += int(np.abs(labels.astype(np.int64) - predicted).sum())
         pixels += labels.size
     per_part = (math.fsum(values) / len(values) if values else 0.0 for values in ious)
-    return SmiteScores(
-        tuple(objects), region, contour, dict(zip(part_names, per_part, strict=True)), error / pixels
-    )
+    return SmiteScores(tuple(objects), region, contour, dict(zip(part_names, per_part, strict=True)), error / pixels)
 
 
 def shared_frames(annotated: Sequence[int], predicted: Sequence[int]) -> list[int]:

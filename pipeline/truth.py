@@ -197,9 +197,7 @@ def read_classes(reference: str | Path, near: Path | None = None) -> ClassList:
 
 def is_placeholder(folder: Path) -> bool:
     """Whether a folder stands for "there is no ground truth": it holds a README and nothing else."""
-    entries = (
-        [path for path in Path(folder).iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
-    )
+    entries = [path for path in Path(folder).iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
     return bool(entries) and all(path.stem.upper() == "README" for path in entries)
 
 
@@ -226,9 +224,7 @@ def _match(folder: Path, names: Sequence[str]) -> tuple[list[Path], list[int]]:
 def _classes_of(found: set[int]) -> ClassList:
     palette = davis_palette()
     ignore = () if found == {0, VOID} else (VOID,)
-    entries = (
-        LabelClass(value, str(value), _colour(palette[value % 256])) for value in sorted(found - set(ignore))
-    )
+    entries = (LabelClass(value, str(value), _colour(palette[value % 256])) for value in sorted(found - set(ignore)))
     return ClassList(tuple(entries), ignore)
 
 

@@ -240,7 +240,8 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
     rate = Fraction(fps).limit_denominator(1001)
     size: tuple[int, ...] | None = None
     muxer = {"movflags": "faststart"}
-    encoder = {"crf": "18", "preset": "medium", "threads": "1"}
+    # One thread, and no macroblock tree: x264's lookahead for it reads uninitialised memory, so bytes would vary.
+    encoder = {"crf": "18", "preset": "medium", "threads": "1", "mbtree": "0"}
     with replacing(Path(path)) as temporary, av.open(str(temporary), "w", options=muxer) as file:
         stream = file.add_stream("libx264", rate=rate, options=encoder)
         for number, frame in enumerate(frames):
@@ -273,9 +274,7 @@ def _open_folder(folder: Path, fps: float) -> FolderSource:
     for file in files:
         other = by_stem.setdefault(file.stem, file)
         if other is not file:
-            raise DataError(
-                f"{folder}: {other.name} and {file.name} have the same stem; frames need unique names"
-            )
+            raise DataError(f"{folder}: {other.name} and {file.name} have the same stem; frames need unique names")
     size = image_size(files[0])
     for file in files[1:]:
         _check_size(str(file), image_size(file), size)
@@ -371,9 +370,7 @@ def _average_rate(stream: av.VideoStream, shown: list[float]) -> float:
     return stated if abs(measured - stated) <= 0.02 * stated + 1 / span / len(shown) else measured
 
 
-def _shortfall(
-    container: av.container.InputContainer, stream: av.VideoStream, packets: int, end: float
-) -> str | None:
+def _shortfall(container: av.container.InputContainer, stream: av.VideoStream, packets: int, end: float) -> str | None:
     # An mp4 is judged by its length: it also counts frames that its edit list cuts away.
     if stream.frames and "mp4" not in container.format.name:
         missing = stream.frames - packets

@@ -91,9 +91,7 @@ def update(context: Path, features: Path, coarse: Path, out_context: Path, param
     refined = segment_stores.read_labels(labels, "refined", window)
     learnt = segmentation.update_context(stored.context, values, refined, loop_settings(params))
     grid = segment_stores.store_grid(source)
-    return context_store.save_context(
-        out_context, context_store.StoredContext(learnt, kind, grid, stored.fitted_on)
-    )
+    return context_store.save_context(out_context, context_store.StoredContext(learnt, kind, grid, stored.fitted_on))
 
 
 def describe(context: Path) -> dict[str, object]:
@@ -137,17 +135,13 @@ def parse_frames(text: str | None, total: int) -> range:
     return range(start, stop)
 
 
-HELP = (
-    "The scene context model by hand: `fit` on frame 1, then `predict`, `vidseg refine`, `update` per window."
-)
+HELP = "The scene context model by hand: `fit` on frame 1, then `predict`, `vidseg refine`, `update` per window."
 
 app = cli.new_app(HELP)
 
 ContextArgument = Annotated[Path, typer.Argument(help="context folder")]
 FeaturesArgument = Annotated[Path, typer.Argument(help="features.zarr of extract")]
-OutContextArgument = Annotated[
-    Path, typer.Argument(help="folder for the new context; it may replace CONTEXT")
-]
+OutContextArgument = Annotated[Path, typer.Argument(help="folder for the new context; it may replace CONTEXT")]
 
 
 @app.callback(help=HELP)

@@ -19,9 +19,7 @@ from stages.settings import load, param, plain
 class Params:
     """Section `correspond`."""
 
-    max_squared_distance: float = param(
-        2.0, "T of Eq. 3: largest squared distance of a match, tokens^2", low=0.0
-    )
+    max_squared_distance: float = param(2.0, "T of Eq. 3: largest squared distance of a match, tokens^2", low=0.0)
     rule: str = param(
         "constrained",
         "constrained: the best match within the distance; reject: the best anywhere, none if too far",
@@ -61,9 +59,7 @@ def run(features: Path, out: Out, params: Params) -> Path:
     with cli.progress("correspond", sum(len(part) for part in shards)) as advance:
         for part in shards:
             values = read_features(source, "matching", part.start, part.stop + 1)
-            matches = next_tokens(
-                values, store_grid(source), params.max_squared_distance, params.rule, part.start
-            )
+            matches = next_tokens(values, store_grid(source), params.max_squared_distance, params.rule, part.start)
             writer.write("next", part.start, matches.next)
             writer.write("similarity", part.start, matches.similarity.astype("float16"))
             advance(len(part))

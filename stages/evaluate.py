@@ -109,9 +109,7 @@ def _score(job: Job, params: Params) -> dict[str, Any]:
         assignment = assign(rule, labels[0], truth[0], classes.ignore, grid, classes.unassigned)
         protocol = classes.protocol(params.protocol)
         with cli.progress(f"evaluate {about['name']}", len(positions)) as advance:
-            scored = score_video(
-                truth, labels, positions, classes, protocol, assignment, params.windows, advance
-            )
+            scored = score_video(truth, labels, positions, classes, protocol, assignment, params.windows, advance)
         task = _task(params.objects, job, labels_store, len(positions))
         objects = score_objects(task, truth, labels, classes, assignment) if task else None
     except DataError as error:
@@ -128,20 +126,14 @@ def _score(job: Job, params: Params) -> dict[str, Any]:
     }
 
 
-def _labels(
-    job: Job, labels: Store | None, truth: Store, positions: list[int], size: tuple[int, int]
-) -> Frames:
+def _labels(job: Job, labels: Store | None, truth: Store, positions: list[int], size: tuple[int, int]) -> Frames:
     from pipeline.label_sources import PredictionFolder, StoredFrames
 
     if job.predictions is not None:
         names = _names(labels, truth, job)
         if max(positions) >= len(names):
-            raise DataError(
-                f"{job.truth}: frame {max(positions)} is annotated, but the clip has {len(names)} frames"
-            )
-        colours = {
-            int(entry["id"]): tuple(entry["color"]) for entry in truth.attrs["classes"] if entry.get("color")
-        }
+            raise DataError(f"{job.truth}: frame {max(positions)} is annotated, but the clip has {len(names)} frames")
+        colours = {int(entry["id"]): tuple(entry["color"]) for entry in truth.attrs["classes"] if entry.get("color")}
         return PredictionFolder(job.predictions, [names[position] for position in positions], size, colours)
     if labels is None:
         raise UsageError("give LABELS, or a folder with --predictions")

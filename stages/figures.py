@@ -113,7 +113,7 @@ class _Shot:
             raise UsageError(f"--frame must be between 0 and {total - 1} for {clip}, not {frame}")
         source = backbones.find(settings["backbone"])
         given = settings["diffusion"]
-        upsample._check_same_diffusion(latents_store, given, settings["backbone"], source.sha256)
+        upsample.check_same_diffusion(latents_store, given, settings["backbone"], source.sha256)
         backbone = backbones.load_backbone(settings["backbone"], source)
         return cls(clip_store, latents_store, frame, given, backbone)
 
@@ -132,19 +132,12 @@ class _Shot:
         """Masked modulation of the frame with coarse labels (h, w)."""
         import torch
 
-        from pipeline.diffusion import DiffusionSettings, add_noise, draw_noise
-        from pipeline.modulation import ModulationSettings
-        from pipeline.upsampling import MapSettings
+        from pipeline.diffusion import add_noise, draw_noise
         from pipeline.upsampling import upsample as modulated
 
-        given = self.diffusion
-        steps = DiffusionSettings(given.steps, given.start_step, given.guidance, given.noise, given.seed)
-        modulation = ModulationSettings(
-            params.strength, params.block, params.modulate_step, params.offset, params.blend,  # type: ignore[arg-type]
-            params.blend_last_step, params.mask_resize, params.inject,  # type: ignore[arg-type]
-        )  # fmt: skip
+        steps = backbones.diffusion_settings(self.diffusion)
+        modulation, maps = upsample.modulation_settings(params), upsample.map_settings(params)
         modulation.check(steps)
-        maps = MapSettings(params.difference, params.blur, params.normalize, params.filter, params.filter_resize)
         clean = torch.from_numpy(self.latents.read("latents", self.frame, self.frame + 1))
         indices = self.latents.attrs["source_indices"][self.frame : self.frame + 1]
         noise = draw_noise(steps, indices, tuple(clean.shape[1:]))  # type: ignore[arg-type]

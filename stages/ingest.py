@@ -27,14 +27,10 @@ STORES = ("clip.zarr", "truth.zarr", "seed")
 class Params:
     """Section `ingest`."""
 
-    size: str | int = param(
-        "native", "native, short side in pixels, or HxW; multiples of 64 are made of it", low=1
-    )
+    size: str | int = param("native", "native, short side in pixels, or HxW; multiples of 64 are made of it", low=1)
     frames: str | int | None = param(None, "range of source frames like 0:28 or 10:; null = all")
     stride: int = param(1, "take every n-th frame of the range", low=1)
-    fps: float | None = param(
-        None, "frame rate of the source; null = what it says, 25 for a folder", low=0.01
-    )
+    fps: float | None = param(None, "frame rate of the source; null = what it says, 25 for a folder", low=0.01)
     seed: str = param(
         "none", "truth: the first frame's ground truth becomes the mask in seed/", choices=("none", "truth")
     )
@@ -148,8 +144,7 @@ def _seed(
         labels = read_label_png(mask, classes.colours if classes else None)
         if labels.shape != size:
             raise DataError(
-                f"{mask}: the mask is {labels.shape[1]}x{labels.shape[0]} pixels, "
-                f"the frames are {size[1]}x{size[0]}"
+                f"{mask}: the mask is {labels.shape[1]}x{labels.shape[0]} pixels, the frames are {size[1]}x{size[0]}"
             )
         return labels
     if rule == "none":
@@ -316,15 +311,11 @@ app = cli.new_app("Bring a video to model size: VIDEO -> clip.zarr, truth.zarr, 
 def main(
     video: Annotated[Path | None, typer.Argument(help="video file or folder of frames")] = None,
     out_dir: Annotated[Path | None, typer.Argument(help="folder for clip.zarr, truth.zarr and seed/")] = None,
-    ground_truth: Annotated[
-        Path | None, typer.Option(help="folder of label PNGs named like the frames")
-    ] = None,
+    ground_truth: Annotated[Path | None, typer.Option(help="folder of label PNGs named like the frames")] = None,
     classes: Annotated[
         Path | None, typer.Option(help="class list (JSON; FILE#NAME); default: classes.json in the folder")
     ] = None,
-    mask: Annotated[
-        Path | None, typer.Option(help="label PNG of the first frame, for segment.init: mask")
-    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="label PNG of the first frame, for segment.init: mask")] = None,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
     item: cli.ItemOption = None,

@@ -22,9 +22,7 @@ class Params:
     """Section `pretrain` of the file given with --params; no part of params.yaml."""
 
     minutes: float = param(120.0, "wall minutes of all phases together", low=0.0)
-    autoencoder_channels: tuple[int, ...] = param(
-        (24, 48, 72, 96), "widths of the autoencoder, full size first"
-    )
+    autoencoder_channels: tuple[int, ...] = param((24, 48, 72, 96), "widths of the autoencoder, full size first")
     autoencoder_batch: int = param(8, "crops per step of the autoencoder", low=1)
     autoencoder_crop: int = param(96, "side of a crop in pixels, a multiple of 8", low=32)
     autoencoder_rate: float = param(2e-3, "peak learning rate of the autoencoder", low=0.0)

@@ -63,7 +63,7 @@ def run(
     feature_store = _open(features, artifacts.FEATURES, "aggregated", clip_store) if features else None
     coarse_store = _open(coarse, artifacts.COARSE, "refined", clip_store) if coarse else None
     other_store = _open(compare, artifacts.LABELS, "labels", clip_store) if compare else None
-    _check_replaceable(out)
+    check_replaceable(out)
     pictures = clip_frames.open_pictures(clip_store)
     if pictures.warning:
         cli.note(f"warning: {clip}: {pictures.warning}")
@@ -211,7 +211,7 @@ def _open(path: Path, schema: Schema, array: str, clip: Store) -> Store:
     return store
 
 
-def _check_replaceable(out: Path) -> None:
+def check_replaceable(out: Path) -> None:
     """Refuse to replace a `labels` folder of another origin; ours has labels.json beside it."""
     from pipeline.label_summary import FORMAT
 

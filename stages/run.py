@@ -38,6 +38,7 @@ def run(
     if dry_run:
         _print_plan(video, out, settings, backbone)
         return out
+    render.check_replaceable(out)
     _check_writable(out)
     ingest.run(video, stores, settings["ingest"], ground_truth=ground_truth, classes=classes, mask=mask)
     _print_estimate(stores / "clip.zarr", settings, backbone)
@@ -54,9 +55,7 @@ def run(
         *shared,
     )
     if ground_truth is not None:
-        scored = evaluate.run(
-            stores / "labels.zarr", stores / "truth.zarr", out, settings["evaluate"], name=video.stem
-        )
+        scored = evaluate.run(stores / "labels.zarr", stores / "truth.zarr", out, settings["evaluate"], name=video.stem)
         _print_scores(scored)
     rendered = render.run(
         stores / "clip.zarr",

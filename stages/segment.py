@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 class Params:
     """Section `segment`."""
 
-    init: str = param(
-        "kmeans", "K-Means on frame 1, or mask: its labels are given", choices=("kmeans", "mask")
-    )
+    init: str = param("kmeans", "K-Means on frame 1, or mask: its labels are given", choices=("kmeans", "mask"))
     clusters: int = param(20, "K, number of segments", low=1)
     restarts: int = param(10, "K-Means runs; the best counts", low=1)
     kmeans_frames: str = param(
@@ -38,9 +36,7 @@ class Params:
     features: str = param("aggregated", "features of the context model", choices=("aggregated", "matching"))
     window: int = param(14, "B, frames per window", low=1)
     neighbors: int = param(4, "k of the nearest-neighbour vote", low=1)
-    first_frame: str = param(
-        "keep", "frame 1 keeps its labels, or is predicted again", choices=("keep", "predict")
-    )
+    first_frame: str = param("keep", "frame 1 keeps its labels, or is predicted again", choices=("keep", "predict"))
     memory: str = param(
         "last_window", "what the context remembers: last_window, first_and_last, sliding:N (last N windows)"
     )
@@ -151,9 +147,7 @@ def first_features(features: Store, params: Params) -> np.ndarray:
     """What the model is fitted on: frame 1, or the first window where K-Means sees all of it."""
     from pipeline.segment_stores import read_context_features
 
-    return read_context_features(
-        features, params.features, 0, params.window if params.kmeans_frames == "window" else 1
-    )
+    return read_context_features(features, params.features, 0, params.window if params.kmeans_frames == "window" else 1)
 
 
 def run_item(item: str, params_file: Path | None, sets: list[str] | None, context: Path | None) -> None:

@@ -24,9 +24,7 @@ def write(summary: Summary, out: Path) -> Path:
 
     write_json(out / "plots" / "per_video.json", summary.per_video)
     write_json(out / "plots" / "per_class.json", summary.per_class)
-    write_csv(
-        out / "plots" / "per_frame.csv", ("video", "frame", "miou", "pixel_accuracy"), summary.per_frame
-    )
+    write_csv(out / "plots" / "per_frame.csv", ("video", "frame", "miou", "pixel_accuracy"), summary.per_frame)
     return write_json(out / "metrics.json", summary.metrics)
 
 
@@ -42,10 +40,7 @@ def table(summary: Summary) -> str:
     rows = [list(heads.values())]
     rows += [[_cell(row[key]) for key in heads] for row in (*summary.per_video, *total)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]).rstrip()
-        for first, *rest in rows
-    ]
+    lines = ["  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]).rstrip() for first, *rest in rows]
     if not metrics["scored_videos"]:
         return "\n".join([*lines, "no ground truth: nothing was scored"])
     rule = f"protocol {metrics['protocol']}, assignment {metrics['assignment']}"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.artifacts import Store
     from pipeline.backbone import Backbone
     from pipeline.modulation import ModulationSettings
+    from pipeline.upsampling import MapSettings
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def run(
     from stages.backbones import diffusion_settings
 
     if params.method == "modulation":
-        _modulation_settings(params).check(diffusion_settings(diffusion))
+        modulation_settings(params).check(diffusion_settings(diffusion))
     frames_store = artifacts.open_store(clip, artifacts.CLIP)
     latents_store = artifacts.open_store(latents, artifacts.LATENTS)
     coarse_store = artifacts.open_store(coarse, artifacts.COARSE)
@@ -79,7 +80,7 @@ def run(
     if modulates:
         source = backbones.find(backbone_params) if backbone is None else None
         weights_hash = source.sha256 if source else backbone.fingerprint  # type: ignore[union-attr]
-        _check_same_diffusion(latents_store, diffusion, backbone_params, weights_hash)
+        check_same_diffusion(latents_store, diffusion, backbone_params, weights_hash)
         shown["diffusion"] = plain(diffusion)
     mark = artifacts.fingerprint(
         "upsample", stage_version("upsample"), shown, weights_hash, frames_store.fingerprint,
@@ -128,11 +129,11 @@ def _modulated(
     import torch
 
     from pipeline.diffusion import add_noise, draw_noise
-    from pipeline.upsampling import MapSettings, upsample
+    from pipeline.upsampling import upsample
     from stages.backbones import diffusion_settings
 
-    steps, modulation = diffusion_settings(diffusion), _modulation_settings(params)
-    maps = MapSettings(params.difference, params.blur, params.normalize, params.filter, params.filter_resize)
+    steps, modulation = diffusion_settings(diffusion), modulation_settings(params)
+    maps = map_settings(params)
     results = []
     # The same groups of frames as in extract, so that the clean pass is the same to the last bit.
     for first in range(shard.start, shard.stop, diffusion.batch):
@@ -148,7 +149,15 @@ def _modulated(
     return np.stack(results)
 
 
-def _modulation_settings(params: Params) -> ModulationSettings:
+def map_settings(params: Params) -> MapSettings:
+    """The library's settings for difference maps."""
+    from pipeline.upsampling import MapSettings
+
+    return MapSettings(params.difference, params.blur, params.normalize, params.filter, params.filter_resize)
+
+
+def modulation_settings(params: Params) -> ModulationSettings:
+    """The library's settings for modulation."""
     from pipeline.modulation import ModulationSettings
 
     return ModulationSettings(
@@ -173,7 +182,7 @@ def _interpolated(
     return np.stack(results)
 
 
-def _check_same_diffusion(
+def check_same_diffusion(
     latents: Store, diffusion: DiffusionParams, backbone: BackboneParams, weights_hash: str
 ) -> None:
     """The modulated passes continue extract's clean pass, so model, schedule and noise must be extract's."""

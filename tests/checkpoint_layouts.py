@@ -36,13 +36,9 @@ UNET_NAMES = {
     r"down_blocks\.(\d)\.downsamplers\.0\.conv": lambda m: f"input_blocks.{3 * int(m[1]) + 3}.0.op",
     r"mid_block\.resnets\.(\d)\.(\w+)": lambda m: f"middle_block.{2 * int(m[1])}.{RESNET[m[2]]}",
     r"mid_block\.attentions\.0": lambda m: "middle_block.1",
-    r"up_blocks\.(\d)\.resnets\.(\d)\.(\w+)": lambda m: (
-        f"output_blocks.{3 * int(m[1]) + int(m[2])}.0.{RESNET[m[3]]}"
-    ),
+    r"up_blocks\.(\d)\.resnets\.(\d)\.(\w+)": lambda m: f"output_blocks.{3 * int(m[1]) + int(m[2])}.0.{RESNET[m[3]]}",
     r"up_blocks\.(\d)\.attentions\.(\d)": lambda m: f"output_blocks.{3 * int(m[1]) + int(m[2])}.1",
-    r"up_blocks\.0\.upsamplers\.0": lambda m: (
-        "output_blocks.2.1"
-    ),  # the first level has no attention in between
+    r"up_blocks\.0\.upsamplers\.0": lambda m: "output_blocks.2.1",  # the first level has no attention in between
     r"up_blocks\.(\d)\.upsamplers\.0": lambda m: f"output_blocks.{3 * int(m[1]) + 2}.2",
 }
 VAE_NAMES = {
@@ -115,9 +111,7 @@ def write_folder(model: Model, folder: Path, variant: str | None = None) -> Path
             "<|startoftext|>": 18,
             "<|endoftext|>": 19,
         }
-        CLIPTokenizer(vocab=words, merges=[], pad_token="!", model_max_length=9).save_pretrained(
-            folder / "tokenizer"
-        )
+        CLIPTokenizer(vocab=words, merges=[], pad_token="!", model_max_length=9).save_pretrained(folder / "tokenizer")
     if model.prompt is not None:
         save_file({"embedding": model.prompt}, folder / "empty_prompt.safetensors")
     return folder
@@ -168,9 +162,7 @@ def original_tensors(model: Model) -> dict[str, Tensor]:
         tensors["model.diffusion_model." + _renamed(name, UNET_NAMES)] = tensor
     for name, tensor in model.vae.state_dict().items():
         pointwise = ".attentions." in name and "group_norm" not in name and name.endswith("weight")
-        tensors["first_stage_model." + _renamed(name, VAE_NAMES)] = (
-            tensor[..., None, None] if pointwise else tensor
-        )
+        tensors["first_stage_model." + _renamed(name, VAE_NAMES)] = tensor[..., None, None] if pointwise else tensor
     for name, tensor in openclip_tensors(model.text).items() if model.text is not None else ():
         tensors["cond_stage_model.model." + name] = tensor
     return tensors

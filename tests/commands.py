@@ -29,10 +29,11 @@ def vidseg_process(*arguments: object, cwd: Path | None = None) -> subprocess.Co
     return result
 
 
-def vidseg(
-    *arguments: object, cwd: Path | None = None, check: int = 0
-) -> subprocess.CompletedProcess[str]:
-    """Run `vidseg ...` in this process, which saves importing torch each time; fails unless the exit code is `check`."""
+def vidseg(*arguments: object, cwd: Path | None = None, check: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run `vidseg ...` in this process, which saves importing torch each time.
+
+    Fails the test unless the exit code is `check`.
+    """
     from stages.main import main
 
     words = ["vidseg", *map(str, arguments)]

@@ -68,9 +68,7 @@ def test_hungarian_is_the_best_of_all_one_to_one_tables(seed: int) -> None:
         return sum(np.count_nonzero((labels == k) & (truth == v)) for k, v in candidate.items())
 
     clusters = np.unique(labels).tolist()
-    best = max(
-        overlap(dict(zip(chosen, (0, 1, 2), strict=True))) for chosen in itertools.permutations(clusters, 3)
-    )
+    best = max(overlap(dict(zip(chosen, (0, 1, 2), strict=True))) for chosen in itertools.permutations(clusters, 3))
     assert overlap(table) == best
 
 
@@ -87,14 +85,10 @@ def test_apply_gives_unassigned_clusters_a_value_that_is_no_class() -> None:
     assert IDENTITY.apply(labels) is labels
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "h", "w"), [(8, 12, 2, 3), (9, 10, 3, 4), (2, 2, 1, 1), (3, 5, 3, 5)]
-)
+@pytest.mark.parametrize(("height", "width", "h", "w"), [(8, 12, 2, 3), (9, 10, 3, 4), (2, 2, 1, 1), (3, 5, 3, 5)])
 def test_nearest_samples_takes_the_pixel_at_each_cell_centre(height: int, width: int, h: int, w: int) -> None:
     frame = np.arange(height * width).reshape(height, width)
-    expected = [
-        [frame[int((y + 0.5) * height / h), int((x + 0.5) * width / w)] for x in range(w)] for y in range(h)
-    ]
+    expected = [[frame[int((y + 0.5) * height / h), int((x + 0.5) * width / w)] for x in range(w)] for y in range(h)]
     assert nearest_samples(frame, (h, w)).tolist() == expected
 
 
@@ -117,7 +111,5 @@ def test_assign_by_name() -> None:
 
 
 def test_sizes_must_agree() -> None:
-    with pytest.raises(
-        DataError, match=r"cluster map of shape \(2, 3\) against ground truth of shape \(3, 2\)"
-    ):
+    with pytest.raises(DataError, match=r"cluster map of shape \(2, 3\) against ground truth of shape \(3, 2\)"):
         majority(np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8))

@@ -55,9 +55,7 @@ def test_ties_go_to_the_smallest_label() -> None:
 
 
 def test_more_neighbors_than_memory_is_refused() -> None:
-    with pytest.raises(
-        UsageError, match=r"segment.neighbors is 4, but the context model remembers only 3 tokens"
-    ):
+    with pytest.raises(UsageError, match=r"segment.neighbors is 4, but the context model remembers only 3 tokens"):
         fit(np.eye(3), np.arange(3)).predict(np.eye(3)[None], 4)
 
 
@@ -93,9 +91,7 @@ def test_a_usable_gpu_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     moved = []
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
     monkeypatch.setattr(faiss, "StandardGpuResources", lambda: "resources", raising=False)
-    monkeypatch.setattr(
-        faiss, "index_cpu_to_gpu", lambda *args: moved.append(args[:2]) or args[2], raising=False
-    )
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda *args: moved.append(args[:2]) or args[2], raising=False)
     nearest_tokens(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32), 1)
     assert moved == [("resources", 0)]
 
@@ -127,9 +123,7 @@ def test_keeping_the_first_of_a_model_that_forgot_it_keeps_the_oldest_window() -
 
 
 def test_changing_to_a_longer_memory_drops_no_window() -> None:
-    context = fit(np.eye(4), np.zeros(4)).update(
-        np.ones((1, 4, 4)), np.ones((1, 4)), parse_memory("first_and_last")
-    )
+    context = fit(np.eye(4), np.zeros(4)).update(np.ones((1, 4, 4)), np.ones((1, 4)), parse_memory("first_and_last"))
     context = context.update(np.ones((1, 4, 4)), np.full((1, 4), 2), parse_memory("sliding:3"))
     assert [int(segment.labels[0]) for segment in context.segments] == [1, 2]
 

@@ -37,9 +37,7 @@ def literal_equation_3(
 
 @pytest.mark.parametrize("rule", ["constrained", "reject"])
 @pytest.mark.parametrize("threshold", [0, 1, 2, 3.9, 4, 8, 1000])
-def test_equation_3_against_the_literal_version(
-    rule: str, threshold: float, rng: np.random.Generator
-) -> None:
+def test_equation_3_against_the_literal_version(rule: str, threshold: float, rng: np.random.Generator) -> None:
     features = rng.standard_normal((3, TOKENS, 6)).astype(np.float32) * rng.uniform(0.1, 9, (3, TOKENS, 1))
     following, similarity = literal_equation_3(features, GRID, threshold, rule)
     matches = next_tokens(features, GRID, threshold, rule)
@@ -51,17 +49,13 @@ def test_equation_3_against_the_literal_version(
 
 def test_a_shift_of_the_content_is_followed(rng: np.random.Generator) -> None:
     canvas = rng.standard_normal((5, 7, 8)).astype(np.float32)
-    features = np.stack([canvas[:4, 1:6], canvas[:4, 0:5]]).reshape(
-        2, TOKENS, 8
-    )  # content moves right by one
+    features = np.stack([canvas[:4, 1:6], canvas[:4, 0:5]]).reshape(2, TOKENS, 8)  # content moves right by one
     matches = next_tokens(features, GRID, 2, "constrained")
     inside = np.arange(TOKENS).reshape(GRID)[:, :-1].reshape(-1)
     np.testing.assert_array_equal(matches.next[0, inside], inside + 1)
 
 
-@pytest.mark.parametrize(
-    ("rule", "expected"), [("constrained", [0, 0, 1, 2, 3]), ("reject", [0, 0, -1, -1, -1])]
-)
+@pytest.mark.parametrize(("rule", "expected"), [("constrained", [0, 0, 1, 2, 3]), ("reject", [0, 0, -1, -1, -1])])
 def test_ties_go_to_the_lowest_token(rule: str, expected: list[int]) -> None:
     features = np.zeros((2, 5, 3), np.float32)
     features[..., 1] = 1  # all tokens alike

@@ -67,9 +67,9 @@ def test_the_matching_of_proposals_is_the_best_of_all() -> None:
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 4, (4, 8, 9)).astype(np.uint8)
     truth[0, 0, :3] = 3, VOID, VOID
-    prediction = np.where(
-        rng.random(truth.shape) < 0.5, (truth * 3) % 5, rng.integers(0, 6, truth.shape)
-    ).astype(np.uint8)
+    prediction = np.where(rng.random(truth.shape) < 0.5, (truth * 3) % 5, rng.integers(0, 6, truth.shape)).astype(
+        np.uint8
+    )
     scores = unsupervised(truth, prediction)
     best = -1.0
     for chosen in itertools.permutations(range(1, 6), 3):

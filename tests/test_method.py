@@ -79,9 +79,7 @@ def test_refinement_raises_the_consistency_of_flickering_predictions(
     assert voted["scores"]["vc8"] > alone["scores"]["vc8"] + 0.02
 
 
-def test_an_object_that_enters_takes_an_existing_label(
-    clip_folder: Path, sample: SampleClip, tmp_path: Path
-) -> None:
+def test_an_object_that_enters_takes_an_existing_label(clip_folder: Path, sample: SampleClip, tmp_path: Path) -> None:
     """The label set is closed; the second car, which enters at frame 18, takes the label of the first."""
     run_oracle(clip_folder, tmp_path, sample)
     labels = artifacts.open_store(tmp_path / "labels.zarr", artifacts.LABELS).read("labels")

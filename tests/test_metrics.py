@@ -17,9 +17,7 @@ CLASSES, VOID = 3, 255
 PROTOCOLS = {"strict": Strict((0, 1, 2), (VOID,)), "official": Official(CLASSES)}
 
 
-def videos(
-    frames: int, seed: int, values: tuple[int, ...] = (0, 1, 2, VOID)
-) -> tuple[np.ndarray, np.ndarray]:
+def videos(frames: int, seed: int, values: tuple[int, ...] = (0, 1, 2, VOID)) -> tuple[np.ndarray, np.ndarray]:
     """Two label videos (F, 3, 4) in which most pixels keep their value from frame to frame."""
     rng = np.random.default_rng(seed)
     both = rng.choice(values, (2, frames, 3, 4)).astype(np.uint8)
@@ -131,9 +129,7 @@ def test_a_constant_wrong_prediction_is_consistent() -> None:
 def test_void_in_place_is_common_area_for_official_only() -> None:
     void = np.full((6, 3, 4), VOID, np.uint8)
     changing = np.arange(6, dtype=np.uint8)[:, None, None] % 2 + np.zeros_like(void)
-    official, strict = (
-        consistency_of(PROTOCOLS[name], void, changing, (2,))[2] for name in ("official", "strict")
-    )
+    official, strict = (consistency_of(PROTOCOLS[name], void, changing, (2,))[2] for name in ("official", "strict"))
     assert [window.ratio for window in official] == [0.0] * 4
     assert all(math.isnan(window.ratio) for window in strict)
     assert math.isnan(pooled_consistency(strict))

@@ -75,9 +75,7 @@ def compare(where: str, expected: Any, actual: Any) -> None:
     elif expected is None:
         assert actual is None or math.isnan(actual), f"{where}: {actual}, expected undefined"
     elif isinstance(expected, float) or isinstance(actual, float):
-        assert abs(actual - expected) <= 1e-9 * abs(expected) + 1e-12, (
-            f"{where}: {actual}, expected {expected}"
-        )
+        assert abs(actual - expected) <= 1e-9 * abs(expected) + 1e-12, f"{where}: {actual}, expected {expected}"
     else:
         assert actual == expected and isinstance(actual, bool) == isinstance(expected, bool), (
             f"{where}: {actual}, expected {expected}"
@@ -141,9 +139,7 @@ def vspw_scores(case: Case, protocol: Protocol, predictions: list[np.ndarray]) -
         "per_video": per_video,
         "mean_over_videos_miou": float(np.mean([video["miou"] for video in per_video])),
         "mean_over_videos_fwiou": float(np.mean([video["fwiou"] for video in per_video])),
-        "vc": {
-            str(n): consistency_scores(case.names, [c.windows[n] for c in consistencies]) for n in WINDOWS
-        },
+        "vc": {str(n): consistency_scores(case.names, [c.windows[n] for c in consistencies]) for n in WINDOWS},
         "vc16_pooled_after_vc8": pooled_consistency(every),
     }
 
@@ -165,9 +161,7 @@ def consistency_scores(names: list[str], videos: list[list[Any]]) -> dict[str, A
 
 def assignment_tables(case: Case) -> list[dict[str, Any]]:
     tables = []
-    for video, clusters, truth in zip(
-        case.head["videos"], case.videos("clusters"), case.videos("gt"), strict=True
-    ):
+    for video, clusters, truth in zip(case.head["videos"], case.videos("clusters"), case.videos("gt"), strict=True):
         index = video["index"]
         first, later = set(np.unique(clusters[0])), set(np.unique(clusters[1:]))
         coarse = case.arrays[f"clusters0_coarse_{index}"], case.arrays[f"gt0_coarse_{index}"]
@@ -241,9 +235,7 @@ def check_davis(where: str, case: Case, block: str, expected: Mapping[str, Any])
     truth, prediction = davis_pair(case, block)
     for task, values in expected.items():
         score = TASKS[task]
-        compare_or_error(
-            f"{where}.{task}", values, lambda score=score: davis_scores(score(truth, prediction))
-        )
+        compare_or_error(f"{where}.{task}", values, lambda score=score: davis_scores(score(truth, prediction)))
 
 
 def check_smite(where: str, case: Case, block: str, expected: Mapping[str, Any]) -> None:
@@ -285,8 +277,7 @@ def check_informative(where: str, case: Case, expected: Mapping[str, Any]) -> No
     if "davis_long" in expected:
         tasks = expected["davis_long"]
         matched = {
-            task: {key: value for key, value in values.items() if key not in WRAPPED}
-            for task, values in tasks.items()
+            task: {key: value for key, value in values.items() if key not in WRAPPED} for task, values in tasks.items()
         }
         check_davis(f"{where}.davis_long", case, "davis_long", matched)
 

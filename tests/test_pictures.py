@@ -88,13 +88,9 @@ def test_ids_that_do_not_fit_are_refused(tmp_path: Path, wrong: int) -> None:
 
 
 @pytest.mark.parametrize(("bits", "colour_type"), [(1, 0), (2, 0), (4, 0), (2, 3), (4, 3)])
-def test_packed_label_files_keep_their_values(
-    tmp_path: Path, labels: np.ndarray, bits: int, colour_type: int
-) -> None:
+def test_packed_label_files_keep_their_values(tmp_path: Path, labels: np.ndarray, bits: int, colour_type: int) -> None:
     values = labels % 2**bits
-    np.testing.assert_array_equal(
-        read_label_png(packed_png(tmp_path / "a.png", values, bits, colour_type)), values
-    )
+    np.testing.assert_array_equal(read_label_png(packed_png(tmp_path / "a.png", values, bits, colour_type)), values)
 
 
 def test_grey_labels(tmp_path: Path, labels: np.ndarray) -> None:
@@ -111,9 +107,7 @@ def test_colours_become_ids(tmp_path: Path, labels: np.ndarray, mode: str) -> No
     with pytest.raises(DataError, match=r"a\.png: holds colours, not label ids"):
         read_label_png(tmp_path / "a.png")
     del colours[3]
-    with pytest.raises(
-        DataError, match=r"a\.png: the colour \(200, 9, 9\) at row \d, column \d belongs to no"
-    ):
+    with pytest.raises(DataError, match=r"a\.png: the colour \(200, 9, 9\) at row \d, column \d belongs to no"):
         read_label_png(tmp_path / "a.png", colours)
 
 
@@ -155,9 +149,7 @@ def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
     ("content", "message"),
     [(None, "no such file"), (b"", "not a picture"), (b"plain text", "not a picture")],
 )
-def test_unreadable_files_are_named(
-    tmp_path: Path, read: object, content: bytes | None, message: str
-) -> None:
+def test_unreadable_files_are_named(tmp_path: Path, read: object, content: bytes | None, message: str) -> None:
     path = tmp_path / "a.png"
     if content is not None:
         path.write_bytes(content)

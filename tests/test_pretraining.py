@@ -47,9 +47,7 @@ from pipeline.pretraining_views import View, ViewSettings, encode_variants, matc
 TINY_AUTOENCODER = AutoencoderSettings(channels=(8, 8, 8, 8), groups=4, crop=32, batch=2)
 TINY_DENOISER = DenoiserSettings(channels=(8, 16, 16, 16), layers=2, head=8, groups=4, context_width=8)
 TINY_VIEWS = ViewSettings(variants=2, side=8, sizes=((8, 8),), latents_per_batch=4 * 64)
-TINY = PretrainSettings(
-    autoencoder=TINY_AUTOENCODER, views=TINY_VIEWS, denoiser=TINY_DENOISER, denoiser_side=32
-)
+TINY = PretrainSettings(autoencoder=TINY_AUTOENCODER, views=TINY_VIEWS, denoiser=TINY_DENOISER, denoiser_side=32)
 
 
 def pictures(count: int = 6, seed: int = 0) -> ImageSet:
@@ -116,9 +114,7 @@ def _damaged_shard(folder: Path) -> Path:
         (_damaged_shard, "bad.tar cannot be read"),
     ],
 )
-def test_unusable_image_folders_are_refused(
-    tmp_path: Path, prepare: Callable[[Path], Path], message: str
-) -> None:
+def test_unusable_image_folders_are_refused(tmp_path: Path, prepare: Callable[[Path], Path], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_images(prepare(tmp_path))
 
@@ -305,9 +301,7 @@ def test_divergence_is_an_error_not_a_result(tmp_path: Path) -> None:
         (Budget(minutes=0), 0, 0, 1.0),
     ],
 )
-def test_the_budget_ends_with_whichever_comes_first(
-    budget: Budget, seconds: float, step: int, share: float
-) -> None:
+def test_the_budget_ends_with_whichever_comes_first(budget: Budget, seconds: float, step: int, share: float) -> None:
     assert budget.progress(seconds, step) == pytest.approx(share)
 
 
@@ -357,9 +351,7 @@ def test_pretraining_writes_a_folder_that_diffusers_loads(tmp_path: Path) -> Non
 
 def test_the_decoder_phase_leaves_the_latents_alone(tmp_path: Path) -> None:
     images = pictures()
-    result = pretrain(
-        images, pictures(1, 1), TINY, Budget(steps=2), tmp_path, torch.device("cpu"), lambda line: None
-    )
+    result = pretrain(images, pictures(1, 1), TINY, Budget(steps=2), tmp_path, torch.device("cpu"), lambda line: None)
     before = torch.load(tmp_path / "autoencoder.pt", weights_only=True)["average"]
     after = result.autoencoder.state_dict()
     for name, value in before.items():

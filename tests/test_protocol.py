@@ -27,9 +27,7 @@ def test_official_takes_stored_values_for_classes() -> None:
     assert frame.truth_area is TRUTH and frame.prediction_area is PREDICTION and frame.valid is None
 
 
-@pytest.mark.parametrize(
-    "protocol", [Strict((7, 300, 65535), (9,)), Official(300)], ids=["strict", "official"]
-)
+@pytest.mark.parametrize("protocol", [Strict((7, 300, 65535), (9,)), Official(300)], ids=["strict", "official"])
 def test_sixteen_bit_values(protocol: Protocol) -> None:
     truth = np.array([[300, 7, 9]], np.uint16)
     frame = protocol.decode(truth, truth.astype(np.uint16))

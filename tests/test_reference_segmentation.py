@@ -28,9 +28,7 @@ def test_every_array_of_the_unit_set(name: str) -> None:
 
 def test_reference_is_there() -> None:
     if GIVEN is None and not FOLDER.is_dir():
-        pytest.skip(
-            "the recorded vectors are not here: no folder ../shared/reference, VIDSEG_REFERENCE is not set"
-        )
+        pytest.skip("the recorded vectors are not here: no folder ../shared/reference, VIDSEG_REFERENCE is not set")
     assert CASES, "VIDSEG_REFERENCE names a folder without case_*.npz"
 
 

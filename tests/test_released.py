@@ -26,9 +26,7 @@ from pipeline.released import (
         (3, 1, [(0, 1), (1, 2), (2, 3), (2, 3)]),
     ],
 )
-def test_last_batch_is_repeated_or_moved_back(
-    frames: int, batch: int, expected: list[tuple[int, int]]
-) -> None:
+def test_last_batch_is_repeated_or_moved_back(frames: int, batch: int, expected: list[tuple[int, int]]) -> None:
     assert [(part.start, part.stop) for part in released_passes(frames, batch)] == expected
 
 

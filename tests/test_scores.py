@@ -134,9 +134,7 @@ def test_objects_take_clusters_without_a_class_for_background() -> None:
     ],
 )
 @pytest.mark.parametrize("assignment", [IDENTITY, Assignment("majority", {0: 0, 1: 1, 255: 255}, 300)])
-def test_objects_by_class_value(
-    classes: ScoredClasses, value: int, void: int | None, assignment: Assignment
-) -> None:
+def test_objects_by_class_value(classes: ScoredClasses, value: int, void: int | None, assignment: Assignment) -> None:
     truth = np.zeros((4, 6, 6), np.uint8)
     truth[:, :3] = value
     labels = truth.copy()

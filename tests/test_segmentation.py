@@ -161,9 +161,7 @@ def test_updating_follows_features_that_change() -> None:
     turn = np.linspace(0, np.pi / 2, 16)
     for frame, angle in enumerate(turn):  # group 0 turns into where group 1 was, group 1 moves away
         scene.features[frame, :12] = np.cos(angle) * np.eye(CHANNELS)[0] + np.sin(angle) * np.eye(CHANNELS)[1]
-        scene.features[frame, 12:20] = (
-            np.cos(angle) * np.eye(CHANNELS)[1] + np.sin(angle) * np.eye(CHANNELS)[4]
-        )
+        scene.features[frame, 12:20] = np.cos(angle) * np.eye(CHANNELS)[1] + np.sin(angle) * np.eye(CHANNELS)[4]
     start = fit_context(scene.features, SETTINGS)
     frozen = predict_window(scene.features, Start(start.context), SETTINGS)
     assert (frozen[-1, :12] == 1).all()

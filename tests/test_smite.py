@@ -16,9 +16,7 @@ def test_parts_by_hand() -> None:
     scores = score_parts(TRUTH, PREDICTION, ["background", "wheel", "unused"])
     assert scores.objects == (1,)
     # A part predicted where the truth lacks it costs nothing here, but is 0 in the region scores.
-    assert scores.iou_per_part == pytest.approx(
-        {"background": (50 + 75) / 2, "wheel": 200 / 3, "unused": 0}, rel=1e-6
-    )
+    assert scores.iou_per_part == pytest.approx({"background": (50 + 75) / 2, "wheel": 200 / 3, "unused": 0}, rel=1e-6)
     assert scores.mean_iou == pytest.approx((62.5 + 200 / 3) / 3, rel=1e-6)
     assert scores.region.tolist() == [[2 / 3], [0.0]]
     assert scores.mean_absolute_error == 2 / 8

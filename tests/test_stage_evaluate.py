@@ -54,9 +54,7 @@ def write_store(
     return writer.commit()
 
 
-def write_truth(
-    folder: Path, values: np.ndarray, indices: list[int] | None = None, name: str = "truth.zarr"
-) -> Path:
+def write_truth(folder: Path, values: np.ndarray, indices: list[int] | None = None, name: str = "truth.zarr") -> Path:
     indices = list(range(len(values))) if indices is None else indices
     attrs = {"indices": indices, "classes": CLASSES, "ignore": [0, 255], "names": NAMES}
     return write_store(folder / name, artifacts.TRUTH, "ground_truth", values, {}, attrs)
@@ -84,9 +82,7 @@ def test_perfect_segments_score_one(tmp_path: Path) -> None:
     labels = write_labels(tmp_path, clusters_of(truth))
     path = evaluate.run(labels, write_truth(tmp_path, truth), tmp_path / "out", Params())
     content = scored(path)
-    assert path == tmp_path / "out" / "scores.json" and [p.name for p in path.parent.iterdir()] == [
-        "scores.json"
-    ]
+    assert path == tmp_path / "out" / "scores.json" and [p.name for p in path.parent.iterdir()] == ["scores.json"]
     assert content["ground_truth"] is True and content["oracle_assignment"] is False
     assert content["protocol"] == "strict" and content["windows"] == [8, 16]
     assert content["pooled"] | {"unassigned_share": None} == {
@@ -163,9 +159,7 @@ def test_one_annotated_frame_is_an_oracle_assignment(tmp_path: Path) -> None:
     assert content["oracle_assignment"] is True
     assert content["videos"][0]["scored_frames"] == 1 and content["videos"][0]["frames"] == 20
     assert content["pooled"]["vc8"] is None
-    assert (
-        scored(evaluate.run(*stores, tmp_path / "b", Params(assignment="none")))["oracle_assignment"] is False
-    )
+    assert scored(evaluate.run(*stores, tmp_path / "b", Params(assignment="none")))["oracle_assignment"] is False
 
 
 @pytest.mark.parametrize("segment", [{"init": "mask"}, {"init": "kmeans", "label_merge": "first_frame"}])
@@ -211,9 +205,7 @@ def test_predictions_are_scored_as_classes(tmp_path: Path) -> None:
     store = write_truth(tmp_path, truth)
     folder = write_predictions(tmp_path / "png", predicted)
     by_folder = scored(evaluate.run(None, store, tmp_path / "a", Params(), folder))["videos"][0]
-    by_store = evaluate.run(
-        write_labels(tmp_path, predicted, {"init": "mask"}), store, tmp_path / "b", Params()
-    )
+    by_store = evaluate.run(write_labels(tmp_path, predicted, {"init": "mask"}), store, tmp_path / "b", Params())
     assert by_folder["confusion"] == scored(by_store)["videos"][0]["confusion"]
     assert by_folder["assigned"]["rule"] == "none"
 
@@ -238,9 +230,7 @@ def test_coloured_predictions_are_read_through_the_class_colours(tmp_path: Path)
     assert scored(path)["pooled"]["miou"] == 1.0
 
 
-def test_unknown_predicted_values_are_warned_about(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_predicted_values_are_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     truth = scene(3)
     folder = write_predictions(tmp_path / "png", np.where(truth == 3, 40, 1).astype(np.uint8))
     evaluate.run(None, write_truth(tmp_path, truth), tmp_path, Params(), folder)
@@ -280,9 +270,7 @@ def test_sixteen_bit_predictions(tmp_path: Path) -> None:
     folder = tmp_path / "png"
     folder.mkdir()
     for name, frame in zip(NAMES, truth, strict=False):
-        Image.fromarray(np.where(frame == 3, 700, 1).astype(np.uint16)).save(
-            folder / f"{Path(name).stem}.png"
-        )
+        Image.fromarray(np.where(frame == 3, 700, 1).astype(np.uint16)).save(folder / f"{Path(name).stem}.png")
     video = scored(evaluate.run(None, write_truth(tmp_path, truth), tmp_path, Params(), folder))["videos"][0]
     assert video["unknown_predictions"] == [700]
 
@@ -302,9 +290,7 @@ def test_no_such_predictions(tmp_path: Path) -> None:
         (np.zeros((10, *SIZE), np.uint8), None, "has 10 frames, but frame 10 is annotated"),
     ],
 )
-def test_stores_of_different_clips(
-    tmp_path: Path, labels: np.ndarray, indices: list[int] | None, message: str
-) -> None:
+def test_stores_of_different_clips(tmp_path: Path, labels: np.ndarray, indices: list[int] | None, message: str) -> None:
     stores = write_labels(tmp_path, labels), write_truth(tmp_path, scene(), indices)
     with pytest.raises(DataError, match=message):
         evaluate.run(*stores, tmp_path / "out", Params())

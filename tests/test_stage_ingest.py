@@ -181,9 +181,7 @@ def test_damaged_sources_leave_nothing(frames: Path, tmp_path: Path, damage: obj
         (Params(size=64, frames="30:"), "30: selects none of the 17 frames"),
     ],
 )
-def test_ranges_that_do_not_fit(
-    frames: Path, truth: Path, tmp_path: Path, params: Params, message: str
-) -> None:
+def test_ranges_that_do_not_fit(frames: Path, truth: Path, tmp_path: Path, params: Params, message: str) -> None:
     with pytest.raises(DataError, match=message):
         run(frames, tmp_path / "out", params, ground_truth=truth)
     assert not (tmp_path / "out").exists()

@@ -46,9 +46,7 @@ def make_features(
         artifacts.FEATURES,
         mark,
         array_specs(raw.shape, encoding, 4),
-        params={
-            "extract": {"blocks": [6, 7, 8], "matching_block": 7, "feature_step": 24, "normalize": "max_abs"}
-        },
+        params={"extract": {"blocks": [6, 7, 8], "matching_block": 7, "feature_step": 24, "normalize": "max_abs"}},
         backbone=backbone,
         attrs={"grid": list(GRID), "encoding": encoding},
     )
@@ -174,9 +172,7 @@ def test_the_loop_by_hand_gives_the_same_bytes(work: Path, tmp_path: Path, param
     steps = []
     for start in range(0, 12, params.window):
         step = hand / str(start)
-        predicted = context.predict(
-            model, features, step, params, f"{start}:{min(12, start + params.window)}"
-        )
+        predicted = context.predict(model, features, step, params, f"{start}:{min(12, start + params.window)}")
         refined = refine.run(predicted, matches, step / "refined", params)
         context.update(model, features, refined, model, params)
         steps.append(artifacts.open_store(refined, artifacts.COARSE))
@@ -198,9 +194,7 @@ def test_predicted_labels_stand_in_for_refined_ones(work: Path, tmp_path: Path) 
 def test_refining_in_place_and_in_windows(work: Path, tmp_path: Path) -> None:
     whole = run_segment(work, tmp_path, PARAMS)
     initial, refined = whole.read("initial"), whole.read("refined")
-    again = artifacts.open_store(
-        refine.run(whole.path, work / "matches.zarr", tmp_path, PARAMS), artifacts.COARSE
-    )
+    again = artifacts.open_store(refine.run(whole.path, work / "matches.zarr", tmp_path, PARAMS), artifacts.COARSE)
     np.testing.assert_array_equal(again.read("initial"), initial)
     np.testing.assert_array_equal(again.read("refined"), refined)
 
@@ -286,17 +280,13 @@ def test_matching_features_are_normalised_for_the_context(work: Path) -> None:
 def test_stores_of_different_features_are_refused(work: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     correspond.run(make_features(other, seed=1), other, MATCHING)
-    with pytest.raises(
-        DataError, match=r"matches.zarr: made from other features .* re-run `vidseg correspond`"
-    ):
+    with pytest.raises(DataError, match=r"matches.zarr: made from other features .* re-run `vidseg correspond`"):
         segment.run(work / "features.zarr", other / "matches.zarr", tmp_path, PARAMS)
     run_segment(other, other)
     with pytest.raises(DataError, match="were made from different features"):
         refine.run(other / "coarse.zarr", work / "matches.zarr", tmp_path / "out", PARAMS)
     with pytest.raises(DataError, match=r"coarse.zarr: made from other features"):
-        context.update(
-            other / "context", work / "features.zarr", other / "coarse.zarr", tmp_path / "out", PARAMS
-        )
+        context.update(other / "context", work / "features.zarr", other / "coarse.zarr", tmp_path / "out", PARAMS)
 
 
 def test_a_context_of_another_backbone_is_refused(work: Path, tmp_path: Path) -> None:
@@ -309,9 +299,7 @@ def test_a_context_of_another_backbone_is_refused(work: Path, tmp_path: Path) ->
 def test_a_window_longer_than_the_parameter_is_refused(work: Path, tmp_path: Path) -> None:
     run_segment(work, work)
     with pytest.raises(UsageError, match=r"has 12 frames, more than segment.window \(5\)"):
-        context.update(
-            work / "context", work / "features.zarr", work / "coarse.zarr", tmp_path / "out", PARAMS
-        )
+        context.update(work / "context", work / "features.zarr", work / "coarse.zarr", tmp_path / "out", PARAMS)
 
 
 def test_one_label_everywhere_is_noted(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -392,8 +380,6 @@ def test_paths_are_needed(stage: str) -> None:
 
 def test_a_bad_number_is_one_line_and_exit_code_2(work: Path, tmp_path: Path) -> None:
     features, matches = work / "features.zarr", work / "matches.zarr"
-    line = error_line(
-        vidseg("segment", features, matches, tmp_path / "out", "--set", "segment.clusters=25", check=2)
-    )
+    line = error_line(vidseg("segment", features, matches, tmp_path / "out", "--set", "segment.clusters=25", check=2))
     assert "segment.clusters is 25, but there are only 24 tokens" in line
     assert not (tmp_path / "out").exists()

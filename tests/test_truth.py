@@ -165,9 +165,7 @@ SKY = {"id": 3, "name": "sky", "color": [70, 130, 180]}
         ({"classes": [{"id": 255, "name": "dog"}]}, (LabelClass(255, "dog", (224, 224, 192)),), ()),
     ],
 )
-def test_class_lists(
-    tmp_path: Path, content: Any, classes: tuple[LabelClass, ...], ignore: tuple[int, ...]
-) -> None:
+def test_class_lists(tmp_path: Path, content: Any, classes: tuple[LabelClass, ...], ignore: tuple[int, ...]) -> None:
     listed = read_classes(class_file(tmp_path / "classes.json", content))
     assert (listed.classes, listed.ignore) == (classes, ignore)
 

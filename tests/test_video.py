@@ -321,9 +321,7 @@ def test_a_single_picture(tmp_path: Path) -> None:
 def test_frames_of_different_sizes(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "f", ["a.png", "b.png"])
     write_image(folder / "c.png", picture(2, height=50))
-    with pytest.raises(
-        DataError, match=rf"c\.png: is {WIDTH}x50 pixels, the first frame is {WIDTH}x{HEIGHT}"
-    ):
+    with pytest.raises(DataError, match=rf"c\.png: is {WIDTH}x50 pixels, the first frame is {WIDTH}x{HEIGHT}"):
         open_source(folder)
 
 

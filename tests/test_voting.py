@@ -94,16 +94,12 @@ def test_small_cases_by_hand(labels: list[int], rule: str, expected: list[int]) 
 
 
 def test_previous_takes_the_most_similar_then_the_lowest() -> None:
-    matches = Matches(
-        np.array([[2, 2, 2, -1, 0]], np.int32), np.array([[0.1, 0.9, 0.9, 1.0, 0.2]], np.float32)
-    )
+    matches = Matches(np.array([[2, 2, 2, -1, 0]], np.int32), np.array([[0.1, 0.9, 0.9, 1.0, 0.2]], np.float32))
     assert previous_tokens(matches).tolist() == [[4, -1, 1, -1, -1]]
 
 
 def test_matches_of_another_clip_are_refused() -> None:
-    with pytest.raises(
-        DataError, match=r"matches have shape \(2, 1\), labels of 5 frames with 1 tokens need \(4, 1\)"
-    ):
+    with pytest.raises(DataError, match=r"matches have shape \(2, 1\), labels of 5 frames with 1 tokens need \(4, 1\)"):
         vote(np.zeros((5, 1), int), still(3), "forward")
 
 

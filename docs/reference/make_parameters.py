@@ -10,9 +10,9 @@ from stages.settings import SECTIONS, declared
 
 HEAD = """# Parameters
 
-Written by `docs/reference/make_parameters.py` from the stages' `Params` classes; a test keeps it up to date. These are the
-built-in defaults (those of Stable Diffusion 2.1); `presets/<backbone>.yaml` changes some for a backbone, `params.yaml` sets
-all of them for `dvc repro`. Where each default comes from: `docs/explanation/paper-and-code.md`.
+Written by `docs/reference/make_parameters.py` from the stages' `Params` classes; a test keeps it up to date. These are
+the built-in defaults (those of Stable Diffusion 2.1); `presets/<backbone>.yaml` changes some for a backbone, and
+`params.yaml` sets all of them for `dvc repro`. Where each default comes from: `docs/explanation/paper-and-code.md`.
 """
 
 
