@@ -36,9 +36,9 @@ def differences(
         UsageError: no such frame, or the label is absent from it.
     """
     from pipeline import artifacts
-    from pipeline.method_figures import differences_figure, middle_label
-    from pipeline.palette import overlay_colours
     from pipeline.pictures import write_image
+    from pipeline.rendering.method_figures import differences_figure, middle_label
+    from pipeline.rendering.palette import overlay_colours
 
     shot = _Shot.open(clip, latents, settings, frame)
     store = artifacts.open_store(coarse, artifacts.COARSE)
@@ -71,9 +71,9 @@ def blocks(clip: Path, features: Path, latents: Path, out: Path, settings: Setti
     from pipeline import artifacts
     from pipeline.feature_codec import read_features
     from pipeline.kmeans import kmeans
-    from pipeline.method_figures import blocks_figure
-    from pipeline.palette import overlay_colours
     from pipeline.pictures import write_image
+    from pipeline.rendering.method_figures import blocks_figure
+    from pipeline.rendering.palette import overlay_colours
 
     shot = _Shot.open(clip, latents, settings, frame)
     store = artifacts.open_store(features, artifacts.FEATURES)
@@ -121,7 +121,7 @@ class _Shot:
         """The frame at the source's size."""
         from itertools import islice
 
-        from pipeline.clip_frames import open_pictures
+        from pipeline.rendering.clip_frames import open_pictures
 
         pictures = open_pictures(self.clip)
         if pictures.warning:

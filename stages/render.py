@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pipeline.artifacts import Schema, Store
-    from pipeline.clip_frames import ClipPictures
-    from pipeline.label_summary import LabelUse
-    from pipeline.sheets import LegendEntry
+    from pipeline.rendering.clip_frames import ClipPictures
+    from pipeline.rendering.label_summary import LabelUse
+    from pipeline.rendering.sheets import LegendEntry
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,9 @@ def run(
     Raises:
         DataError: the stores are of different clips, or `out` has a folder `labels` of another origin.
     """
-    from pipeline import artifacts, clip_frames
-    from pipeline.palette import overlay_colours
+    from pipeline import artifacts
+    from pipeline.rendering import clip_frames
+    from pipeline.rendering.palette import overlay_colours
 
     clip_store = artifacts.open_store(clip, artifacts.CLIP)
     label_store = _open(labels, artifacts.LABELS, "labels", clip_store)
@@ -86,9 +87,9 @@ def run(
 def _write_labels(
     labels: Store, clip: Store, colours: np.ndarray, folder: Path, advance: cli.Advance
 ) -> list[LabelUse]:
-    from pipeline.clip_frames import frames_of
-    from pipeline.label_summary import LabelTally, listing
     from pipeline.pictures import write_label_png
+    from pipeline.rendering.clip_frames import frames_of
+    from pipeline.rendering.label_summary import LabelTally, listing
 
     names, tally = clip.attrs["names"], LabelTally()
     for name, plane in zip(names, frames_of(labels, "labels"), strict=True):
@@ -101,7 +102,7 @@ def _write_labels(
 
 
 def _legend(uses: Sequence[LabelUse], colours: np.ndarray) -> list[LegendEntry]:
-    from pipeline.sheets import LegendEntry
+    from pipeline.rendering.sheets import LegendEntry
 
     entries = []
     for use in uses:
@@ -120,8 +121,8 @@ def _write_overlay(
     folder: Path,
     advance: cli.Advance,
 ) -> None:
-    from pipeline.drawing import overlay
-    from pipeline.sheets import legend_strip
+    from pipeline.rendering.drawing import overlay
+    from pipeline.rendering.sheets import legend_strip
 
     frames = (
         legend_strip(overlay(image, plane, colours, opacity), legend) for image, plane in _pairs(pictures, labels)
@@ -139,8 +140,8 @@ def _write_label_pages(
     folder: Path,
     advance: cli.Advance,
 ) -> None:
-    from pipeline.label_pages import LabelPages
     from pipeline.pictures import write_image
+    from pipeline.rendering.label_pages import LabelPages
 
     total = labels.frames("labels")
     pages = LabelPages(total, pictures.size, colours, params.opacity, params.slice_row, coarse)
@@ -153,8 +154,8 @@ def _write_label_pages(
 
 
 def _write_feature_pages(clip: Store, features: Store, params: Params, folder: Path, advance: cli.Advance) -> None:
-    from pipeline.feature_pages import FeaturePages
     from pipeline.pictures import write_image
+    from pipeline.rendering.feature_pages import FeaturePages
 
     pages = FeaturePages(clip, features, params.slice_row)
     _write_video(folder / "features/pca.mp4", pages.pages(), clip, advance)
@@ -171,7 +172,7 @@ def _write_comparison(
     folder: Path,
     advance: cli.Advance,
 ) -> None:
-    from pipeline.comparison import side_by_side
+    from pipeline.rendering.comparison import side_by_side
 
     frames = side_by_side(pictures, labels, other, colours, opacity)
     _write_video(folder / "compare.mp4", frames, pictures.clip, advance)
@@ -189,7 +190,7 @@ def _write_video(path: Path, frames: Iterable[np.ndarray], clip: Store, advance:
 
 
 def _pairs(pictures: ClipPictures, labels: Store) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    from pipeline.clip_frames import frames_of
+    from pipeline.rendering.clip_frames import frames_of
 
     return zip(pictures.images(), frames_of(labels, "labels"), strict=True)
 
@@ -213,7 +214,7 @@ def _open(path: Path, schema: Schema, array: str, clip: Store) -> Store:
 
 def check_replaceable(out: Path) -> None:
     """Refuse to replace a `labels` folder of another origin; ours has labels.json beside it."""
-    from pipeline.label_summary import FORMAT
+    from pipeline.rendering.label_summary import FORMAT
 
     try:
         ours = json.loads((out / "labels.json").read_text())["format"] == FORMAT

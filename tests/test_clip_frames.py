@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.artifacts import CLIP, LABELS, Store, open_store
-from pipeline.clip_frames import frames_of, open_pictures
 from pipeline.errors import DataError
+from pipeline.rendering.clip_frames import frames_of, open_pictures
 from pipeline.video import write_video
 from tests.commands import write_frames
 from tests.scenes import FPS, SIZE, Scene

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline import drawing
-from pipeline.palette import COLOURS, appearances, overlay_colours
+from pipeline.rendering import drawing
+from pipeline.rendering.palette import COLOURS, appearances, overlay_colours
 
 COLOUR_TABLE = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8)
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.label_summary import LabelTally, LabelUse, corresponding, listing
-from pipeline.palette import overlay_colours
+from pipeline.rendering.label_summary import LabelTally, LabelUse, corresponding, listing
+from pipeline.rendering.palette import overlay_colours
 
 
 def test_tally_counts_shares_and_frames() -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA as Reference
 
-from pipeline import pca
 from pipeline.errors import DataError
+from pipeline.rendering import pca
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline import sheets
-from pipeline.comparison import differing
-from pipeline.drawing import MARK
-from pipeline.palette import overlay_colours
-from pipeline.sheets import GAP, LegendEntry, Panel
+from pipeline.rendering import sheets
+from pipeline.rendering.comparison import differing
+from pipeline.rendering.drawing import MARK
+from pipeline.rendering.palette import overlay_colours
+from pipeline.rendering.sheets import GAP, LegendEntry, Panel
 
 
 def solid(height: int, width: int, value: int = 10) -> np.ndarray:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import method_figures
 from pipeline.errors import DataError, UsageError
-from pipeline.palette import overlay_colours
+from pipeline.rendering import method_figures
+from pipeline.rendering.palette import overlay_colours
 from pipeline.upsampling import LabelledFrame
 from stages import extract, figures
 from stages.settings import Settings, load

@@ -13,8 +13,8 @@ from PIL import Image
 from scipy.ndimage import minimum_filter
 
 from pipeline.errors import DataError
-from pipeline.palette import overlay_colours
 from pipeline.pictures import davis_palette
+from pipeline.rendering.palette import overlay_colours
 from stages import ingest, render
 from stages.layout import DATA, Place
 from tests.commands import error_line, tree_bytes, vidseg

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.artifacts import Store
-from pipeline.drawing import overlay, paint, resized, stretched, width_within
-from pipeline.sheets import LegendEntry, SliceColumns, contact_sheet, spread
+from pipeline.rendering.drawing import overlay, paint, resized, stretched, width_within
+from pipeline.rendering.sheets import LegendEntry, SliceColumns, contact_sheet, spread
 
 #: Longer side of a picture, frames of the contact sheet, and the most time steps of an x-t slice.
 SIDE, SHEET_FRAMES, SLICE_FRAMES = 320, 12, 720

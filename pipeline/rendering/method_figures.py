@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pipeline.drawing import heat, overlay, resized, width_within
-from pipeline.label_summary import corresponding
+from pipeline.rendering.drawing import heat, overlay, resized, width_within
+from pipeline.rendering.label_summary import corresponding
+from pipeline.rendering.sheets import Panel, montage
 from pipeline.resize import resize_labels_nearest
-from pipeline.sheets import Panel, montage
 from pipeline.upsampling import LabelledFrame
 
 #: The longer side of a panel.

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.drawing import mark_row, resized, row_of, stretched, xt_slice
+from pipeline.rendering.drawing import mark_row, resized, row_of, stretched, xt_slice
 
 Colour = tuple[int, int, int]
 

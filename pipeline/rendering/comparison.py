@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.artifacts import Store
-from pipeline.clip_frames import ClipPictures, frames_of
-from pipeline.drawing import overlay, resized, width_within
-from pipeline.label_summary import corresponding
-from pipeline.sheets import Panel, montage, spread
+from pipeline.rendering.clip_frames import ClipPictures, frames_of
+from pipeline.rendering.drawing import overlay, resized, width_within
+from pipeline.rendering.label_summary import corresponding
+from pipeline.rendering.sheets import Panel, montage, spread
 
 #: The longer side of one half, at most.
 HALF = 960

@@ -1,0 +1,1 @@
+"""Pictures of results: overlays, sheets, slices, principal components; arrays in, arrays out."""
