@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FAISS ?= cpu
+# One file of tests per process at a time; each process computes with one thread.
+PYTEST := OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: env demo test test-all lint types clean
@@ -36,10 +38,10 @@ types: env
 	mypy
 
 test: lint types
-	pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: lint types
-	pytest
+	$(PYTEST)
 
 clean:
 	rm -rf $(VENV) data plots
