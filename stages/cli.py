@@ -59,6 +59,8 @@ def run_app(app: typer.Typer) -> None:
     0 ok, 1 internal error, 2 usage, 3 bad input data, 4 missing weights, 5 out of memory or disk, 130 interrupted.
     `--debug` anywhere on the command line shows the traceback behind an error.
     """
+    # Waiting threads sleep instead of spinning: on a shared machine spinning costs several times the time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
