@@ -3,8 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
 FAISS ?= cpu
+OTHER_FAISS := $(if $(filter gpu,$(FAISS)),cpu,gpu)
+# The stamp is named after what is installed, so that another FAISS or TORCH_BACKEND installs again.
+STAMP := $(VENV)/.installed-faiss-$(FAISS)-torch-$(or $(TORCH_BACKEND),default)
 # One file of tests per process at a time; each process computes with one thread.
 PYTEST := OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -12,11 +14,13 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: env demo test test-all lint types clean
 .DELETE_ON_ERROR:
 
-# TORCH_BACKEND=cpu|cu128|... is handed to uv's --torch-backend; without it torch comes from the ordinary index.
+# FAISS=cpu|gpu. TORCH_BACKEND=cpu|cu128|... is handed to uv's --torch-backend; without it torch comes from the ordinary index.
 env: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	rm -f $(VENV)/.installed*
+	$(BIN)/python -m pip uninstall -qq --yes faiss-$(OTHER_FAISS)  # the builds overwrite each other
 ifdef TORCH_BACKEND
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip install --torch-backend=$(TORCH_BACKEND) -c constraints.txt -e ".[$(FAISS),test]"
@@ -27,7 +31,7 @@ endif
 
 demo: env
 	dvc repro
-	vidseg summarize data/evaluate .
+	vidseg summarize data/evaluate . --items videos.yaml
 	@echo "overlay: $(CURDIR)/data/render/sample/overlay.mp4"
 
 lint: env

@@ -8,11 +8,13 @@ next run continues.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -105,7 +107,7 @@ class Store:
         try:
             return np.asarray(self.array(name)[start:stop])
         except (ValueError, RuntimeError, OSError) as error:
-            first = start // _shard_frames(self.array(name))
+            first = start // shard_frames(self.array(name))
             raise DataError(
                 f"{self.path}: array '{name}' is damaged at or after shard {first} "
                 f"({str(error).splitlines()[0]}); delete the store and re-run `vidseg {self.schema.stage}`"
@@ -138,7 +140,7 @@ def open_store(path: Path, schema: Schema) -> Store:
     if attrs.get("complete") is not True:
         raise DataError(f"{path}: incomplete, its stage was interrupted; re-run `vidseg {schema.stage}`")
     for name, array in group.arrays():
-        absent = _missing_shards(path / name, array)
+        absent = _missing_shards(path / name, array.shape, shard_frames(array))
         if absent:
             raise DataError(
                 f"{path}: array '{name}' lacks {len(absent)} of its shards (first: {absent[0]}); "
@@ -156,7 +158,7 @@ def is_current(path: Path, schema: Schema, fingerprint: str) -> bool:
 
 
 class StoreWriter:
-    """Writes one store shard by shard; nothing appears at `path` before `commit`.
+    """Writes one store shard by shard; nothing appears at `path` before `commit`, and no scratch before `write`.
 
     Args:
         path: final path of the store.
@@ -164,6 +166,10 @@ class StoreWriter:
             fingerprint found there is continued.
         schema, fingerprint, params, backbone, attrs: become group attributes.
         arrays: one `ArraySpec` per array; all arrays of a store share the first axis' length and shard.
+
+    Raises:
+        DataError: something that vidseg did not write lies at `path`.
+        PermissionError: the folders cannot be written.
     """
 
     def __init__(
@@ -183,34 +189,29 @@ class StoreWriter:
         self._folder = Path(scratch) / fingerprint
         self._store = self._folder / f"{schema.name}.zarr"
         self._specs = dict(arrays)
+        self._attrs: dict[str, Any] = {
+            "schema": schema.name,
+            "schema_version": schema.version,
+            "fingerprint": fingerprint,
+            "params": json.loads(json.dumps(params, default=_plain)),
+            "backbone": backbone,
+            "created_by": f"vidseg {metadata.version('vidseg')}",
+            **(attrs or {}),
+        }
+        self._group: zarr.Group | None = None
+        refuse_foreign_store(self.path, schema)
+        _require_writable(self.path.parent)
         if (self._store / "zarr.json").exists():
             for partial in self._store.rglob("*.partial"):  # left by a killed writer
                 partial.unlink()
-        else:
-            shutil.rmtree(self._store, ignore_errors=True)
-        self._store.parent.mkdir(parents=True, exist_ok=True)
-        self._group = zarr.open_group(self._store, mode="a", zarr_format=3)
-        for name, spec in self._specs.items():
-            if name not in self._group:
-                _create_array(self._group, name, spec)
-        self._group.attrs.update(
-            {
-                "schema": schema.name,
-                "schema_version": schema.version,
-                "fingerprint": fingerprint,
-                "params": json.loads(json.dumps(params, default=_plain)),
-                "backbone": backbone,
-                "created_by": f"vidseg {metadata.version('vidseg')}",
-                **(attrs or {}),
-            }
-        )
+            self._opened()
 
     def missing(self) -> list[range]:
         """Frame ranges of the shards that at least one array still lacks, in order."""
         absent = {
             (shard * spec.shard, min((shard + 1) * spec.shard, spec.shape[0]))
             for name, spec in self._specs.items()
-            for shard in _missing_shards(self._store / name, self._array(name))
+            for shard in _missing_shards(self._store / name, spec.shape, spec.shard)
         }
         return [range(start, stop) for start, stop in sorted(absent)]
 
@@ -238,11 +239,14 @@ class StoreWriter:
 
     def set_attrs(self, attrs: Mapping[str, Any]) -> None:
         """Add group attributes that are known only after writing."""
-        self._group.attrs.update(json.loads(json.dumps(dict(attrs), default=_plain)))
+        self._attrs |= json.loads(json.dumps(dict(attrs), default=_plain))
+        if self._group is not None:
+            self._group.attrs.update(self._attrs)
 
     def get_attr(self, name: str, default: Any = None) -> Any:
         """An attribute set earlier, possibly by the interrupted run that this one continues."""
-        return self._group.attrs.get(name, default)
+        known = self._attrs if self._group is None else self._group.attrs
+        return known.get(name, default)
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         """Frames already written to the scratch store."""
@@ -253,17 +257,31 @@ class StoreWriter:
         remaining = self.missing()
         if remaining:
             raise DataError(f"{self.path}: {len(remaining)} shards are not written yet")
+        group = self._opened()
         for partial in self._store.rglob("*.partial"):
             partial.unlink()
-        self._group.attrs["complete"] = True
+        group.attrs["complete"] = True
         replace_folder(self._store, self.path)
         prune(self._folder)
         return self.path
 
+    def _opened(self) -> zarr.Group:
+        """The scratch store: made when first needed, so that a stage that fails early leaves none."""
+        if self._group is None:
+            if not (self._store / "zarr.json").exists():
+                shutil.rmtree(self._store, ignore_errors=True)
+            self._store.parent.mkdir(parents=True, exist_ok=True)
+            self._group = zarr.open_group(self._store, mode="a", zarr_format=3)
+            for name, spec in self._specs.items():
+                if name not in self._group:
+                    _create_array(self._group, name, spec)
+            self._group.attrs.update(self._attrs)
+        return self._group
+
     def _array(self, name: str) -> zarr.Array:
         # An all-zero label map is data; Zarr keeps this setting per opened array, not in the store.
         with zarr.config.set({"array.write_empty_chunks": True}):
-            return self._group[name]  # type: ignore[return-value]
+            return self._opened()[name]  # type: ignore[return-value]
 
 
 def prune(scratch: Path) -> None:
@@ -273,8 +291,41 @@ def prune(scratch: Path) -> None:
             folder.rmdir()
 
 
+def refuse_foreign(target: Path, is_ours: Callable[[Path], bool]) -> None:
+    """Check, before any work, that `replace_folder` would remove nothing that somebody else put at `target`.
+
+    Ours are an empty folder, a folder of which `is_ours` says so, and one of such folders (several videos).
+
+    Raises:
+        DataError: something else lies there.
+    """
+
+    def ours(folder: Path) -> bool:
+        return folder.is_dir() and (is_ours(folder) or all(map(ours, folder.iterdir())))
+
+    if target.exists() and not ours(target):
+        raise DataError(f"{target}: was not written by vidseg; choose another place for the output or move it away")
+
+
+def refuse_foreign_store(target: Path, schema: Schema) -> None:
+    """`refuse_foreign` for a store; an incomplete one, or one of another version, is ours too.
+
+    Raises:
+        DataError: something else lies there.
+    """
+    refuse_foreign(target, lambda folder: _json_member(folder / "zarr.json", "attributes", "schema") == schema.name)
+
+
+def is_json_of(path: Path, schema: str) -> bool:
+    """Whether a file is a JSON object whose `schema` is that one."""
+    return _json_member(path, "schema") == schema
+
+
 def replace_folder(source: Path, target: Path) -> None:
-    """Move a finished folder to `target`; what lay there is renamed aside first and then removed."""
+    """Move a finished folder to `target`; what lay there is renamed aside first and then removed.
+
+    Callers make sure that it is theirs to remove, e.g. by `refuse_foreign`.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = source.with_name(f"{source.name}.replaced")
     shutil.rmtree(aside, ignore_errors=True)
@@ -298,17 +349,36 @@ def _create_array(group: zarr.Group, name: str, spec: ArraySpec) -> None:
     )
 
 
-def _shard_frames(array: zarr.Array) -> int:
+def shard_frames(array: zarr.Array) -> int:
+    """Frames per shard file of an array."""
     return int((array.shards or array.chunks)[0])
 
 
-def _missing_shards(folder: Path, array: zarr.Array) -> list[int]:
+def _missing_shards(folder: Path, shape: tuple[int, ...], shard: int) -> list[int]:
     # Zarr reads a missing shard silently as the fill value, so presence is checked on the files.
-    if 0 in array.shape:
+    if 0 in shape:
         return []
-    tail = ["0"] * (array.ndim - 1)
-    count = math.ceil(array.shape[0] / _shard_frames(array))
-    return [shard for shard in range(count) if not folder.joinpath("c", str(shard), *tail).is_file()]
+    tail = ["0"] * (len(shape) - 1)
+    count = math.ceil(shape[0] / shard)
+    return [index for index in range(count) if not folder.joinpath("c", str(index), *tail).is_file()]
+
+
+def _json_member(path: Path, *keys: str) -> Any:
+    """A member of a JSON file's nested objects; None where there is no such file or member."""
+    try:
+        value = json.loads(path.read_text())
+        for key in keys:
+            value = value[key]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return value
+
+
+def _require_writable(folder: Path) -> None:
+    """Fail before the work rather than after it."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(existing))
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts import array_fingerprint, fingerprint, replace_folder
+from pipeline.artifacts import array_fingerprint, fingerprint, is_json_of, refuse_foreign, replace_folder
 from pipeline.context import Context, Segment
 from pipeline.correspondence import Grid
 from pipeline.errors import DataError
@@ -59,10 +59,24 @@ class StoredContext:
     fitted_on: str
 
 
+def refuse_foreign_context(folder: Path) -> None:
+    """Check, before any work, that `save_context` would replace only a context model.
+
+    Raises:
+        DataError: something else lies there.
+    """
+    refuse_foreign(folder, lambda model: is_json_of(model / "meta.json", SCHEMA))
+
+
 def save_context(folder: Path, stored: StoredContext) -> Path:
-    """Write a context model: by one rename or not at all, and equal models give equal bytes."""
+    """Write a context model: by one rename or not at all, and equal models give equal bytes.
+
+    Raises:
+        DataError: something else than a context model lies there.
+    """
     faiss = load_faiss()
     folder = Path(folder)
+    refuse_foreign_context(folder)
     context = stored.context
     scratch = folder.parent / "tmp" / f"{folder.name}.writing"
     shutil.rmtree(scratch, ignore_errors=True)

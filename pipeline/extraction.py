@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.backbone import Backbone, Tap
 from pipeline.diffusion import DiffusionSettings, add_noise, clean_pass, conditional_half, draw_noise, psnr
-from pipeline.errors import UsageError
+from pipeline.errors import DataError, UsageError
 from pipeline.features import aggregate, max_abs_normalize
 
 
@@ -110,8 +110,13 @@ def reconstruction_psnr(backbone: Backbone, reconstruction: Tensor, frame: np.nd
     """PSNR in dB of one frame (H, W, 3) uint8 against its decoded latents (4, h, w).
 
     What the inversion loses cannot be segmented: the limit the paper names in section 6.
+
+    Raises:
+        DataError: the decoded image is not finite.
     """
     image = backbone.decode(reconstruction[None])
+    if not bool(torch.isfinite(image).all()):
+        raise DataError("the decoded image has NaN or infinite values; check the weights")
     target = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].to(image) * 2 / 255 - 1
     return float(psnr(image, target)[0])
 

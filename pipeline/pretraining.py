@@ -49,7 +49,7 @@ class PretrainSettings:
     views: ViewSettings = field(default_factory=ViewSettings)
     denoiser: DenoiserSettings = field(default_factory=DenoiserSettings)
     autoencoder_phase: PhaseSettings = PhaseSettings(0.33, 2e-3)
-    denoiser_phase: PhaseSettings = PhaseSettings(0.55, 5e-4, 300)
+    denoiser_phase: PhaseSettings = PhaseSettings(0.55, 1e-3, 40)
     decoder_phase: PhaseSettings = PhaseSettings(0.12, 1e-3, 50)
     denoiser_side: int = 150
     seed: int = 0

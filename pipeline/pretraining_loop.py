@@ -73,7 +73,7 @@ class LoopSettings:
 
     schedule: Schedule
     budget: Budget
-    average_decay: float = 0.999
+    average_decay: float = 0.995
     weight_decay: float = 0.01
     clip: float = 1.0
     seed: int = 0

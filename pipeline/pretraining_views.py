@@ -24,13 +24,13 @@ from pipeline.pretraining_loop import mixed_precision
 class ViewSettings:
     """How variants are made and views cut. Sizes are in latents; tokens are 2x2 latents."""
 
-    variants: int = 3
+    variants: int = 2
     side: int = 24
     smallest_window: float = 0.7
     colour: float = 0.3
     gray: float = 0.1
     sizes: tuple[tuple[int, int], ...] = ((16, 16), (16, 16), (16, 24), (24, 16), (24, 24))
-    latents_per_batch: int = 32 * 16 * 16
+    latents_per_batch: int = 16 * 16 * 16
     latent_scale: float = 0.1
     latent_shift: float = 0.1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -79,12 +79,17 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, An
     return path
 
 
-def read_items(folder: Path) -> dict[str, dict[str, Any]]:
+def read_items(folder: Path, items: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
     """The records `<item>/scores.json` below a folder by item, or the folder's own scores.json as item `""`.
 
+    Args:
+        items: exactly these; None = all that are there.
+
     Raises:
-        DataError: there is none, or one is damaged or of another version.
+        DataError: there is none, one of `items` lacks its own, or one is damaged or of another version.
     """
+    if items is not None:
+        return {item: _read(folder / item / "scores.json") for item in sorted(items)}
     paths = {path.parent.name: path for path in sorted(folder.glob("*/scores.json"))}
     if (folder / "scores.json").is_file():
         paths = {"": folder / "scores.json"}
@@ -156,6 +161,8 @@ def _video_name(item: str, record: Mapping[str, Any], video: Mapping[str, Any]) 
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; run `vidseg evaluate` first") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not valid JSON; run `vidseg evaluate` again") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:

@@ -24,12 +24,6 @@ def store_grid(features: Store) -> Grid:
     return int(height), int(width)
 
 
-def shard_frames(store: Store, name: str) -> int:
-    """Frames per shard file of an array."""
-    array = store.array(name)
-    return int((array.shards or array.chunks)[0])
-
-
 def feature_kind(features: Store, name: str) -> FeatureKind:
     """Which features array `name` of the store holds: a context model is tied to it."""
     extract = features.params.get("extract", {})

@@ -19,26 +19,26 @@ class ShardBuffer:
         self._writer = writer
         self._shard = shard
         self._start = 0
+        self._frames = 0
         self._pending: dict[str, list[np.ndarray]] = {}
 
     def add(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Append frames (f, ...) of every array; the same f for all."""
+        """Append frames (f, ...) of every array; the same f for all. They are kept as they are until written."""
         for name, values in arrays.items():
             self._pending.setdefault(name, []).append(values)
-        held = {name: np.concatenate(parts) for name, parts in self._pending.items()}
-        frames = len(next(iter(held.values())))
-        whole = frames - frames % self._shard
-        self._write({name: values[:whole] for name, values in held.items()})
-        self._pending = {name: [values[whole:]] for name, values in held.items()}
+        self._frames += len(next(iter(arrays.values())))
+        if self._frames >= self._shard:
+            self._write(self._frames - self._frames % self._shard)
 
     def flush(self) -> None:
         """Write the last, partial shard."""
-        self._write({name: np.concatenate(parts) for name, parts in self._pending.items()})
-        self._pending = {}
+        if self._frames:
+            self._write(self._frames)
 
-    def _write(self, arrays: Mapping[str, np.ndarray]) -> None:
-        frames = max((len(values) for values in arrays.values()), default=0)
-        if frames:
-            for name, values in arrays.items():
-                self._writer.write(name, self._start, values)
-            self._start += frames
+    def _write(self, frames: int) -> None:
+        for name, parts in self._pending.items():
+            held = np.concatenate(parts)
+            self._writer.write(name, self._start, held[:frames])
+            self._pending[name] = [held[frames:].copy()]  # a view would keep what is written in memory
+        self._start += frames
+        self._frames -= frames

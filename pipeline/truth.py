@@ -59,23 +59,6 @@ class ClassList:
 
 
 @dataclass(frozen=True)
-class GroundTruth:
-    """The annotated frames of a clip.
-
-    Attributes:
-        labels: class ids (A, H0, W0), u8 or u16.
-        indices: position in the clip of each annotated frame, ascending.
-        classes: what the ids mean.
-        ignore: ids that no metric counts.
-    """
-
-    labels: np.ndarray
-    indices: tuple[int, ...]
-    classes: tuple[LabelClass, ...]
-    ignore: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class Annotations:
     """The checked files of a ground truth, read one at a time by those who cannot hold all of it.
 
@@ -83,6 +66,8 @@ class Annotations:
         files, indices: the label PNGs and the clip positions of their frames, ascending.
         size: (H0, W0).
         dtype: "uint8" or "uint16", whichever holds the largest id.
+        classes: what the ids mean.
+        ignore: ids that no metric counts.
         digest: SHA-256 (hex) of the label values.
     """
 
@@ -99,10 +84,6 @@ class Annotations:
         """Label maps start..stop, (a, H0, W0)."""
         maps = [read_label_png(file, self.colours).astype(self.dtype) for file in self.files[start:stop]]
         return np.stack(maps) if maps else np.zeros((0, *self.size), self.dtype)
-
-    def load(self) -> GroundTruth:
-        """All of it in memory."""
-        return GroundTruth(self.read(0, len(self.files)), self.indices, self.classes, self.ignore)
 
 
 def no_annotations(size: tuple[int, int]) -> Annotations:
@@ -157,13 +138,6 @@ def find_annotations(
         digest.hexdigest(),
         colours,
     )
-
-
-def read_ground_truth(
-    folder: Path, names: Sequence[str], size: tuple[int, int], classes: ClassList | None = None
-) -> GroundTruth:
-    """Read a ground truth into memory; arguments and errors as in `find_annotations`."""
-    return find_annotations(folder, names, size, classes).load()
 
 
 def read_classes(reference: str | Path, near: Path | None = None) -> ClassList:

@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline import difference as maps
 from pipeline.backbone import Backbone
 from pipeline.diffusion import CleanPass, DiffusionSettings, clean_pass
+from pipeline.errors import DataError
 from pipeline.modulation import ModulationSettings, jobs_of, modulate, taps_to_record
 
 
@@ -106,6 +107,9 @@ def image_pairs(
     Args:
         clean: the clean pass of the f frames, with the taps of `taps_to_record`.
         batch: modulated samples per pass; the two signs of a label are never separated.
+
+    Raises:
+        DataError: decoded images are not finite.
     """
     device = clean.start.device
     jobs = jobs_of(torch.from_numpy(coarse.astype(np.int64)))
@@ -116,6 +120,12 @@ def image_pairs(
             backbone, clean, masks.to(device), signs.to(device), frames.to(device), diffusion, modulation
         )
         images = backbone.decode(modulated.final).cpu().numpy()
+        if not np.isfinite(images).all():
+            broken = int(np.argmin(np.isfinite(images).all(axis=(1, 2, 3))))
+            raise DataError(
+                f"the modulated images of frame {int(frames[broken])} of this batch have NaN or infinite values; "
+                "check the weights, or use float32 (backbone.dtype)"
+            )
         for pair in range(0, len(frames), 2):
             plus, minus = images[pair : pair + 2]
             yield ImagePair(int(frames[pair]), int(labels[pair]), masks[pair].numpy(), plus, minus)

@@ -54,6 +54,11 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]
 
 
+def dtype_name(params: BackboneParams) -> str:
+    """The precision that `auto` means on this machine, by name: results of another precision are other results."""
+    return str(choose_dtype(params.dtype, choose_device())).removeprefix("torch.")
+
+
 def diffusion_settings(params: DiffusionParams) -> DiffusionSettings:
     """The library's settings for the section `diffusion`."""
     from pipeline.diffusion import DiffusionSettings

@@ -20,6 +20,7 @@ def fit(features: Path, out_context: Path, params: Params, seed: Path | None = N
     """Fit a model on frame 1: K-Means, or a given mask; returns `out_context`."""
     from pipeline import artifacts, context_store, segment_stores, segmentation
 
+    context_store.refuse_foreign_context(out_context)
     source = artifacts.open_store(features, artifacts.FEATURES)
     start = segmentation.fit_context(
         first_features(source, params), loop_settings(params), read_mask(seed, source, params)
@@ -59,7 +60,7 @@ def predict(context: Path, features: Path, out: Path, params: Params, frames: st
         source=source,
         features=source.fingerprint,
         frames=chosen,
-        shard=segment_stores.shard_frames(source, params.features),
+        shard=artifacts.shard_frames(source.array(params.features)),
         highest=int(stored.context.labels.max()),
         params={**source.params, "segment": plain(params)},
     )
@@ -75,6 +76,7 @@ def update(context: Path, features: Path, coarse: Path, out_context: Path, param
     """Teach a model the `refined` labels of one window of frames; returns `out_context`."""
     from pipeline import artifacts, context_store, segment_stores, segmentation
 
+    context_store.refuse_foreign_context(out_context)
     source = artifacts.open_store(features, artifacts.FEATURES)
     labels = artifacts.open_store(coarse, artifacts.COARSE)
     segment_stores.require_same_features(labels, source)

@@ -10,7 +10,7 @@ import typer
 
 from pipeline.errors import UsageError
 from stages import cli
-from stages.layout import Out, Place, item_key, videos_of
+from stages.layout import Out, item_key, place, videos_of
 from stages.resources import stage_version
 from stages.settings import load, param, plain
 
@@ -32,7 +32,7 @@ def run(features: Path, out: Out, params: Params) -> Path:
     from pipeline import artifacts
     from pipeline.correspondence import next_tokens
     from pipeline.feature_codec import read_features
-    from pipeline.segment_stores import shard_frames, store_grid
+    from pipeline.segment_stores import store_grid
 
     source = artifacts.open_store(features, artifacts.FEATURES)
     shown = {**source.params, "correspond": plain(params)}
@@ -41,7 +41,7 @@ def run(features: Path, out: Out, params: Params) -> Path:
     if artifacts.is_current(path, artifacts.MATCHES, mark):
         return path
     frames, tokens = source.array("matching").shape[:2]
-    shard = shard_frames(source, "matching")
+    shard = artifacts.shard_frames(source.array("matching"))
     writer = artifacts.StoreWriter(
         path,
         out / "tmp",
@@ -72,8 +72,8 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> Non
     key = item_key(item)
     for video in videos_of(key):
         run(
-            Place(Path("data/extract") / key, video) / "features.zarr",
-            Place(Path("data/correspond") / key, video),
+            place("extract", key, video) / "features.zarr",
+            place("correspond", key, video),
             settings["correspond"],
         )
 

@@ -24,6 +24,9 @@ PACKAGES = (
     "typer",
 )
 
+#: DVC's ways to place a file without copying it.
+LINKS = ("reflink", "hardlink", "symlink")
+
 
 def collect() -> dict[str, Any]:
     """All findings as plain values; a problem is text starting with `missing` or `problem`."""
@@ -34,8 +37,8 @@ def collect() -> dict[str, Any]:
         "device": _device(),
         "faiss": _faiss(),
         "backbones": {name: _weights(name) for name in ("compact", "sd21")},
-        "dvc_cache": _dvc_cache(),
-        "free_disk_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
+        "free_disk_gb": _free_gb(Path.cwd()),
+        "dvc_cache": _dvc_cache(Path.cwd()),
     }
 
 
@@ -82,19 +85,36 @@ def _weights(name: str) -> str:
     return f"{source.path} (sha256 {source.sha256[:12]})"
 
 
-def _dvc_cache() -> str:
+def _free_gb(folder: Path) -> float:
+    return round(shutil.disk_usage(folder).free / 1e9, 1)
+
+
+def _dvc_cache(project: Path) -> str | dict[str, Any]:
+    """Where DVC's cache is, how it may link files (cache.type) and which of that works between it and the project."""
     try:
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
     except ImportError:
         return "missing: pip install dvc"
     try:
-        repo = Repo()
+        repo = Repo(str(project))
     except DvcException:
         return "not in a DVC project"
+    from dvc_objects.fs.generic import test_links
+
     cache = Path(repo.cache.local.path)
-    links = repo.config["cache"].get("type") or ["reflink", "copy"]
-    return f"{cache} (links: {', '.join(links)})"
+    # A fresh project has no cache yet; the folder that it will be made in lies on the same file system.
+    there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
+    try:
+        working = test_links(list(LINKS), repo.cache.local.fs, str(there), repo.fs, str(Path(repo.root_dir) / "data"))
+    except OSError as error:
+        return f"problem: {there} cannot be written ({error.strerror})"
+    return {
+        "path": str(cache),
+        "links_wanted": ", ".join(repo.config["cache"].get("type") or ["reflink", "copy"]),
+        "links_working": ", ".join([*working, "copy"]),
+        "free_disk_gb": _free_gb(there),
+    }
 
 
 def main(as_json: cli.JsonOption = False) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from pipeline.errors import DataError, UsageError
 from stages import cli
-from stages.layout import DATA, Place, item_key, videos_of
+from stages.layout import DATA, item_key, place, videos_of
 from stages.settings import load, param
 
 if TYPE_CHECKING:
@@ -137,6 +137,12 @@ def _labels(job: Job, labels: Store | None, truth: Store, positions: list[int], 
         return PredictionFolder(job.predictions, [names[position] for position in positions], size, colours)
     if labels is None:
         raise UsageError("give LABELS, or a folder with --predictions")
+    labelled, annotated = labels.attrs.get("names"), truth.attrs.get("names")
+    if labelled and annotated and labelled != annotated:
+        raise DataError(
+            f"{job.labels} and {job.truth} are of different frames ({len(labelled)} from {labelled[0]}, "
+            f"{len(annotated)} from {annotated[0]}); run `vidseg ingest` and what follows for one selection"
+        )
     stored = StoredFrames(labels, "labels", positions)
     if stored.size != size:
         raise DataError(
@@ -192,13 +198,13 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None, predic
     key = item_key(item)
     jobs = []
     for video in videos_of(key, "truth.zarr"):
-        labels = Place(DATA / "upsample" / key, video) / "labels.zarr"
+        labels = place("upsample", key, video) / "labels.zarr"
         folder = predictions / video if predictions and video else predictions
         jobs.append(
             Job(
                 video or key,
                 labels if predictions is None or labels.exists() else None,
-                Place(DATA / "ingest" / key, video) / "truth.zarr",
+                place("ingest", key, video) / "truth.zarr",
                 folder,
             )
         )

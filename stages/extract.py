@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.errors import UsageError
+from pipeline.errors import DataError, UsageError
 from stages import cli
-from stages.layout import Out, Place, item_key, videos_of
+from stages.layout import Out, item_key, place, videos_of
 from stages.resources import stage_version
 from stages.settings import BackboneParams, DiffusionParams, load, param, plain
 
@@ -60,7 +60,7 @@ def run(
     shown = {
         "extract": plain(params),
         "diffusion": plain(diffusion),
-        "backbone": {"name": backbone_params.name, "dtype": backbone_params.dtype},
+        "backbone": {"name": backbone_params.name, "dtype": backbones.dtype_name(backbone_params)},
     }
     mark = artifacts.fingerprint("extract", stage_version("extract"), source.fingerprint, shown, weights_hash)
     features_path, latents_path = out / "features.zarr", out / "latents.zarr"
@@ -68,18 +68,16 @@ def run(
         latents_path, artifacts.LATENTS, mark
     ):
         return features_path
-    if weights is not None and isinstance(out, Place):
-        backbones.check_lock(weights)
-    if backbone is None:
-        backbone = backbones.load_backbone(backbone_params, weights)
-
-    frames, height, width = source.array("frames").shape[:3]
-    indices = source.attrs["source_indices"]
     settings = extraction.ExtractionSettings(
         params.blocks, params.matching_block, params.feature_step, params.normalize, params.encode
     )
     steps = diffusion_settings(diffusion)
     settings.check(steps)
+    if backbone is None:
+        backbone = backbones.load_backbone(backbone_params, weights)
+
+    frames, height, width = source.array("frames").shape[:3]
+    indices = source.attrs["source_indices"]
     *grid, channels = extraction.feature_shape(backbone, (height, width), settings)
     features = artifacts.StoreWriter(
         features_path,
@@ -106,7 +104,7 @@ def run(
                 (frames, *extraction.latent_shape(backbone, (height, width))), "float32", params.shard
             )
         },
-        attrs={"source_indices": indices},
+        attrs={"clip": source.fingerprint, "source_indices": indices},
         params=shown,
         backbone=weights_hash,
     )
@@ -123,14 +121,17 @@ def run(
                 numbers = indices[shard.start + batch.start : shard.start + batch.stop]
                 parts.append(extraction.extract(backbone, images[batch], numbers, steps, settings))
                 advance(batch.stop - batch.start)
-            quality[str(shard.start)] = round(
-                extraction.reconstruction_psnr(backbone, parts[0].reconstruction[0], images[0]), 2
-            )
-            features.set_attrs({"psnr": quality})
             for name in ("aggregated", "matching"):
                 values = extraction.gather(parts, name)
                 for array, encoded in feature_codec.encode(name, values, params.dtype).items():
                     features.write(array, shard.start, encoded)
+            try:
+                value = extraction.reconstruction_psnr(backbone, parts[0].reconstruction[0], images[0])
+            except DataError as error:
+                raise DataError(f"{clip}: frame {shard.start}: {error}") from error
+            quality[str(shard.start)] = round(value, 2)
+            features.set_attrs({"psnr": quality})
+            # Last: a shard of latents says that all of its frames' results are there.
             latents.write("latents", shard.start, extraction.gather(parts, "latents"))
     low = {int(start): value for start, value in quality.items() if value < LOW_PSNR}
     if low:
@@ -154,8 +155,8 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> Non
     backbone = backbones.load_backbone(settings["backbone"], source)
     for video in videos_of(key):
         run(
-            Place(Path("data/ingest") / key, video) / "clip.zarr",
-            Place(Path("data/extract") / key, video),
+            place("ingest", key, video) / "clip.zarr",
+            place("extract", key, video),
             settings["extract"],
             settings["diffusion"],
             settings["backbone"],

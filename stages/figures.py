@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.errors import UsageError
-from stages import backbones, cli, upsample
+from stages import backbones, cli, render, upsample
 from stages.settings import DiffusionParams, Settings, load
 
 if TYPE_CHECKING:
@@ -121,12 +121,7 @@ class _Shot:
         """The frame at the source's size."""
         from itertools import islice
 
-        from pipeline.rendering.clip_frames import open_pictures
-
-        pictures = open_pictures(self.clip)
-        if pictures.warning:
-            cli.note(f"warning: {self.clip.path}: {pictures.warning}")
-        return next(islice(pictures.images(), self.frame, None))
+        return next(islice(render.open_pictures(self.clip).images(), self.frame, None))
 
     def upsample(self, plane: np.ndarray, params: upsample.Params) -> LabelledFrame:
         """Masked modulation of the frame with coarse labels (h, w)."""

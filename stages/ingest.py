@@ -1,4 +1,4 @@
-"""Video, frame folder or dataset clip -> clip.zarr, truth.zarr and seed/."""
+"""Video, frame folder or dataset clip -> clip.zarr, truth.zarr, seed/ and source/."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from pipeline.errors import DataError, UsageError
 from stages import cli
-from stages.layout import DATA, KEY, Out, Place, item_key, item_videos
+from stages.layout import DATA, NAME, Out, item_key, item_videos, place
 from stages.resources import stage_version
 from stages.settings import load, param
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipeline.truth import Annotations, ClassList
     from pipeline.video import FrameRange, FrameSource
 
-STORES = ("clip.zarr", "truth.zarr", "seed")
+STORES = ("clip.zarr", "truth.zarr", "seed", "source")
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,19 @@ def run(
         fps: of this video; wins over `params.fps`.
 
     Returns:
-        the path of clip.zarr; truth.zarr and seed/ lie beside it.
+        the path of clip.zarr; truth.zarr, seed/ and source/ lie beside it.
+
+    Raises:
+        DataError: the source or what belongs to it is damaged or does not fit, or files of others are in the way.
     """
+    from pipeline.artifacts import prune
+    from pipeline.clip_source import ClipSource, write_source
     from pipeline.resize import model_size
     from pipeline.video import FrameRange, open_source
 
     if isinstance(out, Path) and out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file; give a folder for the outputs")
+    _check_replaceable(out)
     indices = FrameRange.parse(params.frames, params.stride)
     source = open_source(video, fps or params.fps)
     size = model_size(*source.size, params.size)
@@ -81,10 +87,29 @@ def run(
     listed = _classes(classes, ground_truth)
     truth = _annotations(ground_truth, scan.names, source.size, listed)
     seed = _seed(mask, truth, params.seed, scan.names, source.size, listed)
-    path = _write_clip(video, out, source, indices, size, scan)
+    path = _write_clip(out, source, indices, size, scan)
     _write_truth(out, truth, scan.names)
     _write_seed(out, seed, scan.digest)
+    origin = ClipSource(video.resolve(), source.fps / indices.stride)
+    write_source(out / "source", origin, out / "tmp" / f"source-{scan.digest[:32]}" / "source")
+    prune(out / "tmp" / f"source-{scan.digest[:32]}")
     return path
+
+
+def _check_replaceable(out: Out) -> None:
+    """Refuse to replace what somebody else put where the outputs go."""
+    from pipeline import artifacts
+    from pipeline.clip_source import refuse_foreign_source
+
+    artifacts.refuse_foreign_store(out / "clip.zarr", artifacts.CLIP)
+    artifacts.refuse_foreign_store(out / "truth.zarr", artifacts.TRUTH)
+    artifacts.refuse_foreign(out / "seed", _is_seed)
+    refuse_foreign_source(out / "source")
+
+
+def _is_seed(folder: Path) -> bool:
+    names = {path.name for path in folder.iterdir()}
+    return "seed.json" in names and names <= {"seed.json", "mask.png"}
 
 
 def count_frames(source: FrameSource, params: Params) -> int:
@@ -157,24 +182,17 @@ def _seed(
     return truth.read(0, 1)[0]
 
 
-def _write_clip(
-    video: Path, out: Out, source: FrameSource, indices: FrameRange, size: tuple[int, int], scan: _Scan
-) -> Path:
+def _write_clip(out: Out, source: FrameSource, indices: FrameRange, size: tuple[int, int], scan: _Scan) -> Path:
     from pipeline import artifacts
     from pipeline.resize import resize_frame
     from pipeline.shard_buffer import ShardBuffer
 
-    fps = source.fps / indices.stride
     # Only what follows from the result: `frames: null` and `0:42` of 42 frames give the same bytes.
     shown = {"ingest": {"size": "{}x{}".format(*size), "stride": indices.stride}}
-    mark = artifacts.fingerprint(
-        "ingest", stage_version("ingest"), scan.digest, scan.names, scan.indices, fps, source.size
-    )
+    mark = artifacts.fingerprint("ingest", stage_version("ingest"), scan.digest, scan.names, scan.indices, source.size)
     path = out / "clip.zarr"
-    if artifacts.is_current(path, artifacts.CLIP, mark):
-        stored = artifacts.open_store(path, artifacts.CLIP)
-        if stored.attrs["source"] == str(video) and stored.params == shown:
-            return path
+    if artifacts.is_current(path, artifacts.CLIP, mark) and artifacts.open_store(path, artifacts.CLIP).params == shown:
+        return path
     spec = artifacts.ArraySpec((len(scan.names), *size, 3), "uint8")
     writer = artifacts.StoreWriter(
         path,
@@ -185,8 +203,6 @@ def _write_clip(
         params=shown,
         attrs={
             "names": scan.names,
-            "fps": fps,
-            "source": str(video),
             "source_size": list(source.size),
             "source_indices": scan.indices,
         },
@@ -255,7 +271,7 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> Non
     for name, entry in zip(names, entries, strict=True):
         run(
             Path(entry["path"]),
-            Place(DATA / "ingest" / key, name),
+            place("ingest", key, name),
             params,
             ground_truth=_path(entry, "ground_truth"),
             classes=_path(entry, "classes"),
@@ -265,7 +281,10 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> Non
 
 
 def _path(entry: dict[str, Any], key: str) -> Path | None:
-    return Path(entry[key]) if entry.get(key) is not None else None
+    from pipeline.truth import is_placeholder
+
+    path = Path(entry[key]) if entry.get(key) is not None else None
+    return None if path is not None and is_placeholder(path) else path
 
 
 def _video_names(key: str, entries: list[dict[str, Any]]) -> list[str | None]:
@@ -284,7 +303,7 @@ def _video_names(key: str, entries: list[dict[str, Any]]) -> list[str | None]:
         return [None]
     names = [str(entry.get("name") or Path(entry["path"]).stem) for entry in entries]
     for name in names:
-        if not KEY.fullmatch(name) or name in (".", "..") or names.count(name) > 1:
+        if not NAME.fullmatch(name) or name in (".", "..") or names.count(name) > 1:
             raise UsageError(
                 f"videos.yaml: item '{key}' needs a `name` of its own for each video, of letters, digits, "
                 f"'.', '_' and '-'; '{name}' is not"
@@ -304,13 +323,13 @@ def _remove_stale(folder: Path, names: list[str | None]) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-app = cli.new_app("Bring a video to model size: VIDEO -> clip.zarr, truth.zarr, seed/.")
+app = cli.new_app("Bring a video to model size: VIDEO -> clip.zarr, truth.zarr, seed/, source/.")
 
 
 @app.command()
 def main(
     video: Annotated[Path | None, typer.Argument(help="video file or folder of frames")] = None,
-    out_dir: Annotated[Path | None, typer.Argument(help="folder for clip.zarr, truth.zarr and seed/")] = None,
+    out_dir: Annotated[Path | None, typer.Argument(help="folder for clip.zarr, truth.zarr, seed/ and source/")] = None,
     ground_truth: Annotated[Path | None, typer.Option(help="folder of label PNGs named like the frames")] = None,
     classes: Annotated[
         Path | None, typer.Option(help="class list (JSON; FILE#NAME); default: classes.json in the folder")
@@ -320,7 +339,7 @@ def main(
     set_: cli.SetOption = None,
     item: cli.ItemOption = None,
 ) -> None:
-    """Bring a video to model size: VIDEO -> clip.zarr, truth.zarr, seed/.
+    """Bring a video to model size: VIDEO -> clip.zarr, truth.zarr, seed/, source/.
 
     Example: vidseg ingest holiday.mp4 work --set ingest.size=256 --set ingest.frames=0:28
     """

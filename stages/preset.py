@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import UsageError
-from stages import cli
+from stages import cli, yaml_files
 from stages.resources import resource
 from stages.settings import from_mapping, read_preset
 
@@ -40,31 +39,18 @@ def apply(
     file: Annotated[Path, typer.Option(help="parameter file to change")] = Path("params.yaml"),
 ) -> None:
     """Write a preset's values into params.yaml; comments and other values stay."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.comments import CommentedSeq
-
     from stages.settings import declared
 
     preset = read_preset(name)
-    if not file.is_file():
-        raise UsageError(f"{file}: no such file; run in the project's folder or give --file")
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 200
-    content = yaml.load(file.read_text()) or {}
+    content = yaml_files.read(file, "run in the project's folder or give --file")
     for section, values in preset.items():
         from_mapping(section, declared(section), values)
         present = content.setdefault(section, {})
         for key, value in values.items():
             if key in present and present[key] == value:
                 continue
-            present[key] = CommentedSeq(value) if isinstance(value, list) else value
-            if isinstance(value, list):
-                present[key].fa.set_flow_style()
-    partial = file.with_suffix(".partial")
-    with partial.open("w") as stream:
-        yaml.dump(content, stream)
-    partial.replace(file)
+            present[key] = yaml_files.flow_list(value) if isinstance(value, list) else value
+    yaml_files.write(file, content)
     cli.note(f"{file}: preset '{name}' applied")
 
 

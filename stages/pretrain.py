@@ -27,9 +27,9 @@ class Params:
     autoencoder_crop: int = param(96, "side of a crop in pixels, a multiple of 8", low=32)
     autoencoder_rate: float = param(2e-3, "peak learning rate of the autoencoder", low=0.0)
     denoiser_channels: tuple[int, ...] = param((48, 96, 160, 160), "widths of the denoiser, full size first")
-    denoiser_pairs: int = param(16, "view pairs of 16x16 latents per step of the denoiser", low=2)
-    denoiser_rate: float = param(5e-4, "peak learning rate of the denoiser", low=0.0)
-    variants: int = param(3, "encodings of every image, each with another window and other colours", low=1)
+    denoiser_pairs: int = param(8, "view pairs of 16x16 latents per step of the denoiser", low=2)
+    denoiser_rate: float = param(1e-3, "peak learning rate of the denoiser", low=0.0)
+    variants: int = param(2, "encodings of every image, each with another window and other colours", low=1)
     low_noise: float = param(0.8, "share of training timesteps below 200 of 1000", low=0.0, high=1.0)
     dense_weight: float = param(0.2, "weight of the self-supervised loss beside denoising", low=0.0)
     neighbourhood: float = param(
@@ -79,7 +79,7 @@ def settings(params: Params) -> PretrainSettings:
             neighbourhood=params.neighbourhood,
         ),
         autoencoder_phase=PhaseSettings(0.33, params.autoencoder_rate),
-        denoiser_phase=PhaseSettings(0.55, params.denoiser_rate, 300),
+        denoiser_phase=PhaseSettings(0.55, params.denoiser_rate, 40),
         seed=params.seed,
     )
 

@@ -37,7 +37,7 @@ def run(coarse: Path, matches: Path, out: Path, params: Params) -> Path:
         source=source,
         features=source.attrs["features"],
         frames=range(first, stop),
-        shard=segment_stores.shard_frames(source, "initial"),
+        shard=artifacts.shard_frames(source.array("initial")),
         highest=segment_stores.highest_label(source),
         params={**source.params, **moves.params, "segment": plain(params)},
     )

@@ -14,7 +14,7 @@ import typer
 
 from pipeline.errors import DataError, UsageError
 from stages import cli
-from stages.layout import DATA, Place, item_key, videos_of
+from stages.layout import DATA, beside, item_key, place, videos_of
 from stages.settings import load, param
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def run(
     out: Path,
     params: Params,
     *,
+    source: Path | None = None,
     features: Path | None = None,
     coarse: Path | None = None,
     compare: Path | None = None,
@@ -48,6 +49,8 @@ def run(
     """Draw one clip's results into the folder `out`, and return it.
 
     Args:
+        source: folder source/ of ingest: where the clip came from, and its rate; None = beside the clip, and
+            without one there the clip's own frames are enlarged.
         features: with `extras`, adds pictures of the features' principal components.
         coarse: with `extras`, adds coarse labels to the x-t slice.
         compare: labels.zarr of another run on the same clip; adds compare.mp4, both side by side.
@@ -56,7 +59,6 @@ def run(
         DataError: the stores are of different clips, or `out` has a folder `labels` of another origin.
     """
     from pipeline import artifacts
-    from pipeline.rendering import clip_frames
     from pipeline.rendering.palette import overlay_colours
 
     clip_store = artifacts.open_store(clip, artifacts.CLIP)
@@ -65,9 +67,7 @@ def run(
     coarse_store = _open(coarse, artifacts.COARSE, "refined", clip_store) if coarse else None
     other_store = _open(compare, artifacts.LABELS, "labels", clip_store) if compare else None
     check_replaceable(out)
-    pictures = clip_frames.open_pictures(clip_store)
-    if pictures.warning:
-        cli.note(f"warning: {clip}: {pictures.warning}")
+    pictures = open_pictures(clip_store, source)
     colours = overlay_colours()
     draws_features = params.extras and feature_store is not None
     passes = 3 + draws_features + (other_store is not None)
@@ -77,11 +77,32 @@ def run(
         _write_overlay(pictures, label_store, legend, colours, params.opacity, scratch, advance)
         _write_label_pages(pictures, label_store, coarse_store, legend, colours, params, scratch, advance)
         if params.extras and feature_store is not None:
-            _write_feature_pages(clip_store, feature_store, params, scratch, advance)
+            _write_feature_pages(pictures, feature_store, params, scratch, advance)
         if other_store is not None:
             _write_comparison(pictures, label_store, other_store, colours, params.opacity, scratch, advance)
         _publish(scratch, out)
     return out
+
+
+def open_pictures(clip: Store, source: Path | None = None) -> ClipPictures:
+    """The clip's pictures at the source's size, with a note where they are not the source's own.
+
+    Args:
+        source: folder source/ of ingest; None = beside the clip, if there is one.
+
+    Raises:
+        DataError: the folder that is given, or found, cannot be read.
+    """
+    from pipeline import clip_source
+    from pipeline.rendering import clip_frames
+
+    found = beside(clip.path, "source")
+    if source is None and (found / clip_source.FILE).is_file():
+        source = found
+    pictures = clip_frames.open_pictures(clip, None if source is None else clip_source.read_source(source))
+    if pictures.warning:
+        cli.note(f"warning: {clip.path}: {pictures.warning}")
+    return pictures
 
 
 def _write_labels(
@@ -127,7 +148,7 @@ def _write_overlay(
     frames = (
         legend_strip(overlay(image, plane, colours, opacity), legend) for image, plane in _pairs(pictures, labels)
     )
-    _write_video(folder / "overlay.mp4", frames, pictures.clip, advance)
+    _write_video(folder / "overlay.mp4", frames, pictures.fps, advance)
 
 
 def _write_label_pages(
@@ -153,12 +174,14 @@ def _write_label_pages(
         write_image(folder / "slices/labels.png", pages.slices())
 
 
-def _write_feature_pages(clip: Store, features: Store, params: Params, folder: Path, advance: cli.Advance) -> None:
+def _write_feature_pages(
+    pictures: ClipPictures, features: Store, params: Params, folder: Path, advance: cli.Advance
+) -> None:
     from pipeline.pictures import write_image
     from pipeline.rendering.feature_pages import FeaturePages
 
-    pages = FeaturePages(clip, features, params.slice_row)
-    _write_video(folder / "features/pca.mp4", pages.pages(), clip, advance)
+    pages = FeaturePages(pictures.clip, features, params.slice_row)
+    _write_video(folder / "features/pca.mp4", pages.pages(), pictures.fps, advance)
     write_image(folder / "features/pca.png", pages.strip())
     write_image(folder / "slices/features.png", pages.slices())
 
@@ -175,10 +198,10 @@ def _write_comparison(
     from pipeline.rendering.comparison import side_by_side
 
     frames = side_by_side(pictures, labels, other, colours, opacity)
-    _write_video(folder / "compare.mp4", frames, pictures.clip, advance)
+    _write_video(folder / "compare.mp4", frames, pictures.fps, advance)
 
 
-def _write_video(path: Path, frames: Iterable[np.ndarray], clip: Store, advance: cli.Advance) -> None:
+def _write_video(path: Path, frames: Iterable[np.ndarray], fps: float, advance: cli.Advance) -> None:
     from pipeline.video import write_video
 
     def counted() -> Iterator[np.ndarray]:
@@ -186,7 +209,7 @@ def _write_video(path: Path, frames: Iterable[np.ndarray], clip: Store, advance:
             yield frame
             advance(1)
 
-    write_video(path, counted(), float(clip.attrs["fps"]))
+    write_video(path, counted(), fps)
 
 
 def _pairs(pictures: ClipPictures, labels: Store) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -213,15 +236,16 @@ def _open(path: Path, schema: Schema, array: str, clip: Store) -> Store:
 
 
 def check_replaceable(out: Path) -> None:
-    """Refuse to replace a `labels` folder of another origin; ours has labels.json beside it."""
+    """Refuse to replace files of another origin; ours have labels.json beside them."""
     from pipeline.rendering.label_summary import FORMAT
 
     try:
         ours = json.loads((out / "labels.json").read_text())["format"] == FORMAT
     except (OSError, ValueError, LookupError, TypeError):
         ours = False
-    if (out / "labels").exists() and not ours:
-        raise DataError(f"{out / 'labels'}: was not written by `vidseg render`; choose another OUT_DIR")
+    foreign = [name for name in OUTPUTS if (out / name).exists()]
+    if foreign and not ours:
+        raise DataError(f"{out / foreign[0]}: was not written by `vidseg render`; choose another OUT_DIR")
 
 
 #: All that the stage may write; what a run does not write is removed.
@@ -268,12 +292,13 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> Non
     key = item_key(item)
     for video in videos_of(key):
         run(
-            Place(DATA / "ingest" / key, video) / "clip.zarr",
-            Place(DATA / "upsample" / key, video) / "labels.zarr",
+            place("ingest", key, video) / "clip.zarr",
+            place("upsample", key, video) / "labels.zarr",
             DATA / "render" / key / (video or ""),
             params,
-            features=Place(DATA / "extract" / key, video) / "features.zarr",
-            coarse=Place(DATA / "segment" / key, video) / "coarse.zarr",
+            source=place("ingest", key, video) / "source",
+            features=place("extract", key, video) / "features.zarr",
+            coarse=place("segment", key, video) / "coarse.zarr",
         )
 
 
@@ -285,6 +310,9 @@ def main(
     clip: Annotated[Path | None, typer.Argument(help="clip.zarr of ingest")] = None,
     labels: Annotated[Path | None, typer.Argument(help="labels.zarr of upsample")] = None,
     out_dir: Annotated[Path | None, typer.Argument(help="folder for the pictures")] = None,
+    source: Annotated[
+        Path | None, typer.Option(help="source/ of ingest, with full resolution and rate; default: beside CLIP")
+    ] = None,
     features: Annotated[Path | None, typer.Option(help="features.zarr: adds features/, slices/")] = None,
     coarse: Annotated[Path | None, typer.Option(help="coarse.zarr: adds it to slices/labels.png")] = None,
     compare: Annotated[
@@ -300,7 +328,8 @@ def main(
     """
     if clip and labels and out_dir:
         settings = load(params, set_ or ())
-        run(clip, labels, out_dir, settings["render"], features=features, coarse=coarse, compare=compare)
+        given = {"source": source, "features": features, "coarse": coarse, "compare": compare}
+        run(clip, labels, out_dir, settings["render"], **given)
     elif item is not None:
         run_item(item, params, set_)
     else:

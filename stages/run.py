@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.errors import ResourceError
+from pipeline.errors import ResourceError, UsageError
 from stages import cli
 from stages.settings import Settings, load
 
 if TYPE_CHECKING:
     from pipeline.backbone import Backbone
+    from pipeline.video import FrameSource
 
 
 def run(
@@ -23,50 +25,123 @@ def run(
     ground_truth: Path | None = None,
     classes: Path | None = None,
     mask: Path | None = None,
+    context: Path | None = None,
     dry_run: bool = False,
     backbone: Backbone | None = None,
 ) -> Path:
     """Label one video; returns `out`, which holds what DESIGN calls the outputs of `vidseg run`.
 
-    Artifacts that are there already and fit the parameters are used again.
+    Artifacts that are there already and fit the parameters are used again. Whatever can be refused is refused
+    before anything is computed or written.
+
+    Args:
+        context: folder of a context model to begin with, e.g. another clip's.
     """
+    from pipeline.resize import model_size
+    from pipeline.video import open_source
     from stages import backbones, correspond, evaluate, extract, ingest, render, segment, upsample
 
+    source = open_source(video, settings["ingest"].fps)
+    size = model_size(*source.size, settings["ingest"].size)
+    _check_folders(video, out)
     if backbone is None:
         backbone = backbones.load_backbone(settings["backbone"])
-    stores = out / "artifacts"
+    _check_params(settings, backbone, size)
     if dry_run:
-        _print_plan(video, out, settings, backbone)
+        _print_plan(video, out, settings, backbone, source, size)
         return out
     render.check_replaceable(out)
-    _check_writable(out)
-    ingest.run(video, stores, settings["ingest"], ground_truth=ground_truth, classes=classes, mask=mask)
-    _print_estimate(stores / "clip.zarr", settings, backbone)
-    shared = settings["diffusion"], settings["backbone"], backbone
-    extract.run(stores / "clip.zarr", stores, settings["extract"], *shared)
-    correspond.run(stores / "features.zarr", stores, settings["correspond"])
-    segment.run(stores / "features.zarr", stores / "matches.zarr", stores, settings["segment"], seed=stores / "seed")
-    upsample.run(
-        stores / "clip.zarr",
-        stores / "latents.zarr",
-        stores / "coarse.zarr",
-        stores,
-        settings["upsample"],
-        *shared,
-    )
-    if ground_truth is not None:
-        scored = evaluate.run(stores / "labels.zarr", stores / "truth.zarr", out, settings["evaluate"], name=video.stem)
-        _print_scores(scored)
-    rendered = render.run(
-        stores / "clip.zarr",
-        stores / "labels.zarr",
-        stores / "render",
-        settings["render"],
-        features=stores / "features.zarr",
-        coarse=stores / "coarse.zarr",
-    )
-    _publish(rendered, out)
+    stores = out / "artifacts"
+    with _removed_if_empty(out):
+        ingest.run(video, stores, settings["ingest"], ground_truth=ground_truth, classes=classes, mask=mask)
+        if not (stores / "labels.zarr").exists():
+            _print_estimate(stores / "clip.zarr", settings, backbone)
+        shared = settings["diffusion"], settings["backbone"], backbone
+        extract.run(stores / "clip.zarr", stores, settings["extract"], *shared)
+        correspond.run(stores / "features.zarr", stores, settings["correspond"])
+        segment.run(
+            stores / "features.zarr",
+            stores / "matches.zarr",
+            stores,
+            settings["segment"],
+            seed=stores / "seed",
+            context=context,
+        )
+        upsample.run(
+            stores / "clip.zarr",
+            stores / "latents.zarr",
+            stores / "coarse.zarr",
+            stores,
+            settings["upsample"],
+            *shared,
+        )
+        _remove_earlier_scores(out)
+        if ground_truth is not None:
+            _print_scores(
+                evaluate.run(stores / "labels.zarr", stores / "truth.zarr", out, settings["evaluate"], name=video.stem)
+            )
+        render.run(
+            stores / "clip.zarr",
+            stores / "labels.zarr",
+            out,
+            settings["render"],
+            features=stores / "features.zarr",
+            coarse=stores / "coarse.zarr",
+        )
     return out
+
+
+def _check_folders(video: Path, out: Path) -> None:
+    if video.is_dir() and out.resolve().is_relative_to(video.resolve()):
+        raise UsageError(f"-o {out}: lies in the folder of frames; choose another folder")
+
+
+def _check_params(settings: Settings, backbone: Backbone, size: tuple[int, int]) -> None:
+    """What a later stage would refuse, refused now: hours may lie between."""
+    from pipeline.extraction import ExtractionSettings
+    from stages.backbones import diffusion_settings
+    from stages.upsample import modulation_settings
+
+    extract, segment = settings["extract"], settings["segment"]
+    steps = diffusion_settings(settings["diffusion"])
+    ExtractionSettings(extract.blocks, extract.matching_block, extract.feature_step).check(steps)
+    if settings["upsample"].method == "modulation":
+        modulation_settings(settings["upsample"]).check(steps)
+    height, width, _ = backbone.token_shape(extract.matching_block, size)
+    for name in ("clusters", "neighbors"):
+        if getattr(segment, name) > height * width and not (name == "clusters" and segment.init == "mask"):
+            raise UsageError(
+                f"segment.{name} is {getattr(segment, name)}, but a frame of {size[1]}x{size[0]} has only "
+                f"{height * width} tokens; lower it, or raise ingest.size"
+            )
+
+
+@contextmanager
+def _removed_if_empty(out: Path) -> Iterator[None]:
+    """Make the output folder; when the run fails with nothing in it, remove it again."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"{out}: cannot be written ({error.strerror}); choose another folder with -o") from error
+    try:
+        yield
+    finally:
+        for folder in (out / "artifacts", out):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _remove_earlier_scores(out: Path) -> None:
+    """Scores of an earlier run would lie beside labels that they do not belong to."""
+    import json
+
+    path = out / "scores.json"
+    try:
+        ours = "videos" in json.loads(path.read_text())
+    except (OSError, ValueError, TypeError):
+        return
+    if ours:
+        path.unlink()
 
 
 def _print_scores(path: Path) -> None:
@@ -78,33 +153,12 @@ def _print_scores(path: Path) -> None:
     cli.note(", ".join(f"{label} {value:.3f}" for label, value in values.items() if value is not None))
 
 
-def _publish(rendered: Path, out: Path) -> None:
-    """Move what people look at from the render folder to the top of the output folder."""
-    for name in ("labels", "labels.json", "overlay.mp4", "contact_sheet.png"):
-        target = out / name
-        if target.is_dir():
-            shutil.rmtree(target)
-        shutil.move(rendered / name, target)
-
-
-def _check_writable(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".vidseg-write-test"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ResourceError(f"{out}: cannot be written ({error.strerror}); choose another folder with -o") from error
-
-
-def _print_plan(video: Path, out: Path, settings: Settings, backbone: Backbone) -> None:
-    from pipeline.resize import model_size
-    from pipeline.video import open_source
+def _print_plan(
+    video: Path, out: Path, settings: Settings, backbone: Backbone, source: FrameSource, size: tuple[int, int]
+) -> None:
     from stages import ingest
 
-    source = open_source(video)
     frames = ingest.count_frames(source, settings["ingest"])
-    size = model_size(*source.size, settings["ingest"].size)
     lines = [
         f"video      {video}: {frames} frames, {source.size[1]}x{source.size[0]}, {source.fps:g} fps",
         f"backbone   {backbone.name} {backbone.fingerprint[:12]} on {backbone.device}",
@@ -145,8 +199,9 @@ def _estimate(
         diffusion,
         settings["upsample"].method == "modulation",
     )
-    minutes, megabytes = result.seconds / 60, result.disk_bytes / 1e6
-    return f"at most about {minutes:.1f} minutes and {megabytes:.0f} MB of disk"
+    seconds, megabytes = result.seconds, result.disk_bytes / 1e6
+    duration = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+    return f"at most about {duration} of computing and {max(megabytes, 1):.0f} MB of stores"
 
 
 def main(
@@ -158,6 +213,7 @@ def main(
     mask: Annotated[
         Path | None, typer.Option(help="label PNG of the first frame; it is carried through the video")
     ] = None,
+    context: Annotated[Path | None, typer.Option(help="context folder of another clip to begin with")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print plan, time and disk estimate, and stop")] = False,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
@@ -171,6 +227,6 @@ def main(
         sets.append(f"segment.clusters={segments}")
     if mask is not None:
         sets.append("segment.init=mask")
-    run(video, out, load(params, sets), ground_truth, classes, mask, dry_run)
+    run(video, out, load(params, sets), ground_truth, classes, mask, context, dry_run)
     if not dry_run:
         cli.note(f"done: {out / 'overlay.mp4'}")

@@ -10,7 +10,7 @@ import typer
 
 from pipeline.errors import UsageError
 from stages import cli
-from stages.layout import Out, Place, item_key, videos_of
+from stages.layout import Out, item_key, place, videos_of
 from stages.resources import stage_version
 from stages.settings import load, param, plain
 
@@ -82,6 +82,9 @@ def run(
     """
     from pipeline import artifacts, context_store, segment_stores, segmentation
 
+    path, context_path = out / "coarse.zarr", out / "context"
+    artifacts.refuse_foreign_store(path, artifacts.COARSE)
+    context_store.refuse_foreign_context(context_path)
     source = artifacts.open_store(features, artifacts.FEATURES)
     moves = artifacts.open_store(matches, artifacts.MATCHES)
     clip = segment_stores.make_clip(source, moves, params.features)
@@ -97,7 +100,6 @@ def run(
         None if mask is None else artifacts.array_fingerprint(mask),
         None if given is None else context_store.model_fingerprint(given),
     )
-    path, context_path = out / "coarse.zarr", out / "context"
     if artifacts.is_current(path, artifacts.COARSE, mark) and context_path.is_dir():
         return path
     if given is None:
@@ -111,7 +113,7 @@ def run(
         source=source,
         features=source.fingerprint,
         frames=range(clip.frames),
-        shard=segment_stores.shard_frames(source, params.features),
+        shard=artifacts.shard_frames(source.array(params.features)),
         highest=int(start.context.labels.max()),
         params={**moves.params, "segment": plain(params)},
     )
@@ -156,11 +158,11 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None, contex
     key = item_key(item)
     for video in videos_of(key):
         run(
-            Place(Path("data/extract") / key, video) / "features.zarr",
-            Place(Path("data/correspond") / key, video) / "matches.zarr",
-            Place(Path("data/segment") / key, video),
+            place("extract", key, video) / "features.zarr",
+            place("correspond", key, video) / "matches.zarr",
+            place("segment", key, video),
             settings["segment"],
-            seed=Place(Path("data/ingest") / key, video) / "seed",
+            seed=place("ingest", key, video) / "seed",
             context=context,
         )
 

@@ -51,7 +51,9 @@ class BackboneParams:
 
     name: str = param("compact", "compact, sd21", choices=("compact", "sd21"))
     path: str | None = param(None, "local diffusers folder, hub id or single-file checkpoint; null = the name's own")
-    revision: str | None = param(None, "revision of a hub id; null = the pinned one")
+    revision: str | None = param(
+        None, "revision of a hub id; null = what the local cache calls main (backbone.lock pins the weights by hash)"
+    )
     dtype: str = param(
         "auto",
         "precision of the denoiser; auto = float32 on CPU, float16 on GPU",

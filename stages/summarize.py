@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stages import cli
+from stages.layout import item_keys
 
 if TYPE_CHECKING:
     from pipeline.score_files import Summary
 
 
-def run(scores_dir: Path, out: Path) -> Path:
-    """Summarise all items below a folder; returns the path of metrics.json, plots/ lies beside it."""
-    return write(_summary(scores_dir), out)
+def run(scores_dir: Path, out: Path, items: Path | None = None) -> Path:
+    """Summarise items below a folder; returns the path of metrics.json, plots/ lies beside it.
+
+    Args:
+        items: a videos.yaml, whose items count; None = all that are there.
+    """
+    return write(_summary(scores_dir, items), out)
 
 
 def write(summary: Summary, out: Path) -> Path:
@@ -54,10 +59,10 @@ def _cell(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _summary(scores_dir: Path) -> Summary:
+def _summary(scores_dir: Path, items: Path | None) -> Summary:
     from pipeline.score_files import read_items, summarize
 
-    return summarize(read_items(scores_dir))
+    return summarize(read_items(scores_dir, None if items is None else item_keys(items)))
 
 
 app = cli.new_app("Join the scores of all items: metrics.json, plots/.")
@@ -67,15 +72,18 @@ app = cli.new_app("Join the scores of all items: metrics.json, plots/.")
 def main(
     scores_dir: Annotated[Path, typer.Argument(help="folder of <item>/scores.json, or of one scores.json")],
     out: Annotated[Path, typer.Argument(help="folder for metrics.json and plots/")],
+    items: Annotated[
+        Path | None, typer.Option(help="videos.yaml: only its items count; without it all that are there")
+    ] = None,
     json_: cli.JsonOption = False,
 ) -> None:
     """Join the scores of all items: metrics.json, plots/; prints the table.
 
-    Example: vidseg summarize data/evaluate .
+    Example: vidseg summarize data/evaluate . --items videos.yaml
     """
     import json
 
-    summary = _summary(scores_dir)
+    summary = _summary(scores_dir, items)
     write(summary, out)
     print(json.dumps(summary.metrics, indent=1, allow_nan=False) if json_ else table(summary))
 

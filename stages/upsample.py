@@ -10,7 +10,7 @@ import typer
 
 from pipeline.errors import DataError, UsageError
 from stages import cli
-from stages.layout import Out, Place, item_key, videos_of
+from stages.layout import Out, item_key, place, videos_of
 from stages.resources import stage_version
 from stages.settings import BackboneParams, DiffusionParams, load, param, plain
 
@@ -69,11 +69,7 @@ def run(
     frames_store = artifacts.open_store(clip, artifacts.CLIP)
     latents_store = artifacts.open_store(latents, artifacts.LATENTS)
     coarse_store = artifacts.open_store(coarse, artifacts.COARSE)
-    counts = {store.path: store.frames(name) for store, name in
-              ((frames_store, "frames"), (latents_store, "latents"), (coarse_store, "refined"))}  # fmt: skip
-    if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{path}: {count}" for path, count in counts.items())
-        raise DataError(f"the stores are of different clips, their frames differ ({listed})")
+    _check_same_clip(frames_store, latents_store, coarse_store)
     modulates = params.method == "modulation"
     shown = {"upsample": plain(params)}
     weights_hash = None
@@ -82,26 +78,26 @@ def run(
         weights_hash = source.sha256 if source else backbone.fingerprint  # type: ignore[union-attr]
         check_same_diffusion(latents_store, diffusion, backbone_params, weights_hash)
         shown["diffusion"] = plain(diffusion)
+    total, size = frames_store.frames("frames"), tuple(frames_store.attrs["source_size"])
     mark = artifacts.fingerprint(
         "upsample", stage_version("upsample"), shown, weights_hash, frames_store.fingerprint,
-        coarse_store.fingerprint, latents_store.fingerprint if modulates else None,
+        size, coarse_store.fingerprint, latents_store.fingerprint if modulates else None,
     )  # fmt: skip
     path = out / "labels.zarr"
     if artifacts.is_current(path, artifacts.LABELS, mark):
         return path
     if modulates and backbone is None:
         backbone = backbones.load_backbone(backbone_params, source)
-    total, size = counts[frames_store.path], tuple(frames_store.attrs["source_size"])
     dtype = str(coarse_store.array("refined").dtype)
     writer = artifacts.StoreWriter(
         path,
         out / "tmp",
         artifacts.LABELS,
         mark,
-        {"labels": artifacts.ArraySpec((total, *size), dtype, coarse_store.array("refined").shards[0])},  # type: ignore[index]
+        {"labels": artifacts.ArraySpec((total, *size), dtype, artifacts.shard_frames(coarse_store.array("refined")))},
         params={**coarse_store.params, **shown},
         backbone=coarse_store.attrs.get("backbone"),
-        attrs={"names": frames_store.attrs["names"]},
+        attrs={"clip": frames_store.fingerprint, "names": frames_store.attrs["names"]},
     )
     shards = writer.missing()
     with cli.progress("upsample", sum(len(shard) for shard in shards)) as advance:
@@ -182,20 +178,40 @@ def _interpolated(
     return np.stack(results)
 
 
+def _check_same_clip(clip: Store, latents: Store, coarse: Store) -> None:
+    """Stores of different clips may agree in every shape: their fingerprints tell."""
+    chain = (
+        (latents, latents.attrs.get("clip"), clip, "vidseg extract"),
+        (coarse, coarse.attrs.get("features"), latents, "vidseg segment"),
+    )
+    for store, made_from, source, remedy in chain:
+        if made_from != source.fingerprint:
+            raise DataError(f"{store.path} does not belong to {source.path}; run `{remedy}` for this clip")
+
+
 def check_same_diffusion(
     latents: Store, diffusion: DiffusionParams, backbone: BackboneParams, weights_hash: str
 ) -> None:
-    """The modulated passes continue extract's clean pass, so model, schedule and noise must be extract's."""
+    """The modulated passes continue extract's clean pass, so model, precision, schedule and noise must be extract's.
+
+    Raises:
+        DataError: names what differs.
+    """
+    from stages.backbones import dtype_name
+
     if latents.attrs["backbone"] != weights_hash:
         raise DataError(
-            f"{latents.path} was made by another backbone ({latents.params['backbone']['name']}) than "
-            f"backbone.name = '{backbone.name}' now has; run `vidseg extract` with these parameters first"
+            f"{latents.path} was made with other weights ({latents.params['backbone']['name']} "
+            f"{latents.attrs['backbone'][:12]}) than backbone.name = '{backbone.name}' now has "
+            f"({weights_hash[:12]}); run `vidseg extract` with these parameters first"
         )
-    made_with = latents.params["diffusion"]
-    for key, value in plain(diffusion).items():
-        if key != "batch" and made_with[key] != value:
+    now = {f"diffusion.{key}": value for key, value in plain(diffusion).items() if key != "batch"}
+    made = {f"diffusion.{key}": value for key, value in latents.params["diffusion"].items()}
+    now["backbone.dtype"], made["backbone.dtype"] = dtype_name(backbone), latents.params["backbone"]["dtype"]
+    for key, value in now.items():
+        if made[key] != value:
             raise DataError(
-                f"{latents.path} was made with diffusion.{key} = {made_with[key]}, now it is {value}; "
+                f"{latents.path} was made with {key} = {made[key]}, now it is {value}; "
                 "run `vidseg extract` with these parameters first"
             )
 
@@ -212,10 +228,10 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> Non
         backbone = backbones.load_backbone(settings["backbone"], source)
     for video in videos_of(key):
         run(
-            Place(Path("data/ingest") / key, video) / "clip.zarr",
-            Place(Path("data/extract") / key, video) / "latents.zarr",
-            Place(Path("data/segment") / key, video) / "coarse.zarr",
-            Place(Path("data/upsample") / key, video),
+            place("ingest", key, video) / "clip.zarr",
+            place("extract", key, video) / "latents.zarr",
+            place("segment", key, video) / "coarse.zarr",
+            place("upsample", key, video),
             settings["upsample"],
             settings["diffusion"],
             settings["backbone"],

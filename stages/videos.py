@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pipeline.errors import DataError, UsageError
-from stages import cli
+from stages import cli, yaml_files
 from stages.layout import KEY
 
 VIDEOS = Path("videos.yaml")
-NO_TRUTH = "inputs/none"
+#: DVC needs a path to watch; this one stands for "there is none".
+NONE = "inputs/none"
 
 app = cli.new_app("The videos that `dvc repro` works on (videos.yaml).")
 
@@ -25,7 +27,7 @@ def group() -> None:
 @app.command()
 def add(
     video: Annotated[Path, typer.Argument(help="video file or folder of frames")],
-    key: Annotated[str | None, typer.Option(help="the item's name; default: the file's")] = None,
+    key: Annotated[str | None, typer.Option(help="the item's name; default: made of the file's")] = None,
     ground_truth: Annotated[Path | None, typer.Option(help="folder of label PNGs named like the frames")] = None,
     classes: Annotated[Path | None, typer.Option(help="class list of the ground truth (JSON)")] = None,
     mask: Annotated[Path | None, typer.Option(help="label PNG of the first frame, for segment.init: mask")] = None,
@@ -39,13 +41,12 @@ def add(
     for option, path in given.items():
         if path is not None and not path.exists():
             raise DataError(f"{path}: no such file or folder (--{option.replace('_', '-')})")
-    entry: dict[str, Any] = {name: str(path.resolve()) for name, path in given.items() if path is not None}
-    entry.setdefault("ground_truth", NO_TRUTH)
+    entry: dict[str, Any] = {name: NONE if path is None else str(path.resolve()) for name, path in given.items()}
     if fps is not None:
         entry["fps"] = fps
-    name = key or video.stem
+    name = re.sub(r"[^A-Za-z0-9_]+", "-", video.stem).strip("-") if key is None else key
     if not KEY.fullmatch(name):
-        raise UsageError(f"'{name}' cannot be an item's key (letters, digits, '.', '_', '-'); give one with --key")
+        raise UsageError(f"'{key or video.stem}': keys may hold letters, digits, '_' and '-' only; give one with --key")
     _write(name, entry)
     cli.note(f"{VIDEOS}: item '{name}' added; run it with: dvc repro render@{name} evaluate@{name}")
 
@@ -53,29 +54,17 @@ def add(
 @app.command("list")
 def show() -> None:
     """Items and their videos."""
-    import yaml
-
-    if not VIDEOS.is_file():
-        raise UsageError(f"{VIDEOS}: no such file; run this in the project's folder")
-    for key, entries in ((yaml.safe_load(VIDEOS.read_text()) or {}).get("items") or {}).items():
+    for key, entries in (yaml_files.read(VIDEOS, "run this in the project's folder").get("items") or {}).items():
         print(f"{key}: {', '.join(entry['path'] for entry in entries)}")
 
 
 def _write(key: str, entry: dict[str, Any]) -> None:
-    from ruamel.yaml import YAML
-
-    if not VIDEOS.is_file():
-        raise UsageError(f"{VIDEOS}: no such file; run this in the project's folder")
-    yaml = YAML()
-    content = yaml.load(VIDEOS.read_text()) or {}
+    content = yaml_files.read(VIDEOS, "run this in the project's folder")
     items = content.setdefault("items", {})
     if key in items:
         raise UsageError(f"{VIDEOS}: there is an item '{key}' already; choose another --key or edit the file")
     items[key] = [entry]
-    partial = VIDEOS.with_suffix(".partial")
-    with partial.open("w") as stream:
-        yaml.dump(content, stream)
-    partial.replace(VIDEOS)
+    yaml_files.write(VIDEOS, content)
 
 
 if __name__ == "__main__":

@@ -289,9 +289,10 @@ def pass_of(name: str) -> int:
 
 @dataclass
 class Tally:
-    """Which arrays of a file agree, and what is wrong with the others."""
+    """Which of a file's `total` arrays agree, and what is wrong with the others."""
 
     title: str
+    total: int
     compared: int = 0
     complaints: list[str] = field(default_factory=list)
 
@@ -300,8 +301,9 @@ class Tally:
         if complaint:
             self.complaints.append(f"{name}: {complaint}")
 
-    def report(self, total: int) -> None:
+    def report(self) -> None:
         """Print the count, and fail unless all arrays were compared and agree."""
-        print(f"{self.title}: {self.compared} of {total} arrays compared, {len(self.complaints)} differ")
-        assert not self.complaints, "\n".join([self.title, *self.complaints])
-        assert self.compared == total
+        summary = f"{self.title}: {self.compared} of {self.total} arrays compared, {len(self.complaints)} differ"
+        print(summary)
+        assert not self.complaints, "\n".join([summary, *self.complaints])
+        assert self.compared == self.total, summary

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import artifacts
+from pipeline.clip_source import ClipSource, write_source
 from pipeline.resize import resize_frame, resize_labels_nearest
 from pipeline.video import open_source, write_video
 from tests.commands import write_frames
@@ -47,23 +48,22 @@ class Scene:
 
     def frames_source(self) -> Path:
         """The source as a folder of pictures."""
-        return write_frames(self.folder / "source", self.images)
+        return write_frames(self.folder / "shots", self.images)
 
     def video_source(self) -> Path:
         """The source as an mp4."""
-        return write_video(self.folder / "source.mp4", self.images, FPS)
+        return write_video(self.folder / "shots.mp4", self.images, FPS)
 
     def clip(self, source: Path, indices: list[int] | None = None) -> Path:
-        """clip.zarr of some of the source's frames (None = all)."""
+        """clip.zarr of some of the source's frames (None = all), and source/ beside it."""
         chosen = list(range(len(self.images))) if indices is None else indices
         decoded = [frame for frame in open_source(source).frames() if frame.index in chosen]
         attrs = {
             "names": [frame.name for frame in decoded],
-            "fps": FPS,
-            "source": str(source),
             "source_size": list(self.images.shape[1:3]),
             "source_indices": chosen,
         }
+        write_source(self.folder / "source", ClipSource(source, FPS), self.folder / "writing")
         frames = np.stack([resize_frame(frame.image, MODEL_SIZE) for frame in decoded])
         return self._store("clip.zarr", artifacts.CLIP, {"frames": frames}, attrs)
 

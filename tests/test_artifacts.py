@@ -159,6 +159,72 @@ def test_fingerprint_depends_on_content_not_on_key_order() -> None:
     assert replace(artifacts.LATENTS, version=2) != artifacts.LATENTS
 
 
+def test_a_failure_before_the_first_shard_leaves_no_scratch(tmp_path: Path) -> None:
+    made = writer(tmp_path / "latents.zarr")
+    made.set_attrs({"psnr": 3})
+    assert made.get_attr("psnr") == 3 and made.missing() == [range(0, 2), range(2, 4), range(4, 5)]
+    with pytest.raises(DataError, match="NaN or infinite"):
+        made.write("latents", 0, np.full((2, 2, 3), np.nan, np.float32))
+    assert not list(tmp_path.iterdir())
+    made.write("latents", 0, values())
+    assert open_store(made.commit(), artifacts.LATENTS).attrs["psnr"] == 3
+
+
+def put_file(path: Path) -> None:
+    path.mkdir()
+    (path / "mine.txt").write_text("mine")
+
+
+def put_other_store(path: Path) -> None:
+    shard = StoreWriter(path, path.parent / "tmp", artifacts.MATCHES, "m", SPECS, params={})
+    shard.write("latents", 0, values())
+    shard.commit()
+
+
+def put_zarr_of_others(path: Path) -> None:
+    zarr.open_group(path, mode="w").attrs["schema"] = "other"
+
+
+@pytest.mark.parametrize("put", [put_file, put_other_store, put_zarr_of_others, lambda path: path.write_text("mine")])
+def test_what_others_wrote_is_not_replaced(tmp_path: Path, put) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "latents.zarr"
+    put(path)
+    with pytest.raises(DataError, match=r"latents.zarr: was not written by vidseg; choose another place"):
+        writer(path)
+    assert path.exists() and not (tmp_path / "tmp").exists()
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda path: path.mkdir(),
+        lambda path: put_again(path, set_attr("schema_version", 0)),
+        lambda path: put_again(path, set_attr("complete", False)),
+        lambda path: put_again(path / "video", lambda store: None),
+    ],
+    ids=["empty", "other version", "incomplete", "several videos"],
+)
+def test_our_own_stores_are_replaced(tmp_path: Path, put) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "latents.zarr"
+    put(path)
+    put_again(path, lambda store: None)
+    assert open_store(path, artifacts.LATENTS).fingerprint == "abc"
+
+
+def put_again(path: Path, damage) -> None:  # type: ignore[no-untyped-def]
+    made = writer(path)
+    made.write("latents", 0, values())
+    damage(made.commit())
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        writer(tmp_path / "new" / "latents.zarr")
+
+
 @pytest.mark.parametrize(("highest", "dtype"), [(0, "uint8"), (255, "uint8"), (256, "uint16")])
 def test_label_dtype(highest: int, dtype: str) -> None:
     assert artifacts.label_dtype(highest) == dtype

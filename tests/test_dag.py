@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -47,7 +48,9 @@ class Project:
         (self.folder / "params.yaml").write_text(yaml.safe_dump(self.params))
 
     def write_videos(self, items: dict[str, list[dict[str, object]]]) -> None:
-        (self.folder / "videos.yaml").write_text(yaml.safe_dump({"items": items}))
+        none = dict.fromkeys(("ground_truth", "classes", "mask"), "inputs/none")
+        content = {key: [none | entry for entry in entries] for key, entries in items.items()}
+        (self.folder / "videos.yaml").write_text(yaml.safe_dump({"items": content}))
 
     def repro(self, *targets: str) -> list[str]:
         """Run `dvc repro`; returns the stages that ran, in order."""
@@ -80,10 +83,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     made.write_videos(
         {
             "one": [{"path": "one", "ground_truth": "truth"}],
-            "two": [
-                {"path": "two-a", "name": "a", "ground_truth": "inputs/none"},
-                {"path": "two-b", "name": "b", "ground_truth": "inputs/none"},
-            ],
+            "two": [{"path": "two-a", "name": "a"}, {"path": "two-b", "name": "b"}],
         }
     )
     made.run("vidseg", "backbone", "lock", "--params", "params.yaml")
@@ -95,10 +95,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def test_every_store_lies_where_the_design_says(project: Project) -> None:
     data = project.folder / "data"
     for path in (
-        "ingest/one/clip.zarr", "ingest/one/truth.zarr", "ingest/one/seed", "extract/one/features.zarr",
+        "ingest/one/clip.zarr", "ingest/one/truth.zarr", "ingest/one/seed", "ingest/one/source/source.json",
+        "extract/one/features.zarr",
         "extract/one/latents.zarr", "correspond/one/matches.zarr", "segment/one/coarse.zarr",
         "segment/one/context", "upsample/one/labels.zarr", "evaluate/one/scores.json", "render/one/overlay.mp4",
         "extract/two/features.zarr/a/zarr.json", "extract/two/features.zarr/b/zarr.json",
+        "ingest/two/source/b/source.json",
     ):  # fmt: skip
         assert (data / path).exists(), path
     assert (project.folder / "metrics.json").is_file()
@@ -139,6 +141,7 @@ def correct_a_label(project: Project) -> None:
         ),
         pytest.param(correct_a_label, ["evaluate", "ingest", "summarize"], id="ground-truth"),
         pytest.param(change("render", "opacity", 0.4), ["render"], id="opacity"),
+        pytest.param(change("ingest", "fps", 5.0), ["ingest", "render"], id="fps"),
     ],
 )
 def test_what_a_change_runs_again(project: Project, apply, expected: list[str]) -> None:  # type: ignore[no-untyped-def]
@@ -151,10 +154,33 @@ def test_only_the_changed_item_runs(project: Project) -> None:
     project.write_videos(
         {
             "one": [{"path": "one", "ground_truth": "truth"}],
-            "two": [{"path": "two-a", "name": "a", "ground_truth": "inputs/none"}],
+            "two": [{"path": "two-a", "name": "a"}],
         }
     )
     assert all(name.endswith("@two") or name == "summarize" for name in project.repro())
+
+
+def test_an_item_that_is_no_more_leaves_the_summary(project: Project) -> None:
+    def videos() -> int:
+        return int(json.loads((project.folder / "metrics.json").read_text())["videos"])
+
+    one: dict[str, object] = {"path": "one", "ground_truth": "truth"}
+    project.write_videos({"one": [one], "more": [{"path": "two-b"}]})
+    project.repro()
+    assert videos() == 2
+    project.write_videos({"one": [one]})
+    assert project.repro() == ["summarize"]
+    assert videos() == 1
+    assert (project.folder / "data/evaluate/more/scores.json").is_file()
+
+
+def test_a_mask_is_watched(project: Project) -> None:
+    """By its content too, not only by its entry in videos.yaml."""
+    for value in (0, 1):
+        mask = write_labels(project.folder / "mask", np.full((1, 64, 64), value, np.uint8)) / "00000.png"
+        project.write_videos({"one": [{"path": "one", "ground_truth": "truth", "mask": str(mask)}]})
+        ran = stages_of(project.repro("ingest", "segment"))
+        assert {"ingest", "segment"} <= set(ran) and "extract" not in ran
 
 
 def test_an_earlier_parameter_comes_back_from_the_cache(project: Project) -> None:
@@ -180,7 +206,7 @@ def test_locked_weights_guard_the_pipeline(project: Project) -> None:
     assert "run `vidseg backbone lock --params params.yaml`" in result.stderr
 
 
-@pytest.mark.parametrize("key", ["a;touch x", "../x", "a b"])
+@pytest.mark.parametrize("key", ["a;touch x", "../x", "a b", "a.b"])
 def test_keys_that_are_not_safe_in_a_path_are_refused(project: Project, key: str) -> None:
     result = subprocess.run(
         ["vidseg", "extract", "--params", "params.yaml"],

@@ -32,6 +32,28 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_the_map_names_every_module_and_marks_those_that_take_paths() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    listed = set(re.findall(r"\w+\*?", re.sub(r"(?<= )_(?=[a-z])", "pretraining_", text.split("```")[3])))
+    for file in sorted((ROOT / "pipeline").rglob("[a-z]*.py")):
+        star = "*" if re.search(r"\bPath\b", file.read_text()) else ""
+        assert file.stem + star in listed, f"the map lacks {file.stem}{star}"
+    for file in sorted((ROOT / "stages").glob("[a-z]*.py")):
+        assert file.stem in listed, f"the map lacks {file.stem}"
+
+
+def test_every_command_is_in_the_reference() -> None:
+    from typer.main import get_command
+
+    from stages.main import app
+
+    text = (ROOT / "docs/reference/commands.md").read_text()
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        assert f"`vidseg {name}" in text, name
+        for part in getattr(command, "commands", {}):
+            assert re.search(rf"`vidseg {name} [^`]*\b{part}\b", text), f"{name} {part}"
+
+
 def test_the_ten_line_reader_needs_only_zarr(tmp_path: Path) -> None:
     code = re.search(r"```python\n(.*?)```", (ROOT / "docs/artifacts.md").read_text(), re.DOTALL)
     assert code is not None

@@ -22,6 +22,7 @@ from pipeline.pretraining_autoencoder import (
     build_autoencoder,
     decode,
     encode,
+    hue_residual,
     standardise,
 )
 from pipeline.pretraining_data import (
@@ -153,6 +154,17 @@ def test_standardising_leaves_reconstructions_and_gives_unit_latents() -> None:
     torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), atol=1e-3, rtol=0)
+
+
+def test_hue_residual_is_small_only_when_latents_tell_the_colour() -> None:
+    rng = torch.Generator().manual_seed(0)
+    colours = torch.rand(4, 3, 4, 4, generator=rng) * 2 - 1
+    images = colours.repeat_interleave(8, -1).repeat_interleave(8, -2)
+    mixing = torch.randn(4, 3, generator=rng)
+    knowing = torch.einsum("dc,nchw->ndhw", mixing, colours)
+    blind = images.mean(1, keepdim=True)[..., ::8, ::8].expand(-1, 4, -1, -1)
+    assert float(hue_residual(knowing, images)) < 0.02
+    assert float(hue_residual(blind, images)) > 0.8
 
 
 def _view(corner: tuple[int, int], mirrored: bool, window: tuple[float, ...] = (0, 0, 96, 96)) -> View:

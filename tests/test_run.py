@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import zarr
 from PIL import Image
 
-from pipeline.video import write_video
-from tests.commands import error_line, tree_bytes, vidseg, vidseg_process, write_frames
+from pipeline.video import open_source, write_video
+from stages import doctor
+from tests.commands import error_line, tree_bytes, vidseg, vidseg_process, write_frames, write_labels
 
 SIZE = (66, 130)
 
@@ -68,7 +72,7 @@ def test_dry_run_prints_plan_time_and_disk_and_writes_nothing(video: Path, tiny_
     printed = vidseg("run", video, "-o", tmp_path / "out", "--dry-run", *options(tiny_model)).stdout
     assert "5 frames, 130x66, 10 fps" in printed
     assert "model size 128x64" in printed
-    assert "minutes and" in printed and "MB of disk" in printed
+    assert "seconds of computing and" in printed and "MB of stores" in printed
     assert not (tmp_path / "out").exists()
 
 
@@ -114,7 +118,40 @@ def test_bad_input(
         given.write_bytes(video.read_bytes() if isinstance(content, str) else content)
     result = vidseg("run", given, "-o", tmp_path / "out", *options(tiny_model), *arguments, cwd=tmp_path, check=code)
     assert message in error_line(result)
-    assert not list((tmp_path / "out").rglob("labels.zarr"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_of_another_origin_are_left_alone(video: Path, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "overlay.mp4").write_text("mine")
+    result = vidseg("run", video, "-o", tmp_path / "out", *options(tiny_model), check=3)
+    assert "overlay.mp4: was not written by" in error_line(result)
+    assert tree_bytes(tmp_path / "out") == {"overlay.mp4": b"mine"}
+
+
+def test_the_folder_of_frames_cannot_be_the_output(tiny_model: Path, tmp_path: Path) -> None:
+    folder = write_frames(tmp_path / "frames", np.zeros((1, 64, 64, 3), np.uint8))
+    result = vidseg("run", folder, "-o", folder / "out", *options(tiny_model), check=2)
+    assert "lies in the folder of frames" in error_line(result)
+
+
+def test_earlier_scores_do_not_stay_beside_other_labels(
+    video: Path, tiny_model: Path, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    truth = write_labels(tmp_path / "truth", rng.integers(0, 2, (5, *SIZE), dtype=np.uint8))
+    run = ("run", video, "-o", tmp_path / "out", *options(tiny_model, "upsample.method=nearest"))
+    printed = vidseg(*run, "--ground-truth", truth).stderr
+    assert "mIoU 0." in printed
+    assert (tmp_path / "out" / "scores.json").is_file()
+    vidseg(*run)
+    assert not (tmp_path / "out" / "scores.json").exists()
+
+
+def test_a_context_of_another_clip_begins_this_one(video: Path, tiny_model: Path, result: Path, tmp_path: Path) -> None:
+    context = result / "artifacts" / "context"
+    vidseg("run", video, "-o", tmp_path / "out", "--context", context, *options(tiny_model))
+    labels = zarr.open_group(tmp_path / "out" / "artifacts" / "labels.zarr", mode="r")["labels"]
+    assert labels.shape == (5, *SIZE)
 
 
 def test_an_output_folder_that_cannot_be_written(video: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -135,6 +172,52 @@ def test_a_real_clip(shared_data: Path, tiny_model: Path, tmp_path: Path) -> Non
     assert json.loads((tmp_path / "out" / "scores.json").read_text())["videos"][0]["frames"] == 3
     with Image.open(tmp_path / "out" / "labels" / "0016E5_07959.png") as picture:
         assert picture.size == (480, 360)
+
+
+def test_a_real_video_file(shared_data: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Real video, decoded from a file: two frames of a drive, through to labels and overlay at the source's size."""
+    clip = shared_data / "clips" / "highway_drive.mp4"
+    if not clip.is_file():
+        pytest.skip(f"the real clip {clip.name} is not here (../shared/data/clips)")
+    sets = ["ingest.size=128", "ingest.frames=0:2", "upsample.method=bilinear"]
+    vidseg("run", clip, "-o", tmp_path / "out", *options(tiny_model, *sets))
+    height, width = next(open_source(clip).frames([0])).image.shape[:2]
+    files = sorted((tmp_path / "out" / "labels").iterdir())
+    assert len(files) == 2
+    for file in files:
+        with Image.open(file) as picture:
+            assert picture.size == (width, height)
+            assert 1 < len(np.unique(np.asarray(picture))) <= 3
+    with av.open(tmp_path / "out" / "overlay.mp4") as overlay, av.open(clip) as source:
+        made, given = overlay.streams.video[0], source.streams.video[0]
+        assert (made.width, made.height, made.average_rate) == (given.width, given.height, given.average_rate)
+        assert sum(1 for _ in overlay.decode(made)) == 2
+
+
+def test_doctor_tries_the_links_between_the_cache_and_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dvc.repo import Repo
+
+    assert doctor._dvc_cache(tmp_path) == "not in a DVC project"
+    Repo.init(str(tmp_path), no_scm=True).close()
+    before = sorted(path.name for path in tmp_path.iterdir())
+    found = doctor._dvc_cache(tmp_path)
+    assert isinstance(found, dict)
+    assert Path(found["path"]).is_relative_to(tmp_path / ".dvc" / "cache")
+    assert found["links_wanted"] == "reflink, copy"
+    assert found["links_working"].endswith("hardlink, symlink, copy")
+    assert found["free_disk_gb"] > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    found = doctor._dvc_cache(tmp_path)
+    assert isinstance(found, dict)
+    assert found["links_working"].endswith("symlink, copy")
+    assert "hardlink" not in found["links_working"]
 
 
 def test_doctor_reports_what_is_here() -> None:

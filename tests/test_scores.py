@@ -206,6 +206,15 @@ def test_no_scores(tmp_path: Path) -> None:
         read_items(tmp_path)
 
 
+def test_only_the_given_items_are_read(tmp_path: Path) -> None:
+    for key in ("a", "b", "old"):
+        write_json(tmp_path / key / "scores.json", {"schema": "scores", "schema_version": 1, "key": key})
+    assert list(read_items(tmp_path)) == ["a", "b", "old"]
+    assert [(key, found["key"]) for key, found in read_items(tmp_path, ["b", "a"]).items()] == [("a", "a"), ("b", "b")]
+    with pytest.raises(DataError, match=r"new/scores.json: no such file; run `vidseg evaluate` first"):
+        read_items(tmp_path, ["a", "new"])
+
+
 def test_nan_is_never_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(tmp_path / "x.json", {"a": math.nan})

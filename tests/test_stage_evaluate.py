@@ -336,6 +336,9 @@ def test_items_and_their_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ["all", "60", "40", "1.0000"],
     ]
     assert lines[5] == "protocol strict, assignment majority"
+    (tmp_path / "videos.yaml").write_text("items: {one: []}")
+    chosen = runner.invoke(summarize.app, ["data/evaluate", "chosen", "--items", "videos.yaml", "--json"])
+    assert json.loads(chosen.stdout)["videos"] == 1  # `many` is no item any more
     metrics = scored(tmp_path / "metrics.json")
     assert metrics == json.loads(runner.invoke(summarize.app, ["data/evaluate", ".", "--json"]).stdout)
     assert (metrics["miou"], metrics["vc8"], metrics["videos"], metrics["frames"]) == (1.0, 1.0, 3, 60)

@@ -11,13 +11,14 @@ import zarr
 from PIL import Image
 
 from pipeline import artifacts
+from pipeline.clip_source import ClipSource, read_source
 from pipeline.errors import DataError, UsageError
 from pipeline.pictures import read_label_png, write_image, write_label_png
 from pipeline.resize import resize_frame
 from pipeline.video import open_source, write_video
 from stages import cli, ingest, sample
 from stages.ingest import Params, run
-from stages.layout import videos_of
+from stages.layout import Place, videos_of
 
 SIZE = (70, 130)
 
@@ -66,8 +67,9 @@ def test_clip_zarr(frames: Path, tmp_path: Path) -> None:
     attrs = dict(group.attrs)
     assert attrs["names"] == [f"shot{number}" for number in range(17)]
     assert attrs["source_indices"] == list(range(17))
-    assert (attrs["fps"], attrs["source_size"], attrs["source"]) == (25.0, [70, 130], str(frames))
-    assert sorted(entry.name for entry in path.parent.iterdir()) == ["clip.zarr", "seed", "truth.zarr"]
+    assert attrs["source_size"] == [70, 130]
+    assert read_source(tmp_path / "out" / "source") == ClipSource(frames, 25.0)
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["clip.zarr", "seed", "source", "truth.zarr"]
 
 
 def test_range_stride_and_rate(frames: Path, tmp_path: Path) -> None:
@@ -75,14 +77,15 @@ def test_range_stride_and_rate(frames: Path, tmp_path: Path) -> None:
     store = artifacts.open_store(path, artifacts.CLIP)
     assert store.attrs["names"] == ["shot2", "shot6", "shot10"]
     assert store.attrs["source_indices"] == [2, 6, 10]
-    assert store.attrs["fps"] == 2.5  # plays as fast as the source
+    assert read_source(tmp_path / "out" / "source").fps == 2.5  # plays as fast as the source
     assert store.read("frames").shape == (3, 64, 64, 3)
 
 
 def test_a_video_and_a_single_frame(tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.mp4", [picture(0)], 12.5)
     store = artifacts.open_store(run(video, tmp_path / "out", Params()), artifacts.CLIP)
-    assert (store.attrs["names"], store.attrs["fps"]) == (["00000"], 12.5)
+    assert store.attrs["names"] == ["00000"]
+    assert read_source(tmp_path / "out" / "source") == ClipSource(video, 12.5)
     assert store.read("frames").shape == (1, 64, 128, 3)
 
 
@@ -123,8 +126,8 @@ def test_a_given_mask_wins(frames: Path, truth: Path, tmp_path: Path) -> None:
 
 def test_the_same_pixels_give_the_same_bytes(frames: Path, truth: Path, tmp_path: Path) -> None:
     run(frames, tmp_path / "1", Params(size=64), ground_truth=truth)
-    same = Params(size="64x128", frames="0:17", seed="truth", fps=25.0)
-    run(frames, tmp_path / "2", same, ground_truth=truth)
+    same = Params(size="64x128", frames="0:17", seed="truth", fps=12.0)
+    run(frames.rename(tmp_path / "elsewhere"), tmp_path / "2", same, ground_truth=truth)
     assert tree(tmp_path / "1" / "clip.zarr") == tree(tmp_path / "2" / "clip.zarr")
 
 
@@ -143,11 +146,34 @@ def test_a_second_run_changes_only_what_changed(frames: Path, truth: Path, tmp_p
     np.testing.assert_array_equal(stored[3], resize_frame(picture(33), (64, 128)))
 
 
-def test_a_moved_source_is_found_again(frames: Path, tmp_path: Path) -> None:
-    run(frames, tmp_path / "out", Params(size=64))
+def test_a_moved_source_at_another_rate_is_the_same_clip(frames: Path, tmp_path: Path) -> None:
+    clip = run(frames, tmp_path / "out", Params(size=64))
+    before = (clip / "zarr.json").stat().st_ino
     moved = frames.rename(tmp_path / "moved")
-    store = artifacts.open_store(run(moved, tmp_path / "out", Params(size=64)), artifacts.CLIP)
-    assert store.attrs["source"] == str(moved)
+    run(moved, tmp_path / "out", Params(size=64), fps=7)
+    assert read_source(tmp_path / "out" / "source") == ClipSource(moved, 7.0)
+    assert (clip / "zarr.json").stat().st_ino == before
+
+
+@pytest.mark.parametrize("name", ["clip.zarr", "truth.zarr", "seed", "source"])
+def test_what_others_put_in_the_way_is_refused_before_any_work(
+    frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    mine = tmp_path / "out" / name / "mask.png"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    code, shown = command([frames, tmp_path / "out"], capsys)
+    assert code == 3
+    assert f"{name}: was not written by vidseg; choose another place for the output" in shown
+    assert tree(tmp_path / "out") == {f"{name}/mask.png": b"mine"}
+
+
+def test_an_item_that_lost_its_second_video_is_replaced(frames: Path, tmp_path: Path) -> None:
+    for video in "ab":
+        run(frames, Place(tmp_path / "item", video), Params(size=64))
+    run(frames, Place(tmp_path / "item"), Params(size=64))
+    assert (tmp_path / "item" / "clip.zarr" / "zarr.json").is_file()
+    assert [path.name for path in (tmp_path / "item" / "seed").iterdir()] == ["seed.json"]
 
 
 def damaged_frame(frames: Path) -> None:
@@ -261,7 +287,7 @@ def project(tmp_path: Path, frames: Path, truth: Path, monkeypatch: pytest.Monke
         """
 items:
   one:
-    - {path: frames, ground_truth: truth, fps: 5}
+    - {path: frames, ground_truth: truth, classes: inputs/none, mask: inputs/none, fps: 5}
   two:
     - {path: frames, ground_truth: inputs/none}
     - {path: clip.mp4, name: moving, ground_truth: inputs/none, fps: 7}
@@ -280,8 +306,7 @@ items:
 
 def test_an_item_of_one_video(project: Path) -> None:
     ingest.run_item("ingest@one", None, ["ingest.size=64"])
-    store = artifacts.open_store(project / "data/ingest/one/clip.zarr", artifacts.CLIP)
-    assert (store.attrs["fps"], store.attrs["source"]) == (5.0, "frames")
+    assert read_source(project / "data/ingest/one/source") == ClipSource(project / "frames", 5.0)
     truth = artifacts.open_store(project / "data/ingest/one/truth.zarr", artifacts.TRUTH)
     assert truth.attrs["indices"] == [0, 5, 16]
     assert videos_of("one") == [None]
@@ -294,7 +319,8 @@ def test_an_item_of_several_videos(project: Path) -> None:
     ingest.run_item("two", None, ["ingest.size=64"])
     assert videos_of("two") == ["frames", "moving"]
     store = artifacts.open_store(project / "data/ingest/two/clip.zarr/moving", artifacts.CLIP)
-    assert (store.attrs["fps"], store.frames("frames")) == (7.0, 3)
+    assert store.frames("frames") == 3
+    assert read_source(project / "data/ingest/two/source/moving") == ClipSource(project / "clip.mp4", 7.0)
     for name in ("frames", "moving"):
         assert (project / "data/ingest/two/seed" / name / "seed.json").is_file()
         assert (project / "data/ingest/two/truth.zarr" / name / "zarr.json").is_file()
@@ -308,6 +334,7 @@ def test_an_item_of_several_videos(project: Path) -> None:
         ("rate", "fps must be a number above 0, not 'fast'"),
         ("none", "no item 'none'"),
         ("a;touch x", "keys may hold letters"),
+        ("a.b", "item 'a.b': keys may hold letters, digits, '_' and '-' only"),
     ],
 )
 def test_items_that_make_no_sense(project: Path, item: str, message: str) -> None:

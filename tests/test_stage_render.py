@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import minimum_filter
 
+from pipeline.clip_source import ClipSource, write_source
 from pipeline.errors import DataError
 from pipeline.pictures import davis_palette
 from pipeline.rendering.palette import overlay_colours
@@ -199,10 +200,21 @@ def test_many_labels_make_16_bit_files(tmp_path: Path) -> None:
 def test_a_moved_source_is_replaced_by_the_clips_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scene = Scene(tmp_path)
     stores = everything(scene)
-    (tmp_path / "source.mp4").unlink()
+    (tmp_path / "shots.mp4").unlink()
     out = render.run(stores["clip"], stores["labels"], tmp_path / "out", PARAMS)
     assert decoded(out / "overlay.mp4").frames.shape == (FRAMES, *SIZE, 3)
     assert "the clip's frames of 40x24 are enlarged instead" in capsys.readouterr().err
+
+
+def test_a_clip_without_a_source_is_enlarged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stores = everything(Scene(tmp_path))
+    shutil.rmtree(tmp_path / "source")
+    out = render.run(stores["clip"], stores["labels"], tmp_path / "out", replace(PARAMS, extras=False))
+    assert decoded(out / "overlay.mp4").frames.shape == (FRAMES, *SIZE, 3)
+    shown = capsys.readouterr().err
+    assert "its source is not known; the clip's frames of 40x24 are enlarged instead, shown at 25 frames" in shown
+    with pytest.raises(DataError, match=r"source.json: not readable .* run `vidseg ingest` again"):
+        render.run(stores["clip"], stores["labels"], tmp_path / "out", PARAMS, source=tmp_path / "source")
 
 
 def test_stores_of_different_clips_are_refused(stores: dict[str, Path], tmp_path: Path) -> None:
@@ -247,6 +259,7 @@ def test_items_of_one_and_of_several_videos(
     for key, video in (("one", None), ("two", "a"), ("two", "b")):
         for name, stage in places.items():
             shutil.copytree(stores[name], Place(DATA / stage / key, video) / f"{name}.zarr")
+        shutil.copytree(stores["clip"].with_name("source"), Place(DATA / "ingest" / key, video) / "source")
     for key in ("one", "two"):
         render.run_item(f"render@{key}", None, ["render.extras=false"])
     assert set(tree_bytes(DATA / "render/one")) == BASIC
@@ -270,6 +283,10 @@ def test_a_real_clip_at_its_own_size_and_rate(shared_data: Path, tmp_path: Path)
 
 def test_command_line(stores: dict[str, Path], tmp_path: Path) -> None:
     arguments = ("render", stores["clip"], stores["labels"], tmp_path / "out")
+    elsewhere = tmp_path / "elsewhere"
+    write_source(elsewhere, ClipSource(stores["clip"].with_name("shots.mp4"), 5.0), tmp_path / "writing")
+    vidseg(*arguments, "--source", elsewhere, "--set", "render.extras=false")
+    assert decoded(tmp_path / "out" / "overlay.mp4").fps == 5
     vidseg(*arguments, "--features", stores["features"], "--set", "render.slice_row=0.25")
     assert set(tree_bytes(tmp_path / "out")) == BASIC | SLICES | FEATURES
     failed = vidseg(*arguments, "--set", "render.opacity=2", check=2)

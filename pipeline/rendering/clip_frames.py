@@ -11,10 +11,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.artifacts import Store
+from pipeline.artifacts import Store, shard_frames
+from pipeline.clip_source import ClipSource
 from pipeline.errors import DataError
 from pipeline.resize import resize_frame
-from pipeline.video import FrameRange, FrameSource, open_source
+from pipeline.video import FOLDER_FPS, FrameRange, FrameSource, open_source
 
 #: Mean difference in grey levels above which a source is another video; decoders differ by less than 1.
 _OTHER_VIDEO = 8.0
@@ -22,8 +23,7 @@ _OTHER_VIDEO = 8.0
 
 def frames_of(store: Store, name: str) -> Iterator[np.ndarray]:
     """The frames of an array in order, reading one shard at a time."""
-    array = store.array(name)
-    shard = int((array.shards or array.chunks)[0])
+    shard = shard_frames(store.array(name))
     for start in range(0, store.frames(name), shard):
         yield from store.read(name, start, start + shard)
 
@@ -33,11 +33,13 @@ class ClipPictures:
     """The pictures u8 (H0, W0, 3) of a clip's frames at the source's size.
 
     Attributes:
+        fps: at which they are shown.
         source: where they are read from; None = the clip's own frames, enlarged.
         warning: why it is not the source, for the user.
     """
 
     clip: Store
+    fps: float
     source: FrameSource | None
     warning: str | None = None
 
@@ -64,34 +66,37 @@ class ClipPictures:
                 yield source_frame.image
                 found += 1
         if found < len(wanted):
-            path = self.clip.attrs["source"]
-            raise DataError(f"{path}: has no frame {wanted[found]} any more; run `vidseg ingest` again")
+            raise DataError(
+                f"the source of {self.clip.path} has no frame {wanted[found]} any more; run `vidseg ingest` again"
+            )
 
 
-def open_pictures(clip: Store) -> ClipPictures:
-    """The pictures of a clip, from its source where that is still what the clip was made of."""
-    path = Path(str(clip.attrs["source"]))
+def open_pictures(clip: Store, origin: ClipSource | None) -> ClipPictures:
+    """The pictures of a clip, from its source where that is known and still what the clip was made of."""
+    height, width = clip.array("frames").shape[1:3]
+    instead = f"the clip's frames of {width}x{height} are enlarged instead"
+    if origin is None:
+        rate = f"shown at {FOLDER_FPS:g} frames per second"
+        return ClipPictures(clip, FOLDER_FPS, None, f"its source is not known; {instead}, {rate}")
     try:
-        source = open_source(path)
-        reason = _mismatch(source, clip)
+        source = open_source(origin.path)
+        reason = _mismatch(source, clip, origin.path)
     except DataError as error:
         reason = str(error)
     if reason is None:
-        return ClipPictures(clip, source)
-    height, width = clip.array("frames").shape[1:3]
-    instead = f"the clip's frames of {width}x{height} are enlarged instead"
-    return ClipPictures(clip, None, f"the source cannot be used ({reason}); {instead}")
+        return ClipPictures(clip, origin.fps, source)
+    return ClipPictures(clip, origin.fps, None, f"the source cannot be used ({reason}); {instead}")
 
 
-def _mismatch(source: FrameSource, clip: Store) -> str | None:
+def _mismatch(source: FrameSource, clip: Store, path: Path) -> str | None:
     """Why a source is not the one that the clip was made of, or None."""
     if list(source.size) != list(clip.attrs["source_size"]):
-        return f"{clip.attrs['source']}: is now {source.size[1]}x{source.size[0]} pixels"
+        return f"{path}: is now {source.size[1]}x{source.size[0]} pixels"
     first = int(clip.attrs["source_indices"][0])
     image = next(iter(source.frames(FrameRange(first, first + 1)))).image
     stored = clip.read("frames", 0, 1)[0]
     difference = np.abs(resize_frame(image, stored.shape[:2]).astype(np.int16) - stored).mean()
-    return f"{clip.attrs['source']}: is now another video" if difference > _OTHER_VIDEO else None
+    return f"{path}: is now another video" if difference > _OTHER_VIDEO else None
 
 
 def _covering(indices: list[int]) -> FrameRange:
