@@ -25,6 +25,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from pipeline.errors import DataError
+from pipeline.finite import first_broken
 
 
 @dataclass(frozen=True)
@@ -228,11 +229,10 @@ class StoreWriter:
         if start % spec.shard or (stop % spec.shard and stop != spec.shape[0]):
             raise DataError(f"{self.path}: frames {start}:{stop} of '{name}' are not whole shards of {spec.shard}")
         if np.issubdtype(values.dtype, np.floating):
-            finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-            if not finite.all():
-                frame = start + int(np.argmin(finite))
+            broken = first_broken(values)
+            if broken is not None:
                 raise DataError(
-                    f"{self.path}: array '{name}' has NaN or infinite values in frame {frame}; "
+                    f"{self.path}: array '{name}' has NaN or infinite values in frame {start + broken}; "
                     "check the frame and the weights, or use float32 (backbone.dtype, extract.dtype)"
                 )
         self._array(name)[start:stop] = values.astype(spec.dtype, copy=False)

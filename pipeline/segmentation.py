@@ -15,10 +15,8 @@ from pipeline.context import Context, MemoryPolicy, fit, merge_by_mask, parse_me
 from pipeline.correspondence import Matches
 from pipeline.errors import DataError, UsageError
 from pipeline.kmeans import kmeans
+from pipeline.truth import VOID
 from pipeline.voting import vote
-
-#: Value of unlabelled pixels in 8-bit label PNGs.
-VOID = 255
 
 
 @dataclass(frozen=True)

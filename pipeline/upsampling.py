@@ -14,6 +14,7 @@ from pipeline import difference as maps
 from pipeline.backbone import Backbone
 from pipeline.diffusion import CleanPass, DiffusionSettings, clean_pass
 from pipeline.errors import DataError
+from pipeline.finite import first_broken
 from pipeline.modulation import ModulationSettings, jobs_of, modulate, taps_to_record
 
 
@@ -120,8 +121,8 @@ def image_pairs(
             backbone, clean, masks.to(device), signs.to(device), frames.to(device), diffusion, modulation
         )
         images = backbone.decode(modulated.final).cpu().numpy()
-        if not np.isfinite(images).all():
-            broken = int(np.argmin(np.isfinite(images).all(axis=(1, 2, 3))))
+        broken = first_broken(images)
+        if broken is not None:
             raise DataError(
                 f"the modulated images of frame {int(frames[broken])} of this batch have NaN or infinite values; "
                 "check the weights, or use float32 (backbone.dtype)"

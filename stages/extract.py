@@ -16,6 +16,7 @@ from stages.settings import BackboneParams, DiffusionParams, load, param, plain
 
 if TYPE_CHECKING:
     from pipeline.backbone import Backbone
+    from pipeline.extraction import ExtractionSettings
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,7 @@ def run(
         latents_path, artifacts.LATENTS, mark
     ):
         return features_path
-    settings = extraction.ExtractionSettings(
-        params.blocks, params.matching_block, params.feature_step, params.normalize, params.encode
-    )
+    settings = extraction_settings(params)
     steps = diffusion_settings(diffusion)
     settings.check(steps)
     if backbone is None:
@@ -142,6 +141,15 @@ def run(
         )
     latents.commit()
     return features.commit()
+
+
+def extraction_settings(params: Params) -> ExtractionSettings:
+    """The library's settings for the section `extract`."""
+    from pipeline.extraction import ExtractionSettings
+
+    return ExtractionSettings(
+        params.blocks, params.matching_block, params.feature_step, params.normalize, params.encode
+    )
 
 
 def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> None:

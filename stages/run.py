@@ -98,13 +98,13 @@ def _check_folders(video: Path, out: Path) -> None:
 
 def _check_params(settings: Settings, backbone: Backbone, size: tuple[int, int]) -> None:
     """What a later stage would refuse, refused now: hours may lie between."""
-    from pipeline.extraction import ExtractionSettings
     from stages.backbones import diffusion_settings
+    from stages.extract import extraction_settings
     from stages.upsample import modulation_settings
 
     extract, segment = settings["extract"], settings["segment"]
     steps = diffusion_settings(settings["diffusion"])
-    ExtractionSettings(extract.blocks, extract.matching_block, extract.feature_step).check(steps)
+    extraction_settings(extract).check(steps)
     if settings["upsample"].method == "modulation":
         modulation_settings(settings["upsample"]).check(steps)
     height, width, _ = backbone.token_shape(extract.matching_block, size)
