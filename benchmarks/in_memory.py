@@ -25,7 +25,7 @@ from pipeline.modulation import ModulationSettings, taps_to_record
 from pipeline.released import released_keep, released_passes, released_trajectories, released_vote
 from pipeline.scores import ScoredClasses
 from pipeline.segmentation import Start, fit_context, predict_window, update_context, window_ranges
-from pipeline.upsampling import MapSettings, image_pairs, label_frame
+from pipeline.upsampling import ImagePair, MapSettings, image_pairs, label_frame
 from pipeline.voting import vote
 from stages import ingest
 from stages.segment import loop_settings
@@ -104,8 +104,9 @@ class Runner:
         self._cache: dict[Hashable, Any] = {}
 
     def run(self, settings: Settings, grouping: Grouping = GROUPING) -> Outcome:
-        coarse, final = self._coarse(settings, grouping), self._final(settings, grouping)
-        height, width = self._grid(settings)
+        coarse = self._coarse(settings, grouping)
+        final = self.upsampled(self.coarse(settings, grouping), settings, grouping)
+        height, width = self.grid(settings)
         guide = np.empty((*self.clip.size, 0))
         enlarged = [nearest(coarse[at].reshape(height, width), guide) for at in self.clip.positions]
         return Outcome(
@@ -120,7 +121,8 @@ class Runner:
             self._cache[key] = compute()
         return self._cache[key]
 
-    def _grid(self, settings: Settings) -> tuple[int, int]:
+    def grid(self, settings: Settings) -> tuple[int, int]:
+        """(h, w) of the token grid."""
         height, width, _ = feature_shape(self.backbone, self._model_size, _extraction(settings))
         return height, width
 
@@ -164,7 +166,7 @@ class Runner:
         cut = released_passes if grouping.released_passes else window_ranges
         mask = None
         if loop.init == "mask" or loop.label_merge == "first_frame":
-            mask = _sampled(self.clip.truth[0], self._grid(settings)).reshape(-1)
+            mask = _sampled(self.clip.truth[0], self.grid(settings)).reshape(-1)
         start = fit_context(context_features[: loop.window], loop, mask)
         coarse = np.zeros(matching.shape[:2], np.int32)
         for window in cut(total, loop.window):
@@ -178,15 +180,15 @@ class Runner:
         if grouping.released_refinement is not None:
             similarity, moves = grouping.released_refinement.split()
             tracks = released_trajectories(matching, similarity)  # type: ignore[arg-type]
-            kept = released_keep(tracks, self._grid(settings), moves)  # type: ignore[arg-type]
+            kept = released_keep(tracks, self.grid(settings), moves)  # type: ignore[arg-type]
             return released_vote(labels, tracks, kept)
         params = settings["correspond"]
-        matches = next_tokens(matching, self._grid(settings), params.max_squared_distance, params.rule)
+        matches = next_tokens(matching, self.grid(settings), params.max_squared_distance, params.rule)
         return vote(labels, matches, settings["segment"].vote)
 
-    def _final(self, settings: Settings, grouping: Grouping) -> np.ndarray:
+    def upsampled(self, planes: np.ndarray, settings: Settings, grouping: Grouping = GROUPING) -> np.ndarray:
+        """Final labels (m, H0, W0) of the coarse maps (m, h, w) of the m frames that get some."""
         positions = [self.clip.positions[index] for index in self.scored]
-        planes = self._coarse(settings, grouping)[positions].reshape(-1, *self._grid(settings))
         params = settings["upsample"]
         if params.method != "modulation":
             guides = self.clip.truth[..., None].repeat(3, -1)[: len(positions)]
@@ -196,16 +198,21 @@ class Runner:
                 guides = np.stack([resize_image(self.clip.frames[at], self.clip.size) for at in positions])
             return np.stack([METHODS[params.method](*pair) for pair in zip(planes, guides, strict=True)])
         maps = MapSettings(params.difference, params.blur, params.normalize, params.filter, params.filter_resize)
-        pairs = self._pairs(settings, grouping, positions, planes)
+        pairs = self.pairs(planes, settings, grouping)
         return np.stack([label_frame(of_frame, self.clip.size, maps).labels for of_frame in pairs])
 
-    def _pairs(
-        self, settings: Settings, grouping: Grouping, positions: Sequence[int], planes: np.ndarray
-    ) -> list[list[Any]]:
+    def coarse(self, settings: Settings, grouping: Grouping = GROUPING) -> np.ndarray:
+        """Refined coarse maps (m, h, w) of the m frames that get final labels."""
+        positions = [self.clip.positions[index] for index in self.scored]
+        return self._coarse(settings, grouping)[positions].reshape(-1, *self.grid(settings))
+
+    def pairs(self, planes: np.ndarray, settings: Settings, grouping: Grouping = GROUPING) -> list[list[ImagePair]]:
+        """I+ and I- of every label, for each of the m coarse maps (m, h, w)."""
+        positions = [self.clip.positions[index] for index in self.scored]
         modulation, diffusion = _modulation(settings), _diffusion(settings)
         sources = self._sources(settings, grouping)
 
-        def compute() -> list[list[Any]]:
+        def compute() -> list[list[ImagePair]]:
             latents = torch.from_numpy(self._features(settings, grouping)["latents"][positions])
             noise = draw_noise(diffusion, [sources[at] for at in positions], latents.shape[1:])  # type: ignore[arg-type]
             start = add_noise(latents.to(self.backbone.device), noise.epsilon, diffusion, self.backbone)

@@ -26,7 +26,7 @@ from pipeline.pretraining_autoencoder import (
 )
 from pipeline.pretraining_data import ImageSet
 from pipeline.pretraining_denoiser import Denoiser, DenoiserLoss, DenoiserSettings
-from pipeline.pretraining_loop import Budget, LoopSettings, Schedule, train
+from pipeline.pretraining_loop import Budget, LoopSettings, Schedule, train, write_checkpoint
 from pipeline.pretraining_views import Cache, ViewSettings, encode_variants
 
 Log = Callable[[str], None]
@@ -62,6 +62,14 @@ class PretrainSettings:
 
 
 @dataclass(frozen=True)
+class Start:
+    """Weights that training goes on from instead of random ones: state dicts of the two networks."""
+
+    denoiser: dict[str, torch.Tensor]
+    autoencoder: dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
 class Pretrained:
     """Trained networks, mean PSNR of the held-back images in dB (None without any), files skipped."""
 
@@ -79,6 +87,7 @@ def pretrain(
     work: Path,
     device: torch.device,
     log: Log = print,
+    start: Start | None = None,
 ) -> Pretrained:
     """Train all parts within `budget` (minutes are divided between the phases; steps hold for each phase).
 
@@ -87,50 +96,68 @@ def pretrain(
             at least `settings.denoiser_side` pixels.
         held_out: images never trained on, for the PSNR.
         work: folder of the checkpoints.
+        start: weights to go on from, of networks of the same shape; None = random ones.
 
     Raises:
-        DataError: too few or too small images, or training diverged.
+        DataError: `start` does not fit the settings, too few or too small images, or training diverged.
         UsageError: `work` has checkpoints of other parameters or images.
         ResourceError: a checkpoint cannot be written.
     """
-    identity = fingerprint(images, settings, budget)
+    identity = fingerprint(images, settings, budget, start)
     counts = len(images.images), len(held_out.images), images.unreadable
     log("{} images, {} held back, {} unreadable skipped".format(*counts))
-    autoencoder = _train_autoencoder(images, settings, budget, work, device, identity, log)
+    autoencoder, fresh = _networks(settings, start)
+    _train_autoencoder(autoencoder.to(device), images, settings, budget, work, identity, log)
     large = images.at_least(settings.denoiser_side)
     if len(large.images) < 2:
         raise DataError("the denoiser needs two images or more: add images to the training folder")
     standardise(autoencoder, large.images[:: max(1, len(large.images) // 400)])
     cache = _cached_variants(autoencoder, large, settings, work / "latents.pt", identity, log)
-    denoiser = _train_denoiser(cache, settings, budget, work, device, identity, log)
+    denoiser = _train_denoiser(fresh.to(device), cache, settings, budget, work, identity, log)
     _refine_decoder(autoencoder, images, settings, budget, work, device, identity, log)
     quality = psnr(autoencoder, held_out.images) if held_out.images else None
     return Pretrained(denoiser, autoencoder, quality, images.unreadable)
 
 
-def fingerprint(images: ImageSet, settings: PretrainSettings, budget: Budget) -> str:
-    """Hash of the image names and sizes, the settings and the budget: what a continued run must share."""
+def fingerprint(images: ImageSet, settings: PretrainSettings, budget: Budget, start: Start | None = None) -> str:
+    """Hash of image names and sizes, settings, budget and first weights: what a continued run must share."""
     names = [(name, image.shape) for name, image in zip(images.names, images.images, strict=True)]
     text = json.dumps([names, asdict(settings), asdict(budget)], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256(text.encode())
+    for weights in (start.denoiser, start.autoencoder) if start is not None else ():
+        for name, value in sorted(weights.items()):
+            digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _networks(settings: PretrainSettings, start: Start | None) -> tuple[nn.Module, Denoiser]:
+    torch.manual_seed(settings.seed)
+    autoencoder = build_autoencoder(settings.autoencoder)
+    torch.manual_seed(settings.seed + 1)
+    denoiser = Denoiser(settings.denoiser)
+    if start is not None:
+        try:
+            autoencoder.load_state_dict(start.autoencoder)
+            denoiser.load_state_dict(start.denoiser)
+        except RuntimeError as error:
+            raise DataError("the weights to start from have another shape: give the channels they have") from error
+    return autoencoder, denoiser
 
 
 def _train_autoencoder(
+    model: nn.Module,
     images: ImageSet,
     settings: PretrainSettings,
     budget: Budget,
     work: Path,
-    device: torch.device,
     identity: str,
     log: Log,
-) -> nn.Module:
-    torch.manual_seed(settings.seed)
-    model = build_autoencoder(settings.autoencoder).to(device)
+) -> None:
     usable = images.at_least(settings.autoencoder.crop)
-    loss = AutoencoderLoss(usable.images, settings.autoencoder, device)
+    loss = AutoencoderLoss(usable.images, settings.autoencoder, next(model.parameters()).device)
     loop = _loop(settings, settings.autoencoder_phase, budget)
     model.load_state_dict(train(model, loss, loop, work / "autoencoder.pt", identity, _prefixed("autoencoder", log)))
-    return model.eval()
+    model.eval()
 
 
 def _cached_variants(
@@ -147,23 +174,20 @@ def _cached_variants(
 
     cache = encode_variants(autoencoder, images.images, settings.views, settings.seed, report)
     state = {"identity": identity, "latents": cache.latents, "windows": torch.from_numpy(cache.windows)}
-    torch.save(state, path.with_name(path.name + ".tmp"))
-    path.with_name(path.name + ".tmp").replace(path)
+    write_checkpoint(path, state)
     return cache
 
 
 def _train_denoiser(
+    model: Denoiser,
     cache: Cache,
     settings: PretrainSettings,
     budget: Budget,
     work: Path,
-    device: torch.device,
     identity: str,
     log: Log,
 ) -> Denoiser:
-    torch.manual_seed(settings.seed + 1)
-    model = Denoiser(settings.denoiser).to(device)
-    loss = DenoiserLoss(cache, settings.views, settings.denoiser, device)
+    loss = DenoiserLoss(cache, settings.views, settings.denoiser, next(model.parameters()).device)
     loop = _loop(settings, settings.denoiser_phase, budget)
     model.load_state_dict(train(model, loss, loop, work / "denoiser.pt", identity, _prefixed("denoiser", log)))
     return model.eval()

@@ -1,15 +1,17 @@
-"""Writes trained networks as a diffusers folder of fp16 safetensors (I/O module)."""
+"""Writes trained networks as a diffusers folder of fp16 safetensors, and reads it back (I/O module)."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from pipeline.errors import ResourceError
+from pipeline.errors import DataError, ResourceError
+from pipeline.pretraining import Start
 from pipeline.pretraining_denoiser import BETAS, TIMESTEPS, Denoiser
 
 SCHEDULER = {
@@ -48,10 +50,33 @@ def export(denoiser: Denoiser, autoencoder: nn.Module, folder: Path) -> Path:
     return folder
 
 
+def read_start(folder: Path) -> Start:
+    """The weights of a folder that `export` wrote, as f32. Raises DataError when a part is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    parts = {}
+    for part in ("unet", "vae"):
+        path = folder / part / "diffusion_pytorch_model.safetensors"
+        try:
+            parts[part] = {name: value.float() for name, value in load_file(path).items()}
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{path} cannot be read: start from a folder that `vidseg pretrain` wrote") from error
+    path = folder / "empty_prompt.safetensors"
+    try:
+        prompt = load_file(path)["embedding"].float()
+    except (OSError, SafetensorError, KeyError) as error:
+        raise DataError(f"{path} cannot be read: start from a folder that `vidseg pretrain` wrote") from error
+    denoiser = {f"unet.{name}": value for name, value in parts["unet"].items()}
+    return Start({**denoiser, "prompt": prompt}, parts["vae"])
+
+
 def _save_half(module: nn.Module, folder: Path) -> None:
     import copy
 
-    copy.deepcopy(module).to("cpu", torch.float16).save_pretrained(folder)  # type: ignore[operator]
+    # Not diffusers' own `to`, which warns of a precaution that these networks do not need.
+    half: Any = nn.Module.to(copy.deepcopy(module), "cpu", torch.float16)
+    half.save_pretrained(folder)
 
 
 def _save_tensor(values: torch.Tensor, path: Path) -> None:

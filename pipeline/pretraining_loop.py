@@ -181,6 +181,11 @@ def _save(
         "rng": json.dumps(rng.bit_generator.state),
         "noise": noise.get_state(),
     }
+    write_checkpoint(path, state)
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Replace `path` by `state` as a whole; ResourceError when it cannot be written."""
     scratch = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

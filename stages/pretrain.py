@@ -22,18 +22,25 @@ class Params:
     """Section `pretrain` of the file given with --params; no part of params.yaml."""
 
     minutes: float = param(120.0, "wall minutes of all phases together", low=0.0)
+    start: str = param("", "diffusers folder whose weights training goes on from; empty = random weights")
+    autoencoder_share: float = param(0.33, "share of the minutes for the autoencoder", low=0.0, high=1.0)
+    decoder_share: float = param(0.12, "share of the minutes for its decoder at the end", low=0.0, high=1.0)
     autoencoder_channels: tuple[int, ...] = param((24, 48, 72, 96), "widths of the autoencoder, full size first")
     autoencoder_batch: int = param(8, "crops per step of the autoencoder", low=1)
     autoencoder_crop: int = param(96, "side of a crop in pixels, a multiple of 8", low=32)
     autoencoder_rate: float = param(2e-3, "peak learning rate of the autoencoder", low=0.0)
     denoiser_channels: tuple[int, ...] = param((48, 96, 160, 160), "widths of the denoiser, full size first")
     denoiser_pairs: int = param(8, "view pairs of 16x16 latents per step of the denoiser", low=2)
+    decoder_rate: float = param(1e-3, "peak learning rate of the decoder at the end", low=0.0)
     denoiser_rate: float = param(1e-3, "peak learning rate of the denoiser", low=0.0)
     variants: int = param(2, "encodings of every image, each with another window and other colours", low=1)
     low_noise: float = param(0.8, "share of training timesteps below 200 of 1000", low=0.0, high=1.0)
     dense_weight: float = param(0.2, "weight of the self-supervised loss beside denoising", low=0.0)
     neighbourhood: float = param(
         4.0, "tokens of one image nearer than this are no negatives of each other; large = none are", low=0.0
+    )
+    likeness: float = param(
+        1.0, "nor are tokens of one image whose latents (deviation 1) are nearer than this", low=0.0
     )
     held_out_every: int = param(50, "every n-th row of index.csv is held back for the PSNR", low=2)
     seed: int = param(0, "seed of weights, crops and noise", low=0)
@@ -43,14 +50,15 @@ def run(images: Path, out: Path, work: Path, params: Params) -> Path:
     """Train on a folder of images and write the diffusers folder `out`; an interrupted run is continued."""
     from pipeline.pretraining import pretrain
     from pipeline.pretraining_data import held_out_names, read_images
-    from pipeline.pretraining_export import export
+    from pipeline.pretraining_export import export, read_start
     from pipeline.pretraining_loop import Budget
     from stages.backbones import choose_device
 
     found = read_images(images)
     training, held_out = found.split(held_out_names(images, every=params.held_out_every))
     budget = Budget(minutes=params.minutes)
-    result = pretrain(training, held_out, settings(params), budget, work, choose_device(), cli.note)
+    start = read_start(Path(params.start)) if params.start else None
+    result = pretrain(training, held_out, settings(params), budget, work, choose_device(), cli.note, start)
     export(result.denoiser, result.autoencoder, out)
     if result.psnr is not None:
         cli.note(f"reconstruction of the {len(held_out.images)} held-back images: {result.psnr:.2f} dB")
@@ -65,6 +73,9 @@ def settings(params: Params) -> PretrainSettings:
     from pipeline.pretraining_denoiser import DenoiserSettings
     from pipeline.pretraining_views import ViewSettings
 
+    denoiser_share = 1 - params.autoencoder_share - params.decoder_share
+    if denoiser_share <= 0:
+        raise UsageError("pretrain.autoencoder_share and pretrain.decoder_share leave no time for the denoiser")
     return PretrainSettings(
         autoencoder=AutoencoderSettings(
             channels=params.autoencoder_channels,
@@ -77,9 +88,11 @@ def settings(params: Params) -> PretrainSettings:
             low_noise=params.low_noise,
             dense_weight=params.dense_weight,
             neighbourhood=params.neighbourhood,
+            likeness=params.likeness,
         ),
-        autoencoder_phase=PhaseSettings(0.33, params.autoencoder_rate),
-        denoiser_phase=PhaseSettings(0.55, params.denoiser_rate, 40),
+        autoencoder_phase=PhaseSettings(params.autoencoder_share, params.autoencoder_rate),
+        denoiser_phase=PhaseSettings(denoiser_share, params.denoiser_rate, 40),
+        decoder_phase=PhaseSettings(params.decoder_share, params.decoder_rate, 50),
         seed=params.seed,
     )
 

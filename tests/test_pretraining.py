@@ -41,7 +41,7 @@ from pipeline.pretraining_denoiser import (
     sample_timesteps,
     signal_levels,
 )
-from pipeline.pretraining_export import export
+from pipeline.pretraining_export import export, read_start
 from pipeline.pretraining_loop import Budget, LoopSettings, Schedule, Step, train
 from pipeline.pretraining_views import View, ViewSettings, encode_variants, matching_grid, sample_pair
 
@@ -192,29 +192,34 @@ def test_matching_grid_leads_to_the_same_place_of_the_image(mirrored: tuple[bool
             assert matched == pytest.approx(place(first, row, column), abs=1e-3)
 
 
-def test_dense_contrast_equals_its_literal_form() -> None:
+@pytest.mark.parametrize(("neighbourhood", "likeness"), [(1.5, 0.0), (0.0, 1.0), (1.5, 1.0), (math.inf, 0.0)], ids=str)
+def test_dense_contrast_equals_its_literal_form(neighbourhood: float, likeness: float) -> None:
     torch.manual_seed(0)
     first, second = torch.randn(2, 5, 3, 3), torch.randn(2, 5, 3, 3)
+    looks = torch.rand(2, 2, 3, 3) * 2
+    seen = looks.permute(0, 2, 3, 1).reshape(18, 2)
+    settings = DenoiserSettings(temperature=0.1, neighbourhood=neighbourhood, likeness=likeness)
     line = torch.tensor([-2 / 3, 0.0, 2 / 3])  # the tokens' own centres: every place is shared
     grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1).repeat(2, 1, 1, 1)
     a = F.normalize(first, dim=1).permute(0, 2, 3, 1).reshape(18, 5)
     b = F.normalize(second, dim=1).permute(0, 2, 3, 1).reshape(18, 5)
 
-    def near(i: int, j: int) -> bool:
+    def akin(i: int, j: int) -> bool:
         apart = math.hypot(i % 9 // 3 - j % 9 // 3, i % 3 - j % 3)
-        return i // 9 == j // 9 and i != j and apart < 1.5
+        alike = math.dist(seen[i].tolist(), seen[j].tolist()) < likeness
+        return i // 9 == j // 9 and i != j and (apart < neighbourhood or alike)
 
     total = 0.0
     for x, y in ((a, b), (b, a)):
         for i in range(18):
-            scores = [math.exp(float(x[i] @ y[j]) / 0.1) for j in range(18) if not near(i, j)]
+            scores = [math.exp(float(x[i] @ y[j]) / 0.1) for j in range(18) if not akin(i, j)]
             total -= math.log(math.exp(float(x[i] @ y[i]) / 0.1) / sum(scores)) / 36
-    assert float(dense_contrast(first, second, grid, 0.1, 1.5)) == pytest.approx(total, rel=1e-4)
+    assert float(dense_contrast(first, second, grid, looks, settings)) == pytest.approx(total, rel=1e-4)
 
 
 def test_views_that_share_nothing_give_no_contrast() -> None:
     maps = torch.randn(1, 4, 2, 2)
-    assert float(dense_contrast(maps, maps, torch.full((1, 2, 2, 2), 3.0), 0.1, 1.5)) == 0.0
+    assert float(dense_contrast(maps, maps, torch.full((1, 2, 2, 2), 3.0), maps, DenoiserSettings())) == 0.0
 
 
 def test_signal_levels_follow_the_schedule_of_stable_diffusion() -> None:
@@ -369,3 +374,31 @@ def test_the_decoder_phase_leaves_the_latents_alone(tmp_path: Path) -> None:
     for name, value in before.items():
         if name.startswith("encoder."):
             torch.testing.assert_close(after[name], value)
+
+
+def test_training_goes_on_from_written_weights(tmp_path: Path) -> None:
+    cpu = torch.device("cpu")
+    first = pretrain(pictures(), pictures(1, 1), TINY, Budget(steps=2), tmp_path / "a", cpu, lambda line: None)
+    start = read_start(export(first.denoiser, first.autoencoder, tmp_path / "out"))
+    second = pretrain(pictures(), pictures(1, 1), TINY, Budget(0.0), tmp_path / "b", cpu, lambda line: None, start)
+    for name, value in second.denoiser.state_dict().items():
+        torch.testing.assert_close(value, start.denoiser[name])
+    assert second.psnr == pytest.approx(first.psnr, abs=0.1)  # stored in half precision
+    assert fingerprint(pictures(), TINY, Budget(), start) != fingerprint(pictures(), TINY, Budget())
+
+
+def test_weights_to_start_from_must_be_there_and_fit(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"unet.diffusion_pytorch_model.safetensors cannot be read: start from a folder"
+    ):
+        read_start(tmp_path)
+    export(Denoiser(TINY_DENOISER), build_autoencoder(TINY_AUTOENCODER), tmp_path)
+    wider = replace(TINY, denoiser=replace(TINY_DENOISER, channels=(8, 16, 16, 24)))
+    with pytest.raises(DataError, match="another shape: give the channels they have"):
+        pretrain(
+            pictures(), pictures(1, 1), wider, Budget(0.0), tmp_path / "w", torch.device("cpu"), lambda line: None,
+            read_start(tmp_path),
+        )  # fmt: skip
+    (tmp_path / "empty_prompt.safetensors").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"empty_prompt.safetensors cannot be read"):
+        read_start(tmp_path)
