@@ -21,7 +21,7 @@ from pipeline.extraction import ExtractionSettings, extract, feature_shape
 from pipeline.features import max_abs_normalize
 from pipeline.interpolation import METHODS, nearest
 from pipeline.metrics import Confusion
-from pipeline.modulation import ModulationSettings, taps_to_record
+from pipeline.modulation import ModulationSettings, to_keep
 from pipeline.released import released_keep, released_passes, released_trajectories, released_vote
 from pipeline.scores import ScoredClasses
 from pipeline.segmentation import Start, fit_context, predict_window, update_context, window_ranges
@@ -216,7 +216,7 @@ class Runner:
             latents = torch.from_numpy(self._features(settings, grouping)["latents"][positions])
             noise = draw_noise(diffusion, [sources[at] for at in positions], latents.shape[1:])  # type: ignore[arg-type]
             start = add_noise(latents.to(self.backbone.device), noise.epsilon, diffusion, self.backbone)
-            clean = clean_pass(self.backbone, start, diffusion, taps_to_record(modulation, diffusion))
+            clean = clean_pass(self.backbone, start, diffusion, keep=to_keep(modulation, diffusion))
             pairs = image_pairs(self.backbone, clean, planes, diffusion, modulation, settings["upsample"].batch)
             return [list(of_frame) for _, of_frame in groupby(pairs, key=lambda pair: pair.frame)]
 

@@ -104,8 +104,9 @@ def print_responses(runners: list[Runner], blended: Settings, plain: Settings, p
             pictures.mkdir(parents=True, exist_ok=True)
             sheet = response_sheet(runner.clip.frames[runner.clip.positions[0]], *found)
             cv2.imwrite(str(pictures / f"{runner.clip.name}.png"), sheet[..., ::-1])
-    medians = np.median(ratios, axis=0)
-    print(f"| median ratio | | | {medians[0]:.1f} | {medians[1]:.1f} |\n")
+    if ratios:
+        medians = np.median(ratios, axis=0)
+        print(f"| median ratio | | | {medians[0]:.1f} | {medians[1]:.1f} |\n")
 
 
 def response(pair: ImagePair) -> Response:

@@ -3,7 +3,7 @@
 A *store* is a directory `name.zarr` holding one group. Its arrays have frames as their first axis, one frame
 per chunk and `shard` frames per file. A store is written into a scratch folder keyed by its fingerprint and
 moved to its final path by one rename, so a killed stage leaves either nothing or a scratch store that the
-next run continues.
+next run continues. Several processes may write one scratch store: see `shard_claims`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from filelock import FileLock, Timeout
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from pipeline.errors import DataError
@@ -30,20 +32,29 @@ from pipeline.finite import first_broken
 
 @dataclass(frozen=True)
 class Schema:
-    """What a store holds: its name, the version of its layout and the stage that writes it."""
+    """What a store holds: its name, the version of its layout, the stage that writes it and the arrays it has."""
 
     name: str
     version: int
     stage: str
+    arrays: tuple[str, ...]
 
 
-CLIP = Schema("clip", 1, "ingest")
-TRUTH = Schema("truth", 1, "ingest")
-FEATURES = Schema("features", 1, "extract")
-LATENTS = Schema("latents", 1, "extract")
-MATCHES = Schema("matches", 1, "correspond")
-COARSE = Schema("coarse", 1, "segment")
-LABELS = Schema("labels", 1, "upsample")
+CLIP = Schema("clip", 1, "ingest", ("frames",))
+TRUTH = Schema("truth", 1, "ingest", ("ground_truth",))
+FEATURES = Schema("features", 1, "extract", ("aggregated", "matching"))
+LATENTS = Schema("latents", 1, "extract", ("latents",))
+MATCHES = Schema("matches", 1, "correspond", ("next", "similarity"))
+COARSE = Schema("coarse", 1, "segment", ("initial", "refined"))
+LABELS = Schema("labels", 1, "upsample", ("labels",))
+#: All of them by name.
+SCHEMAS = {schema.name: schema for schema in (CLIP, TRUTH, FEATURES, LATENTS, MATCHES, COARSE, LABELS)}
+
+
+#: What Zarr raises on damaged files; its own errors are ValueErrors.
+DAMAGE = (ValueError, RuntimeError, OSError, KeyError, TypeError)
+#: Folder of lock files within a scratch folder.
+LOCKS = "locks"
 
 
 @dataclass(frozen=True)
@@ -75,13 +86,26 @@ def label_dtype(highest: int) -> str:
     return "uint8" if highest <= 255 else "uint16"
 
 
+class Attributes(dict[str, Any]):
+    """A store's attributes; one that is asked for and not there means a damaged store."""
+
+    def __init__(self, values: Mapping[str, Any], path: Path, schema: Schema) -> None:
+        super().__init__(values)
+        self._path, self._schema = path, schema
+
+    def __missing__(self, name: str) -> Any:
+        raise DataError(
+            f"{self._path}: has no attribute '{name}'; delete the store and re-run `vidseg {self._schema.stage}`"
+        )
+
+
 class Store:
     """A complete store, opened read-only."""
 
     def __init__(self, path: Path, schema: Schema, group: zarr.Group) -> None:
         self.path = path
         self.schema = schema
-        self.attrs: dict[str, Any] = dict(group.attrs)
+        self.attrs = Attributes(dict(group.attrs), path, schema)
         self._group = group
 
     @property
@@ -93,7 +117,15 @@ class Store:
         return dict(self.attrs["params"])
 
     def array(self, name: str) -> zarr.Array:
-        """The Zarr array of that name; prefer `read`, which explains damaged files."""
+        """The Zarr array of that name; prefer `read`, which explains damaged files.
+
+        Raises:
+            DataError: the store has none.
+        """
+        if name not in self._group:
+            raise DataError(
+                f"{self.path}: has no array '{name}'; delete the store and re-run `vidseg {self.schema.stage}`"
+            )
         return self._group[name]  # type: ignore[return-value]
 
     def frames(self, name: str) -> int:
@@ -105,13 +137,15 @@ class Store:
         Raises:
             DataError: a shard is truncated or does not match its checksum.
         """
+        array = self.array(name)
         try:
-            return np.asarray(self.array(name)[start:stop])
-        except (ValueError, RuntimeError, OSError) as error:
-            first = start // shard_frames(self.array(name))
+            return np.asarray(array[start:stop])
+        except DAMAGE as error:
+            first = start // shard_frames(array)
+            number = next((n for n in range(first, shard_count(array)) if damage(self.path / name, array, n)), first)
             raise DataError(
-                f"{self.path}: array '{name}' is damaged at or after shard {first} "
-                f"({str(error).splitlines()[0]}); delete the store and re-run `vidseg {self.schema.stage}`"
+                f"{self.path}: array '{name}' is damaged in shard {number} ({shard_name(array.shape, number)}: "
+                f"{_first_line(error)}); delete the store and re-run `vidseg {self.schema.stage}`"
             ) from error
 
 
@@ -128,7 +162,7 @@ def open_store(path: Path, schema: Schema) -> Store:
         raise DataError(f"{path}: no such store; {remedy}")
     try:
         group = zarr.open_group(path, mode="r")
-    except (FileNotFoundError, ValueError, KeyError, OSError) as error:
+    except DAMAGE as error:
         raise DataError(f"{path}: not a Zarr store ({type(error).__name__}); {remedy}") from error
     attrs = group.attrs
     if attrs.get("schema") != schema.name:
@@ -140,7 +174,17 @@ def open_store(path: Path, schema: Schema) -> Store:
         )
     if attrs.get("complete") is not True:
         raise DataError(f"{path}: incomplete, its stage was interrupted; re-run `vidseg {schema.stage}`")
-    for name, array in group.arrays():
+    try:
+        arrays = dict(group.arrays())
+    except DAMAGE as error:
+        raise DataError(
+            f"{path}: the description of an array is damaged ({_first_line(error)}); "
+            f"delete the store and re-run `vidseg {schema.stage}`"
+        ) from error
+    lost = [name for name in schema.arrays if name not in arrays]
+    if lost:
+        raise DataError(f"{path}: has no array '{lost[0]}'; delete the store and re-run `vidseg {schema.stage}`")
+    for name, array in arrays.items():
         absent = _missing_shards(path / name, array.shape, shard_frames(array))
         if absent:
             raise DataError(
@@ -163,8 +207,8 @@ class StoreWriter:
 
     Args:
         path: final path of the store.
-        scratch: folder for unfinished stores, on the same file system as `path`; a store of the same
-            fingerprint found there is continued.
+        scratch: folder for unfinished stores; a store of the same fingerprint found there is continued. Best on
+            the file system of `path`: from another one the finished store is copied.
         schema, fingerprint, params, backbone, attrs: become group attributes.
         arrays: one `ArraySpec` per array; all arrays of a store share the first axis' length and shard.
 
@@ -187,6 +231,7 @@ class StoreWriter:
     ) -> None:
         self.path = Path(path)
         self.schema = schema
+        self._fingerprint = fingerprint
         self._folder = Path(scratch) / fingerprint
         self._store = self._folder / f"{schema.name}.zarr"
         self._specs = dict(arrays)
@@ -203,9 +248,35 @@ class StoreWriter:
         refuse_foreign_store(self.path, schema)
         _require_writable(self.path.parent)
         if (self._store / "zarr.json").exists():
-            for partial in self._store.rglob("*.partial"):  # left by a killed writer
-                partial.unlink()
             self._opened()
+
+    def is_complete(self) -> bool:
+        """Whether this store lies at its final path already, e.g. because another process has finished it."""
+        return is_current(self.path, self.schema, self._fingerprint)
+
+    def shards(self) -> list[range]:
+        """Frame ranges of all shards, in order."""
+        spec = next(iter(self._specs.values()))
+        total = spec.shape[0]
+        return [range(start, min(start + spec.shard, total)) for start in range(0, total, spec.shard)]
+
+    @contextmanager
+    def claim(self, shard: range, wait: bool) -> Iterator[bool]:
+        """Lock a shard against other processes; yields whether it is ours. A killed process loses its locks.
+
+        Args:
+            wait: for a process that has it, instead of giving up.
+        """
+        lock = self._locked(str(shard.start), wait)
+        if lock is None:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
+            prune(self._folder / LOCKS)
 
     def missing(self) -> list[range]:
         """Frame ranges of the shards that at least one array still lacks, in order."""
@@ -237,46 +308,79 @@ class StoreWriter:
                 )
         self._array(name)[start:stop] = values.astype(spec.dtype, copy=False)
 
-    def set_attrs(self, attrs: Mapping[str, Any]) -> None:
-        """Add group attributes that are known only after writing."""
-        self._attrs |= json.loads(json.dumps(dict(attrs), default=_plain))
-        if self._group is not None:
-            self._group.attrs.update(self._attrs)
-
-    def get_attr(self, name: str, default: Any = None) -> Any:
-        """An attribute set earlier, possibly by the interrupted run that this one continues."""
-        known = self._attrs if self._group is None else self._group.attrs
-        return known.get(name, default)
+    def merge_attr(self, name: str, values: Mapping[int, Any]) -> None:
+        """Add to a group attribute that maps frames to values; other processes may add to it as well."""
+        self._opened()
+        with self._alone():
+            group = zarr.open_group(self._store, mode="r+")
+            known: Any = group.attrs.get(name, {})
+            merged = {int(frame): value for frame, value in {**known, **values}.items()}
+            group.attrs[name] = {str(frame): value for frame, value in sorted(merged.items())}
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         """Frames already written to the scratch store."""
         return np.asarray(self._array(name)[start:stop])
 
     def commit(self) -> Path:
-        """Check that every shard is there, mark the store complete and move it to its final path."""
-        remaining = self.missing()
-        if remaining:
-            raise DataError(f"{self.path}: {len(remaining)} shards are not written yet")
-        group = self._opened()
-        for partial in self._store.rglob("*.partial"):
-            partial.unlink()
-        group.attrs["complete"] = True
-        replace_folder(self._store, self.path)
+        """Check that every shard is there, mark the store complete and move it to its final path.
+
+        Where several processes write the store, the last one does so and the others find it done.
+        """
+        with self._alone():
+            remaining = self.missing()
+            if remaining and self.is_complete():
+                shutil.rmtree(self._store, ignore_errors=True)  # opened while the last one moved the store away
+            elif remaining:
+                raise DataError(f"{self.path}: {len(remaining)} shards are not written yet")
+            else:
+                group = self._open()
+                for partial in self._store.rglob("*.partial"):  # left by a killed writer
+                    partial.unlink()
+                group.attrs["complete"] = True
+                replace_folder(self._store, self.path)
+        if not any(self._folder.glob("*.zarr")):
+            shutil.rmtree(self._folder / LOCKS, ignore_errors=True)
         prune(self._folder)
         return self.path
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """While this is held, no other process makes, describes or moves the store."""
+        lock = self._locked(self.schema.name, wait=True)
+        assert lock is not None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _locked(self, name: str, wait: bool) -> FileLock | None:
+        lock = FileLock(self._folder / LOCKS / f"{name}.lock")
+        while not lock.is_locked:
+            try:
+                (self._folder / LOCKS).mkdir(parents=True, exist_ok=True)
+                lock.acquire(blocking=wait)
+            except FileNotFoundError:  # another process has just removed the folder: its last shard was written
+                continue
+            except Timeout:
+                return None
+        return lock
+
     def _opened(self) -> zarr.Group:
         """The scratch store: made when first needed, so that a stage that fails early leaves none."""
-        if self._group is None:
-            if not (self._store / "zarr.json").exists():
-                shutil.rmtree(self._store, ignore_errors=True)
-            self._store.parent.mkdir(parents=True, exist_ok=True)
-            self._group = zarr.open_group(self._store, mode="a", zarr_format=3)
-            for name, spec in self._specs.items():
-                if name not in self._group:
-                    _create_array(self._group, name, spec)
-            self._group.attrs.update(self._attrs)
+        if self._group is None or not (self._store / "zarr.json").exists():  # another process may have moved it away
+            with self._alone():
+                self._group = self._open()
         return self._group
+
+    def _open(self) -> zarr.Group:
+        if not (self._store / "zarr.json").exists():
+            shutil.rmtree(self._store, ignore_errors=True)
+        group = zarr.open_group(self._store, mode="a", zarr_format=3)
+        for name, spec in self._specs.items():
+            if name not in group:
+                _create_array(group, name, spec)
+        group.attrs.update(self._attrs)
+        return group
 
     def _array(self, name: str) -> zarr.Array:
         # An all-zero label map is data; Zarr keeps this setting per opened array, not in the store.
@@ -286,8 +390,10 @@ class StoreWriter:
 
 def prune(scratch: Path) -> None:
     """Remove a scratch folder and its parents up to `tmp`, as far as they are empty."""
-    for folder in (scratch, *scratch.parents[:2]):  # in an item of several videos `tmp` is two levels up
-        if folder.exists() and not any(folder.iterdir()):
+    chain = (scratch, *scratch.parents[:2])  # in an item of several videos `tmp` is two levels up
+    inside = [place for place, folder in enumerate(chain) if folder.name == "tmp"]
+    for folder in chain[: inside[0] + 1 if inside else 1]:
+        with suppress(OSError):  # not empty, or removed by another process
             folder.rmdir()
 
 
@@ -327,12 +433,18 @@ def replace_folder(source: Path, target: Path) -> None:
     Callers make sure that it is theirs to remove, e.g. by `refuse_foreign`.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = source.with_name(f"{source.name}.replaced")
+    near = source
+    if source.stat().st_dev != target.parent.stat().st_dev:  # a rename does not cross file systems
+        near = target.with_name(f"{target.name}.partial")
+        shutil.rmtree(near, ignore_errors=True)
+        shutil.copytree(source, near)
+    aside = near.with_name(f"{near.name}.replaced")
     shutil.rmtree(aside, ignore_errors=True)
     if target.exists():
         target.rename(aside)
-    source.rename(target)
-    shutil.rmtree(aside, ignore_errors=True)
+    near.rename(target)
+    for leftover in (aside, source):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _create_array(group: zarr.Group, name: str, spec: ArraySpec) -> None:
@@ -354,13 +466,43 @@ def shard_frames(array: zarr.Array) -> int:
     return int((array.shards or array.chunks)[0])
 
 
+def shard_count(array: zarr.Array) -> int:
+    """Shard files of an array."""
+    return _shard_count(array.shape, shard_frames(array))
+
+
+def shard_name(shape: tuple[int, ...], number: int) -> str:
+    """Path of a shard's file within its array's folder."""
+    return "/".join(["c", str(number), *["0"] * (len(shape) - 1)])
+
+
+def damage(folder: Path, array: zarr.Array, number: int) -> str | None:
+    """What is wrong with a shard's file in an array's folder, in words; None when its checksums hold."""
+    if not _has_bytes(folder / shard_name(array.shape, number)):
+        return "missing or empty"
+    start = number * shard_frames(array)
+    try:
+        array[start : start + shard_frames(array)]
+    except DAMAGE as error:
+        return _first_line(error)
+    return None
+
+
+def _shard_count(shape: tuple[int, ...], shard: int) -> int:
+    return 0 if 0 in shape else math.ceil(shape[0] / shard)
+
+
 def _missing_shards(folder: Path, shape: tuple[int, ...], shard: int) -> list[int]:
-    # Zarr reads a missing shard silently as the fill value, so presence is checked on the files.
-    if 0 in shape:
-        return []
-    tail = ["0"] * (len(shape) - 1)
-    count = math.ceil(shape[0] / shard)
-    return [index for index in range(count) if not folder.joinpath("c", str(index), *tail).is_file()]
+    # Zarr reads a missing or empty shard silently as the fill value, so presence is checked on the files.
+    return [index for index in range(_shard_count(shape, shard)) if not _has_bytes(folder / shard_name(shape, index))]
+
+
+def _has_bytes(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size > 0
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _json_member(path: Path, *keys: str) -> Any:

@@ -21,7 +21,10 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class ClipSource:
-    """A clip's video or folder of frames (absolute path), and the clip's own frames per second."""
+    """A clip's video or folder of frames, and the clip's own frames per second.
+
+    The path is absolute, or relative to the project's folder where videos.yaml says so.
+    """
 
     path: Path
     fps: float

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from pipeline.backbone import Backbone, Tap
+from pipeline.backbone import Backbone, Keep, Kept, Tap
 from pipeline.errors import UsageError
 from pipeline.noise import Noise, frame_noise, shared_noise
 
@@ -43,11 +43,13 @@ class CleanPass:
         start: (b, 4, h, w) noised latents before the first step.
         states: step -> (b, 4, h, w) latents after that step (z_t of Eq. 6).
         taps: step -> tapped tensors, each (halves * b, n, c).
+        kept: step -> what variants of it share.
     """
 
     start: Tensor
     states: Mapping[int, Tensor]
     taps: Mapping[int, Mapping[Tap, Tensor]]
+    kept: Mapping[int, Kept] = field(default_factory=dict)
 
     @property
     def final(self) -> Tensor:
@@ -72,16 +74,20 @@ def clean_pass(
     backbone: Backbone,
     start: Tensor,
     settings: DiffusionSettings,
-    record: Mapping[int, Sequence[Tap]],
+    record: Mapping[int, Sequence[Tap]] | None = None,
+    keep: Mapping[int, Keep] | None = None,
 ) -> CleanPass:
-    """Denoise `start` (b, 4, h, w) to the end, recording the taps asked for at each step."""
+    """Denoise `start` (b, 4, h, w) to the end, recording taps and keeping what variants share, by step."""
     schedule = backbone.schedule(settings.steps)
-    latents, states, taps = start, {}, {}
+    latents, states, taps, kept = start, {}, {}, {}
     for step in settings.remaining():
-        result = backbone.denoise(latents, step, schedule, settings.guidance, record=record.get(step, ()))
+        asked = (record or {}).get(step, ()), (keep or {}).get(step)
+        result = backbone.denoise(latents, step, schedule, settings.guidance, record=asked[0], keep=asked[1])
         latents = states[step] = result.latents
         taps[step] = result.taps
-    return CleanPass(start, states, taps)
+        if result.kept is not None:
+            kept[step] = result.kept
+    return CleanPass(start, states, taps, kept)
 
 
 def conditional_half(tensor: Tensor, frames: int) -> Tensor:

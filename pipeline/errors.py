@@ -34,3 +34,9 @@ class ResourceError(VidsegError):
     """Out of memory or disk, or an output folder that cannot be written (exit code 5)."""
 
     exit_code = 5
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's, a GPU's (told by name, torch is not imported here) or torch's on a CPU."""
+    out = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return out or "can't allocate memory" in str(error)

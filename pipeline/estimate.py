@@ -1,83 +1,99 @@
-"""What a run will cost: time from a short calibration on this machine, disk from the shapes."""
+"""How long a clip will take on this machine, from a short calibration."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
+import torch
 
 from pipeline.backbone import Backbone
-from pipeline.diffusion import DiffusionSettings
+from pipeline.diffusion import DiffusionSettings, clean_pass
+from pipeline.modulation import ModulationSettings, jobs_of, modulate, to_keep
+from pipeline.resize import MULTIPLE
+
+Result = TypeVar("Result")
+Size = tuple[int, int]
+#: A round of the calibration that would take more seconds than this is not begun.
+LONGEST = 8.0
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds per frame (or per modulated sample) on this machine, measured once after a warm-up.
+    """Seconds on this machine.
 
     Attributes:
-        encode, decode: of one frame.
-        denoise: one step of one sample, both guidance halves when there are two.
+        encode, clean: of one frame: its encoding, and its clean pass.
+        modulate, decode: of one modulated sample: all its steps, and its image. 0 where nothing is modulated.
     """
 
     encode: float
-    denoise: float
-    decode: float
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Estimate for a whole clip: seconds per stage, and bytes on disk."""
-
-    extract_seconds: float
-    upsample_seconds: float
-    disk_bytes: int
+    clean: float
+    modulate: float = 0.0
+    decode: float = 0.0
 
     @property
-    def seconds(self) -> float:
-        return self.extract_seconds + self.upsample_seconds
+    def extract(self) -> float:
+        """Of the stage, per frame."""
+        return self.encode + self.clean
+
+    def upsample(self, labels: int) -> float:
+        """Of the stage, per frame, with that many labels in it."""
+        return self.clean + 2 * labels * (self.modulate + self.decode) if self.decode else 0.0
+
+    @property
+    def total(self) -> float:
+        return sum(astuple(self))
+
+    def scaled(self, factor: float) -> Costs:
+        return Costs(*(factor * seconds for seconds in astuple(self)))
 
 
-def calibrate(backbone: Backbone, size: tuple[int, int], diffusion: DiffusionSettings) -> Costs:
-    """Time one frame of size (H, W) through the backbone's three operations."""
-    frame = np.zeros((1, *size, 3), np.uint8)
-    schedule = backbone.schedule(diffusion.steps)
-    seconds = []
-    for _ in range(2):  # the first round warms up
-        marks = [time.perf_counter()]
-        latents = backbone.encode(frame)
-        marks.append(time.perf_counter())
-        backbone.denoise(latents, diffusion.start_step, schedule, diffusion.guidance)
-        marks.append(time.perf_counter())
-        backbone.decode(latents)
-        marks.append(time.perf_counter())
-        seconds = [after - before for before, after in pairwise(marks)]
-    return Costs(*seconds)
+def calibrate(
+    backbone: Backbone, size: Size, diffusion: DiffusionSettings, modulation: ModulationSettings | None
+) -> Costs:
+    """Time one frame of size (H, W) and one of its labels through the real code.
 
-
-def estimate(
-    costs: Costs,
-    frames: int,
-    labels: int,
-    feature_shape: tuple[int, int, int],
-    size: tuple[int, int],
-    source_size: tuple[int, int],
-    diffusion: DiffusionSettings,
-    modulates: bool,
-) -> Estimate:
-    """Upper bound for a clip: every label is taken to be present in every frame.
+    Begins with a small frame, which also warms up, and doubles its sides as long as that is quick. What is then
+    still smaller than `size` is scaled by area; small frames are slower per pixel, so this errs on the long side.
 
     Args:
-        feature_shape: (h, w, c) of the features; size, source_size: (H, W) at model size and of the source.
-        modulates: whether labels are upsampled by modulation.
+        modulation: None where labels are enlarged without the backbone.
     """
-    steps = len(diffusion.remaining())
-    extract = frames * (costs.encode + steps * costs.denoise)
-    per_sample = steps * costs.denoise + costs.decode
-    upsample = frames * (steps * costs.denoise + 2 * labels * per_sample) if modulates else 0.0
-    features = 2 * 2 * int(np.prod(feature_shape))
-    latents = 4 * 4 * size[0] * size[1] // 64
-    maps = source_size[0] * source_size[1]
-    per_frame = features + latents + 3 * size[0] * size[1] + maps
-    return Estimate(extract, upsample, frames * per_frame)
+    part: Size = (MULTIPLE, MULTIPLE)
+    while True:
+        costs = _round(backbone, part, diffusion, modulation)
+        following = min(2 * part[0], size[0]), min(2 * part[1], size[1])
+        growth = following[0] * following[1] / (part[0] * part[1])
+        if part == size or growth * costs.total > LONGEST:
+            return costs.scaled(size[0] * size[1] / (part[0] * part[1]))
+        part = following
+
+
+def _round(
+    backbone: Backbone, size: Size, diffusion: DiffusionSettings, modulation: ModulationSettings | None
+) -> Costs:
+    frame = np.zeros((1, *size, 3), np.uint8)
+    latents, encode = _timed(backbone, partial(backbone.encode, frame))
+    keep = {} if modulation is None else to_keep(modulation, diffusion)
+    passed, clean = _timed(backbone, partial(clean_pass, backbone, latents, diffusion, keep=keep))
+    if modulation is None:
+        return Costs(encode, clean)
+    jobs = jobs_of(torch.zeros(1, *backbone.token_shape(modulation.block, size)[:2]))
+    result, modulated = _timed(
+        backbone, partial(modulate, backbone, passed, jobs, diffusion, modulation, batch=len(jobs))
+    )
+    _, decode = _timed(backbone, partial(backbone.decode, result.final))
+    return Costs(encode, clean, modulated / len(jobs), decode / len(jobs))
+
+
+def _timed(backbone: Backbone, work: Callable[[], Result]) -> tuple[Result, float]:
+    started = time.perf_counter()
+    result = work()
+    if backbone.device.type == "cuda":
+        torch.cuda.synchronize(backbone.device)
+    return result, time.perf_counter() - started

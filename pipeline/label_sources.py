@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.artifacts import Store
 from pipeline.errors import DataError
-from pipeline.pictures import Colour, read_label_png
+from pipeline.truth import ClassList, label_maps
 
 
 class StoredFrames:
@@ -52,10 +52,10 @@ class PredictionFolder:
         folder: holds one PNG per annotated frame; others are left out.
         names: names of the annotated frames, with or without a suffix.
         size: (H, W) that every PNG must have.
-        colours: class colours, for PNGs that hold colours instead of ids.
+        listed: the ground truth's class list: predictions are stored as its label maps are, or in its colours.
 
     Raises:
-        DataError: no folder, no PNG in it, or an annotated frame without one.
+        DataError: no folder, no PNG in it, two for one frame, or an annotated frame without one.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class PredictionFolder:
         folder: Path,
         names: Sequence[str],
         size: tuple[int, int],
-        colours: Mapping[int, Colour] | None = None,
+        listed: ClassList,
     ) -> None:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder of predictions")
-        found = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() == ".png"}
+        found = label_maps(folder)
         if not found:
             raise DataError(f"{folder}: holds no PNG; expected one label PNG per frame, named like the frame")
         paths = [found.get(name) or found.get(Path(name).stem) for name in names]
@@ -79,14 +79,14 @@ class PredictionFolder:
             )
         self.size = size
         self._paths = [path for path in paths if path is not None]
-        self._colours = colours
+        self._listed = listed
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, frame: int, /) -> np.ndarray:
         path = self._paths[frame]
-        labels = read_label_png(path, self._colours)
+        labels = self._listed.read(path)
         if labels.shape != self.size:
             raise DataError(
                 f"{path}: {labels.shape[1]}x{labels.shape[0]} pixels, the ground truth has "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,17 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pipeline.backbone import Backbone, Offset, Tap
+from pipeline.backbone import Backbone, Keep, Offset
 from pipeline.diffusion import CleanPass, DiffusionSettings
 from pipeline.errors import UsageError
-
-#: Decoder blocks whose attention is taken from the clean pass. Cross-attention keys depend on the context only,
-#: so injecting them would change nothing.
-INJECTED = tuple(
-    tap
-    for block in range(3, 12)
-    for tap in (Tap(block, "self", "query"), Tap(block, "self", "key"), Tap(block, "cross", "query"))
-)
 
 
 @dataclass(frozen=True)
@@ -65,6 +57,39 @@ class ModulationSettings:
 
 
 @dataclass(frozen=True)
+class Jobs:
+    """What is modulated: j times one label of one frame with one sign.
+
+    Attributes:
+        frames, labels: (j,) each job's.
+        signs: (j,) float32, +1 or -1.
+        masks: (j, h, w) float32, M_l on the token grid.
+    """
+
+    frames: Sequence[int]
+    labels: Sequence[int]
+    signs: Tensor
+    masks: Tensor
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, part: slice) -> Jobs:
+        return Jobs(self.frames[part], self.labels[part], self.signs[part], self.masks[part])
+
+
+def jobs_of(coarse: Tensor) -> Jobs:
+    """All jobs of coarse maps (f, h, w): each label present in a frame, with both signs.
+
+    The two signs of a label are neighbours, + first, labels ascending within a frame.
+    """
+    pairs = [(frame, label) for frame, plane in enumerate(coarse) for label in torch.unique(plane).tolist()]
+    frames, labels = ([pair[which] for pair in pairs for _ in range(2)] for which in range(2))
+    masks = (coarse[frames] == torch.tensor(labels)[:, None, None]).float()
+    return Jobs(frames, labels, torch.tensor([1.0, -1.0]).repeat(len(pairs)), masks)
+
+
+@dataclass(frozen=True)
 class Modulated:
     """Modulated latents of j jobs, each (j, 4, h, w): per step before and after blending."""
 
@@ -76,52 +101,53 @@ class Modulated:
         return self.states[max(self.states)]
 
 
-def taps_to_record(settings: ModulationSettings, diffusion: DiffusionSettings) -> dict[int, Sequence[Tap]]:
-    """What the clean pass must record for the modulated passes: step -> taps."""
-    steps = range(settings.modulate_step, diffusion.steps) if settings.inject else ()
-    return {step: INJECTED for step in steps}
+def to_keep(settings: ModulationSettings, diffusion: DiffusionSettings) -> dict[int, Keep]:
+    """What the clean pass must keep for the modulated passes: step -> parts."""
+    return {
+        step: Keep(settings.inject, settings.block if step == settings.modulate_step else None)
+        for step in range(settings.modulate_step, diffusion.steps)
+    }
 
 
 def modulate(
     backbone: Backbone,
     clean: CleanPass,
-    masks: Tensor,
-    signs: Tensor,
-    frames: Tensor,
+    jobs: Jobs,
     diffusion: DiffusionSettings,
     settings: ModulationSettings,
+    batch: int,
 ) -> Modulated:
-    """Repeat the denoising of j (frame, label, sign) jobs with Eq. 2, blending by Eq. 6.
+    """Repeat the denoising of j jobs with Eq. 2, blending by Eq. 6.
 
     Args:
-        clean: the clean pass of f frames, with the taps of `taps_to_record`.
-        masks: (j, h, w) float, M_l on the token grid.
-        signs: (j,) float, +1 or -1.
-        frames: (j,) int, which of the f frames a job belongs to.
+        clean: the clean pass of f frames, kept as `to_keep` says. What the jobs of a frame share is computed once
+            per step, so all jobs of a frame belong in one call.
+        batch: jobs per pass of the network.
     """
-    schedule = backbone.schedule(diffusion.steps)
-    first = settings.modulate_step
+    first, frames = settings.modulate_step, jobs.frames
     before = clean.start if first == diffusion.start_step else clean.states[first - 1]
-    latents = before[frames]
-    blending = enlarge(masks, latents.shape[-2:], settings.mask_resize)[:, None].to(latents)
-    offset = Offset(settings.block, _offsets(backbone, masks, signs, latents, settings), settings.offset)
+    latents, masks = before[frames], jobs.masks.to(before)
+    blending = enlarge(masks, latents.shape[-2:], settings.mask_resize)[:, None]
+    offsets = _offsets(backbone, masks, jobs.signs.to(before), latents, settings)
     unblended, states = {}, {}
     for step in range(first, diffusion.steps):
-        result = backbone.denoise(
-            latents,
-            step,
-            schedule,
-            diffusion.guidance,
-            inject={tap: _for_jobs(value, clean, frames) for tap, value in clean.taps[step].items() if tap in INJECTED}
-            if settings.inject
-            else None,
-            offset=offset if step == first else None,
-        )
-        latents = unblended[step] = result.latents
+        variants = clean.kept[step].variants(set(frames))
+        moved = [
+            variants.denoise(
+                latents[part], frames[part], Offset(offsets[part], settings.offset) if step == first else None
+            )
+            for part in batches(len(frames), batch)
+        ]
+        latents = unblended[step] = torch.cat(moved)
         if settings.blend and step <= settings.blend_last_step:
             latents = blend(latents, clean.states[step][frames], blending)
         states[step] = latents
     return Modulated(unblended, states)
+
+
+def batches(total: int, batch: int) -> Iterator[slice]:
+    """Consecutive slices of `batch` of `total` jobs; the last one may be shorter."""
+    return (slice(first, first + batch) for first in range(0, total, batch))
 
 
 def blend(modulated: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
@@ -140,23 +166,3 @@ def _offsets(backbone: Backbone, masks: Tensor, signs: Tensor, latents: Tensor, 
     grid = backbone.token_shape(settings.block, (height, width))[:2]
     on_block = masks if tuple(masks.shape[1:]) == grid else enlarge(masks, grid, "nearest")
     return (settings.strength * signs[:, None, None] * on_block).flatten(1).to(latents)
-
-
-def _for_jobs(value: Tensor, clean: CleanPass, frames: Tensor) -> Tensor:
-    halves = value.unflatten(0, (-1, len(clean.start)))
-    return halves[:, frames].flatten(0, 1)
-
-
-def jobs_of(coarse: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """All (frame, label, sign) jobs of coarse maps (f, h, w): each label present in a frame, with both signs.
-
-    Returns:
-        frames (j,) int64, labels (j,) int64, signs (j,) float32, masks (j, h, w) float32; the two signs of a
-        label are neighbours, + first, labels ascending within a frame.
-    """
-    pairs = [(frame, label) for frame, plane in enumerate(coarse) for label in torch.unique(plane).tolist()]
-    frames = torch.tensor([frame for frame, _ in pairs for _ in range(2)])
-    labels = torch.tensor([label for _, label in pairs for _ in range(2)])
-    signs = torch.tensor([1.0, -1.0]).repeat(len(pairs))
-    masks = (coarse[frames] == labels[:, None, None]).float()
-    return frames, labels, signs, masks

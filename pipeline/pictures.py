@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pipeline.errors import DataError
 
 Colour = tuple[int, int, int]
+
+#: What is read, whatever a file's name says: Pillow would hand an EPS file to another program.
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
+#: Pixels of a picture or of a video's frame; a small file may claim to hold far more.
+MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 
 #: Pillow spreads grey PNGs of 2 and 4 bits over 0..255; this undoes it for label values.
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
@@ -43,6 +50,16 @@ def read_image(path: Path) -> np.ndarray:
             grey = (np.asarray(upright).astype(np.int64) >> 8).astype(np.uint8)
             return np.repeat(grey[..., None], 3, axis=2)
         return np.array(upright.convert("RGB"))
+
+
+def label_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a label map, from its header alone.
+
+    Raises:
+        DataError: missing or not a picture.
+    """
+    with _opened(path) as image:
+        return image.height, image.width
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -112,7 +129,8 @@ def write_label_png(path: Path, labels: np.ndarray) -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that becomes `path` on success and is removed on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")  # hidden, but with its real suffix
+    # Hidden, with its real suffix, and no longer than a name may be.
+    temporary = path.with_name(f".{path.stem[:50]}.partial{path.suffix}")
     try:
         yield temporary
         temporary.replace(path)
@@ -123,14 +141,20 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            opened = Image.open(path, formats=FORMATS)
+        with opened as image:
             yield image
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: has more than the {MOST_PIXELS} pixels that are read; make it smaller") from error
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{path}: not a picture that can be read") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: damaged picture ({str(error).splitlines()[0]})") from error
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, EOFError, struct.error) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path}: damaged picture ({reason})") from error
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -160,4 +184,5 @@ def _from_colours(path: Path, pixels: np.ndarray, colours: Mapping[int, Colour])
 
 
 def _packed(rgb: np.ndarray) -> np.ndarray:
-    return rgb.astype(np.int64) @ np.array([65536, 256, 1])
+    red, green, blue = np.moveaxis(rgb.astype(np.uint32), -1, 0)
+    return red << 16 | green << 8 | blue

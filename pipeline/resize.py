@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import cv2
@@ -12,6 +13,8 @@ from pipeline.errors import DataError, UsageError
 
 #: The autoencoder divides by 8 and the denoiser by another 8.
 MULTIPLE = 64
+#: Of a side at model size; what is larger is a slip of the pen and would fill the memory.
+MOST = 16384
 
 
 def model_size(height: int, width: int, size: str | int) -> tuple[int, int]:
@@ -19,22 +22,33 @@ def model_size(height: int, width: int, size: str | int) -> tuple[int, int]:
 
     Args:
         size: "native" (each side down to a multiple of 64, as the authors do), the short side in pixels
-            (rounded to a multiple of 64; the long side follows the aspect ratio), or exactly "HxW".
+            (rounded to a multiple of 64; the long side follows the aspect ratio), exactly "HxW", or "1/N": one
+            pixel for N of the source, so each side divided by sqrt(N), then as "native".
 
     Raises:
-        UsageError: `size` is none of these, or "HxW" is not made of multiples of 64.
+        UsageError: `size` is none of these, "HxW" is not made of multiples of 64, or a side is above `MOST`.
     """
+    sides = _sides(height, width, size)
+    if max(sides) > MOST:
+        raise UsageError(f"ingest.size: {size} makes frames of {sides[1]}x{sides[0]}; no side may be above {MOST}")
+    return sides
+
+
+def _sides(height: int, width: int, size: str | int) -> tuple[int, int]:
     text = str(size).strip().lower()
     if text == "native":
         return max(MULTIPLE, height // MULTIPLE * MULTIPLE), max(MULTIPLE, width // MULTIPLE * MULTIPLE)
-    if exact := re.fullmatch(r"(\d+)x(\d+)", text):
+    if exact := re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text):
         sides = int(exact[1]), int(exact[2])
         if any(side % MULTIPLE or side == 0 for side in sides):
             nearest = "x".join(str(_nearest_multiple(side)) for side in sides)
             raise UsageError(f"ingest.size: {size} is not in multiples of {MULTIPLE}; the nearest is {nearest}")
         return sides
-    if not text.isdecimal() or int(text) == 0:
-        raise UsageError(f"ingest.size must be native, a short side in pixels or HxW (256x448), not {size!r}")
+    if part := re.fullmatch(r"1/([1-9][0-9]{0,8})", text):
+        factor = math.sqrt(int(part[1]))
+        return _sides(round(height / factor), round(width / factor), "native")
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) == 0:
+        raise UsageError(f"ingest.size must be native, a short side in pixels, HxW (256x448) or 1/N, not {size!r}")
     short = _nearest_multiple(int(text))
     long = _nearest_multiple(short * max(height, width) / min(height, width))
     return (short, long) if height <= width else (long, short)

@@ -52,11 +52,11 @@ def item_record(
         "assignment": assignment,
         "windows": windows,
         "oracle_assignment": any(video["oracle_assignment"] for video in scored),
-        "pooled": pool(map(_with_names, scored), windows).scores,
+        "pooled": pool(map(with_names, scored), windows).scores,
         "videos": [
             {
                 **video,
-                **({"scores": pool([_with_names(video)], windows).scores} if video["ground_truth"] else {}),
+                **({"scores": pool([with_names(video)], windows).scores} if video["ground_truth"] else {}),
             }
             for video in videos
         ],
@@ -113,9 +113,9 @@ def summarize(items: Mapping[str, Mapping[str, Any]]) -> Summary:
                     f"{item}: {record[key]}); run `vidseg evaluate` again for all of them"
                 )
     rules = next(iter(items.values()))
-    named = [(_video_name(item, record, video), video) for item, record in items.items() for video in record["videos"]]
+    named = [(video_name(item, record, video), video) for item, record in items.items() for video in record["videos"]]
     scored = [(name, video) for name, video in named if video["ground_truth"]]
-    pooled = pool((_with_names(video) for _, video in scored), rules["windows"])
+    pooled = pool((with_names(video) for _, video in scored), rules["windows"])
     consistency = [f"vc{n}" for n in rules["windows"]]
     shown = ["miou", *consistency, "pixel_accuracy", "fwiou", "jf_mean", "unassigned_share"]
     return Summary(
@@ -148,11 +148,13 @@ def summarize(items: Mapping[str, Mapping[str, Any]]) -> Summary:
     )
 
 
-def _with_names(video: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[int, str]]:
+def with_names(video: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[int, str]]:
+    """A video's record as `scores.pool` takes it: with the names of its classes by stored value."""
     return video, {entry["value"]: entry["name"] for entry in video["classes"]}
 
 
-def _video_name(item: str, record: Mapping[str, Any], video: Mapping[str, Any]) -> str:
+def video_name(item: str, record: Mapping[str, Any], video: Mapping[str, Any]) -> str:
+    """A video's name among all: its item's, and its own where the item has several."""
     if not item:
         return str(video["name"])
     return item if len(record["videos"]) == 1 else f"{item}/{video['name']}"
@@ -160,10 +162,22 @@ def _video_name(item: str, record: Mapping[str, Any], video: Mapping[str, Any]) 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        return parse(path, path.read_text())
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; run `vidseg evaluate` first") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not valid JSON; run `vidseg evaluate` again") from error
+
+
+def parse(path: Path, text: str) -> dict[str, Any]:
+    """The record that a scores.json holds; `path` is only for messages.
+
+    Raises:
+        DataError: it is damaged or of another version.
+    """
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
         raise DataError(f"{path}: not valid JSON; run `vidseg evaluate` again") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise DataError(f"{path}: not a scores file; run `vidseg evaluate` again")

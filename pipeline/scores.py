@@ -54,7 +54,7 @@ class ScoredClasses:
             DataError: another name, or no classes.
         """
         if not self.names:
-            raise DataError("the ground truth has no class list; give one to `vidseg ingest`")
+            raise DataError("the ground truth has no classes, only void; give `vidseg ingest` a class list")
         if name == "strict":
             return Strict(tuple(self.names), self.ignore)
         if name == "official":
@@ -134,18 +134,24 @@ def score_video(
 def score_objects(
     task: str, truth: Frames, labels: Frames, classes: ScoredClasses, assignment: Assignment = IDENTITY
 ) -> dict[str, Any]:
-    """The record of DAVIS J and F, for class values as object ids.
+    """The record of DAVIS J and F: each class that the truth holds is an object, 0 and ignored labels are background.
+
+    Classes are numbered without gaps for it: DAVIS takes an id that no frame holds for an object, and an empty
+    prediction of it for a perfect one.
 
     Args:
         task: `semi_supervised` or `unsupervised`.
         truth, labels: as in `score_video`; a cluster without a class counts as background here.
     """
-    objects = np.arange(65536, dtype=np.uint16)
-    if VOID in classes.names:  # DAVIS 2016 stores its object as 255, which later editions read as void
-        objects[VOID] = max((value for value in classes.names if value < VOID), default=0) + 1
+    background = [0, *classes.names, *classes.ignore]
     if assignment.table is not None:
         labels = _Mapped(labels, assignment.apply)
-        objects[assignment.unassigned] = 0
+        background.append(assignment.unassigned)
+    held = set().union(*(np.flatnonzero(np.bincount(truth[f].ravel())).tolist() for f in range(len(truth))))
+    found = sorted(held & set(classes.names) - {0})
+    objects = np.maximum(np.arange(65536), len(found) + 1).astype(np.uint16)  # no class: above every object
+    objects[background] = 0
+    objects[found] = np.arange(1, len(found) + 1)
     in_truth = objects.copy()
     in_truth[[value for value in classes.ignore if value]] = VOID
     return davis_record(task, DAVIS_TASKS[task](_Mapped(truth, in_truth.take), _Mapped(labels, objects.take)))

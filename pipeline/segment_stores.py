@@ -123,6 +123,8 @@ def read_seed(folder: Path | None, grid: Grid) -> np.ndarray | None:
     listing = Path(folder) / "seed.json"
     try:
         name = json.loads(listing.read_text())["mask"]
+        if name is not None and name != Path(name).name:
+            raise ValueError(f"the mask {name!r} is not in the folder")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f'{listing}: not readable; a seed folder holds seed.json with {{"mask": null}} or {{"mask": "mask.png"}}'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -15,7 +15,7 @@ from pipeline.backbone import Backbone
 from pipeline.diffusion import CleanPass, DiffusionSettings, clean_pass
 from pipeline.errors import DataError
 from pipeline.finite import first_broken
-from pipeline.modulation import ModulationSettings, jobs_of, modulate, taps_to_record
+from pipeline.modulation import Jobs, ModulationSettings, batches, jobs_of, modulate, to_keep
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def upsample(
         coarse: (f, h', w') refined labels.
         batch: modulated samples per pass; the two signs of a label are never separated.
     """
-    clean = clean_pass(backbone, start, diffusion, taps_to_record(modulation, diffusion))
+    clean = clean_pass(backbone, start, diffusion, keep=to_keep(modulation, diffusion))
     pairs = image_pairs(backbone, clean, coarse, diffusion, modulation, batch)
     for _, of_frame in groupby(pairs, key=lambda pair: pair.frame):
         yield label_frame(of_frame, size, settings)
@@ -106,30 +106,46 @@ def image_pairs(
     """I+ and I- of every label present in each frame of coarse (f, h', w'): frames in order, labels ascending.
 
     Args:
-        clean: the clean pass of the f frames, with the taps of `taps_to_record`.
+        clean: the clean pass of the f frames, kept as `to_keep` says.
         batch: modulated samples per pass; the two signs of a label are never separated.
 
     Raises:
         DataError: decoded images are not finite.
     """
-    device = clean.start.device
     jobs = jobs_of(torch.from_numpy(coarse.astype(np.int64)))
-    step = max(1, batch // 2) * 2
-    for first in range(0, len(jobs[0]), step):
-        frames, labels, signs, masks = (values[first : first + step] for values in jobs)
-        modulated = modulate(
-            backbone, clean, masks.to(device), signs.to(device), frames.to(device), diffusion, modulation
+    size = max(1, batch // 2) * 2
+    for group in frame_groups(jobs.frames, size):
+        of_frames = jobs[group]
+        modulated = modulate(backbone, clean, of_frames, diffusion, modulation, size)
+        for part in batches(len(of_frames), size):
+            images = backbone.decode(modulated.final[part]).cpu().numpy()
+            yield from _paired(of_frames[part], images)
+
+
+def frame_groups(frames: Sequence[int], least: int) -> Iterator[slice]:
+    """Consecutive jobs of whole frames, at least `least` at a time while there are so many.
+
+    Args:
+        frames: (j,) each job's frame, ascending.
+    """
+    first = 0
+    for end in range(1, len(frames) + 1):
+        ends_frame = end == len(frames) or frames[end] != frames[end - 1]
+        if ends_frame and (end - first >= least or end == len(frames)):
+            yield slice(first, end)
+            first = end
+
+
+def _paired(jobs: Jobs, images: np.ndarray) -> Iterator[ImagePair]:
+    broken = first_broken(images)
+    if broken is not None:
+        raise DataError(
+            f"the modulated images of frame {jobs.frames[broken]} of this batch have NaN or infinite values; "
+            "check the weights, or use float32 (backbone.dtype)"
         )
-        images = backbone.decode(modulated.final).cpu().numpy()
-        broken = first_broken(images)
-        if broken is not None:
-            raise DataError(
-                f"the modulated images of frame {int(frames[broken])} of this batch have NaN or infinite values; "
-                "check the weights, or use float32 (backbone.dtype)"
-            )
-        for pair in range(0, len(frames), 2):
-            plus, minus = images[pair : pair + 2]
-            yield ImagePair(int(frames[pair]), int(labels[pair]), masks[pair].numpy(), plus, minus)
+    for plus in range(0, len(jobs), 2):
+        mask = jobs.masks[plus].numpy()
+        yield ImagePair(jobs.frames[plus], jobs.labels[plus], mask, *images[plus : plus + 2])
 
 
 def label_frame(pairs: Iterable[ImagePair], size: tuple[int, int], settings: MapSettings) -> LabelledFrame:

@@ -18,7 +18,7 @@ import numpy as np
 from av.stream import Disposition
 
 from pipeline.errors import DataError, UsageError
-from pipeline.pictures import image_size, read_image, replacing
+from pipeline.pictures import MOST_PIXELS, image_size, read_image, replacing
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
@@ -52,7 +52,7 @@ class FrameRange:
                 f"ingest.frames: YAML reads this as the number {frames}; put the range in quotes: "
                 f"frames: '{like}' in a file, --set \"ingest.frames='{like}'\" on the command line"
             )
-        match = re.fullmatch(r"\s*(\d*)\s*:\s*(\d*)\s*", frames)
+        match = re.fullmatch(r"\s*(\d{0,18})\s*:\s*(\d{0,18})\s*", frames)
         if not match:
             raise UsageError(f"ingest.frames must be START:STOP like 0:28, 10: or :5, not {frames!r}")
         start, stop = int(match[1] or 0), int(match[2]) if match[2] else None
@@ -131,8 +131,11 @@ def open_source(path: Path, fps: float | None = None) -> FrameSource:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The picture files of a folder in natural order (2 before 10); hidden files and others are left out."""
-    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    """The picture files of a folder in natural order (2 before 10); hidden files and others are left out.
+
+    A link that leads nowhere is in the list: reading it names it, where leaving it out would lose a frame.
+    """
+    files = (path for path in folder.iterdir() if not path.is_dir() and not path.name.startswith("."))
     return sorted((path for path in files if path.suffix.lower() in IMAGE_SUFFIXES), key=_natural)
 
 
@@ -307,6 +310,8 @@ def _container(path: Path) -> Iterator[tuple[av.container.InputContainer, av.Vid
         if not pictures:
             kinds = sorted({stream.type for stream in container.streams})
             raise DataError(f"{path}: no video in this file (it holds: {', '.join(kinds) or 'nothing'})")
+        if pictures[0].width * pictures[0].height > MOST_PIXELS:
+            raise DataError(f"{path}: its frames have more than the {MOST_PIXELS} pixels that are read")
         yield container, pictures[0]
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.backbone import Backbone
+    from pipeline.backbone.sd import StableDiffusion
     from pipeline.backbone.weights import WeightsSource
     from pipeline.diffusion import DiffusionSettings
 
@@ -36,6 +37,20 @@ def load_backbone(params: BackboneParams, source: WeightsSource | None = None) -
 
     device = choose_device()
     return weights.load(source or find(params), choose_dtype(params.dtype, device), device)
+
+
+def outline(params: BackboneParams) -> StableDiffusion:
+    """The networks that the parameters name, without weights: sd21 needs none to be on this machine."""
+    from pipeline.backbone import outline, weights
+
+    embedded = resource("models") / "compact"
+    try:
+        path = weights.locate(params.name, params.path, params.revision, embedded)
+    except WeightsError:
+        if params.path is not None:
+            raise
+        path = None
+    return outline.outline(params.name, path, choose_dtype(params.dtype, choose_device()))
 
 
 def choose_device() -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 import time
@@ -13,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import ResourceError, VidsegError
+from pipeline.errors import ResourceError, VidsegError, is_out_of_memory
 
 ParamsOption = Annotated[
     Path | None,
@@ -41,8 +42,26 @@ ItemOption = Annotated[
         rich_help_panel="Pipeline",
     ),
 ]
+ShardsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shards",
+        metavar="FROM:TO",
+        help="Only these files of frames, by number: several machines share a long video.",
+        rich_help_panel="Pipeline",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
+
+#: What stands in the way of an output.
+UNWRITABLE = {
+    errno.EACCES: "permission",
+    errno.EPERM: "permission",
+    errno.EROFS: "read-only disk",
+    errno.ENOTDIR: "a file is in the way",
+    errno.EEXIST: "a file is in the way",
+}
 
 #: Reports that many more units as done.
 Advance = Callable[[int], None]
@@ -63,9 +82,15 @@ def run_app(app: typer.Typer) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    started = time.monotonic()
     try:
         result = typer.main.get_command(app).main(standalone_mode=False)
-        sys.exit(result if isinstance(result, int) else 0)
+        code = result if isinstance(result, int) else 0
+        if code == 130:  # newer Typers catch the interruption themselves
+            raise KeyboardInterrupt
+        if code == 0:
+            _log_seconds(time.monotonic() - started)
+        sys.exit(code)
     except typer.Exit as error:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -79,16 +104,24 @@ def run_app(app: typer.Typer) -> None:
         if debug:
             raise
         code, message = explain(error)
+        message = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in message)
         print(f"error: {message}", file=sys.stderr)
         sys.exit(code)
+
+
+def _log_seconds(seconds: float) -> None:
+    """Append the stage's wall time to the file that `VIDSEG_TIMINGS` names; artifacts hold no times."""
+    if file := os.environ.get("VIDSEG_TIMINGS"):
+        names = {"experiment": os.environ.get("DVC_EXP_NAME"), "stage": os.environ.get("DVC_STAGE")}
+        with Path(file).open("a") as stream:
+            stream.write(json.dumps({**names, "seconds": round(seconds, 3)}) + "\n")
 
 
 def explain(error: Exception) -> tuple[int, str]:
     """The exit code and the one-line message for an exception."""
     if isinstance(error, VidsegError):
         return error.exit_code, " ".join(str(error).split())
-    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if out_of_memory or "can't allocate memory" in str(error):
+    if is_out_of_memory(error):
         return ResourceError.exit_code, (
             "out of memory; lower diffusion.batch and upsample.batch (e.g. --set diffusion.batch=1 "
             "--set upsample.batch=2) or ingest.size"
@@ -98,11 +131,9 @@ def explain(error: Exception) -> tuple[int, str]:
             ResourceError.exit_code,
             f"disk full while writing {error.filename or 'an output'}; free space and run again",
         )
-    if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
-        return (
-            ResourceError.exit_code,
-            f"{error.filename}: cannot be written (permission); choose another output folder",
-        )
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        reason = UNWRITABLE[error.errno]
+        return ResourceError.exit_code, f"{error.filename}: cannot be written ({reason}); choose another output folder"
     text = " ".join(str(error).split())
     return 1, f"internal error: {type(error).__name__}: {text} (--debug shows the traceback)"
 

@@ -16,7 +16,6 @@ from stages.settings import load, param
 if TYPE_CHECKING:
     from pipeline.artifacts import Store
     from pipeline.davis import Frames
-    from pipeline.scores import ScoredClasses
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,10 @@ def _score(job: Job, params: Params) -> dict[str, Any]:
         {int(entry["id"]): str(entry["name"]) for entry in truth_store.attrs["classes"]},
         tuple(int(value) for value in truth_store.attrs["ignore"]),
     )
+    try:
+        protocol = classes.protocol(params.protocol)
+    except DataError as error:
+        raise DataError(f"{job.truth}: {error}") from error
     labels = _labels(job, labels_store, truth_store, positions, truth.size)
     rule = _rule(params.assignment, labels_store if job.predictions is None else None)
     height, width = truth.size
@@ -107,14 +110,13 @@ def _score(job: Job, params: Params) -> dict[str, Any]:
     where = job.predictions or job.labels
     try:
         assignment = assign(rule, labels[0], truth[0], classes.ignore, grid, classes.unassigned)
-        protocol = classes.protocol(params.protocol)
         with cli.progress(f"evaluate {about['name']}", len(positions)) as advance:
             scored = score_video(truth, labels, positions, classes, protocol, assignment, params.windows, advance)
         task = _task(params.objects, job, labels_store, len(positions))
         objects = score_objects(task, truth, labels, classes, assignment) if task else None
     except DataError as error:
         raise DataError(f"{where} against {job.truth}: {error}") from error
-    _warn(about["name"], scored, classes)
+    _warn(about["name"], scored)
     return {
         **about,
         "height": height,
@@ -128,20 +130,21 @@ def _score(job: Job, params: Params) -> dict[str, Any]:
 
 def _labels(job: Job, labels: Store | None, truth: Store, positions: list[int], size: tuple[int, int]) -> Frames:
     from pipeline.label_sources import PredictionFolder, StoredFrames
+    from pipeline.truth import parse_classes
 
     if job.predictions is not None:
         names = _names(labels, truth, job)
         if max(positions) >= len(names):
             raise DataError(f"{job.truth}: frame {max(positions)} is annotated, but the clip has {len(names)} frames")
-        colours = {int(entry["id"]): tuple(entry["color"]) for entry in truth.attrs["classes"] if entry.get("color")}
-        return PredictionFolder(job.predictions, [names[position] for position in positions], size, colours)
+        annotated = [names[position] for position in positions]
+        return PredictionFolder(job.predictions, annotated, size, parse_classes(truth.attrs))
     if labels is None:
         raise UsageError("give LABELS, or a folder with --predictions")
-    labelled, annotated = labels.attrs.get("names"), truth.attrs.get("names")
-    if labelled and annotated and labelled != annotated:
+    labelled, expected = labels.attrs.get("names"), truth.attrs.get("names")
+    if labelled and expected and labelled != expected:
         raise DataError(
             f"{job.labels} and {job.truth} are of different frames ({len(labelled)} from {labelled[0]}, "
-            f"{len(annotated)} from {annotated[0]}); run `vidseg ingest` and what follows for one selection"
+            f"{len(expected)} from {expected[0]}); run `vidseg ingest` and what follows for one selection"
         )
     stored = StoredFrames(labels, "labels", positions)
     if stored.size != size:
@@ -183,11 +186,18 @@ def _task(objects: str, job: Job, labels: Store | None, frames: int) -> str | No
     return "semi_supervised" if propagated and frames >= 3 else None
 
 
-def _warn(name: str, scored: dict[str, Any], classes: ScoredClasses) -> None:
-    unknown = [value for value in scored["unknown_predictions"] if value not in classes.ignore]
-    if unknown:
+def _warn(name: str, scored: dict[str, Any]) -> None:
+    from pipeline.scores import NONE
+
+    unknown = scored["unknown_predictions"]
+    rows = scored["confusion"].values()
+    if unknown and (wrong := sum(row.get(NONE, 0) for row in rows)):
         shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-        cli.note(f"warning: {name}: predicted values that are no class count as wrong: {shown}")
+        share = wrong / sum(sum(row.values()) for row in rows)
+        cli.note(
+            f"warning: {name}: {share:.1%} of the scored pixels have a predicted value that is no class, "
+            f"and count as wrong: {shown}"
+        )
     lost = scored["assigned"]["unassigned_share"]
     if lost:
         cli.note(f"{name}: {lost:.1%} of the scored pixels lie in clusters without a class: counted as wrong")

@@ -10,13 +10,18 @@ import typer
 
 from pipeline.errors import DataError, UsageError
 from stages import cli
-from stages.layout import Out, item_key, place, videos_of
+from stages.layout import EVERY_SHARD, Out, item_key, parse_shards, place, scratch_of, videos_of
 from stages.resources import stage_version
 from stages.settings import BackboneParams, DiffusionParams, load, param, plain
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+
     from pipeline.backbone import Backbone
-    from pipeline.extraction import ExtractionSettings
+    from pipeline.diffusion import DiffusionSettings
+    from pipeline.extraction import Extracted, ExtractionSettings
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,17 @@ def run(
     diffusion: DiffusionParams,
     backbone_params: BackboneParams,
     backbone: Backbone | None = None,
+    shards: slice = EVERY_SHARD,
 ) -> Path:
     """Extract the features of one clip; `backbone` may be given by callers that have one loaded.
+
+    Args:
+        shards: only those, by number; the stores appear when the last shard is written, by whichever process.
 
     Returns:
         the path of features.zarr; latents.zarr lies beside it.
     """
-    from pipeline import artifacts, extraction, feature_codec
+    from pipeline import artifacts, extraction, feature_codec, shard_claims
     from stages import backbones
     from stages.backbones import diffusion_settings
 
@@ -80,7 +89,7 @@ def run(
     *grid, channels = extraction.feature_shape(backbone, (height, width), settings)
     features = artifacts.StoreWriter(
         features_path,
-        out / "tmp",
+        scratch_of(out),
         artifacts.FEATURES,
         mark,
         feature_codec.array_specs((frames, grid[0] * grid[1], channels), params.dtype, params.shard),
@@ -95,7 +104,7 @@ def run(
     )
     latents = artifacts.StoreWriter(
         latents_path,
-        out / "tmp",
+        scratch_of(out),
         artifacts.LATENTS,
         mark,
         {
@@ -107,18 +116,18 @@ def run(
         params=shown,
         backbone=weights_hash,
     )
-    shards = sorted({*features.missing(), *latents.missing()}, key=lambda shard: shard.start)
-    quality: dict[str, float] = dict(features.get_attr("psnr", {}))
-    if len(shards) * params.shard < frames:
-        cli.note(f"extract: continuing at frame {shards[0].start if shards else frames} of {frames}")
-    with cli.progress("extract", sum(len(shard) for shard in shards)) as advance:
-        for shard in shards:
+    writers = (latents, features)
+    missing = shard_claims.lacking(writers, shards)
+    if len(shard_claims.lacking(writers)) < len(features.shards()):
+        cli.note(f"extract: continuing at frame {missing[0].start if missing else frames} of {frames}")
+    with cli.progress("extract", sum(len(shard) for shard in missing)) as advance:
+        for shard in shard_claims.claimed(writers, shards):
             parts = []
             images = source.read("frames", shard.start, shard.stop)
             for start in range(0, len(shard), diffusion.batch):
                 batch = slice(start, min(start + diffusion.batch, len(shard)))
                 numbers = indices[shard.start + batch.start : shard.start + batch.stop]
-                parts.append(extraction.extract(backbone, images[batch], numbers, steps, settings))
+                parts.append(_extract(backbone, images[batch], numbers, steps, settings, diffusion.batch))
                 advance(batch.stop - batch.start)
             for name in ("aggregated", "matching"):
                 values = extraction.gather(parts, name)
@@ -128,19 +137,43 @@ def run(
                 value = extraction.reconstruction_psnr(backbone, parts[0].reconstruction[0], images[0])
             except DataError as error:
                 raise DataError(f"{clip}: frame {shard.start}: {error}") from error
-            quality[str(shard.start)] = round(value, 2)
-            features.set_attrs({"psnr": quality})
+            features.merge_attr("psnr", {shard.start: round(value, 2)})
             # Last: a shard of latents says that all of its frames' results are there.
             latents.write("latents", shard.start, extraction.gather(parts, "latents"))
-    low = {int(start): value for start, value in quality.items() if value < LOW_PSNR}
+    if left := shard_claims.lacking(writers):
+        cli.note(f"extract: {len(left)} of {len(features.shards())} shards are still to be written")
+        return features_path
+    latents.commit()
+    _warn_of_poor_reconstruction(clip, artifacts.open_store(features.commit(), artifacts.FEATURES).attrs["psnr"])
+    return features_path
+
+
+def _warn_of_poor_reconstruction(clip: Path, psnr: Mapping[str, float]) -> None:
+    low = {int(start): value for start, value in psnr.items() if value < LOW_PSNR}
     if low:
         cli.note(
-            f"warning: {clip}: the reconstruction of {len(low)} of {len(quality)} windows is poor (lowest "
+            f"warning: {clip}: the reconstruction of {len(low)} of {len(psnr)} windows is poor (lowest "
             f"{min(low.values()):.1f} dB, window at frame {min(low, key=lambda k: low[k])}); "
             "what the autoencoder loses cannot be segmented"
         )
-    latents.commit()
-    return features.commit()
+
+
+def _extract(
+    backbone: Backbone,
+    images: np.ndarray,
+    indices: Sequence[int],
+    diffusion: DiffusionSettings,
+    settings: ExtractionSettings,
+    batch: int,
+) -> Extracted:
+    """One pass over no more than `batch` images."""
+    from pipeline import extraction, micro_batches
+
+    def work(sizes: micro_batches.Sizes) -> Extracted:
+        frames = slice(sizes["diffusion.batch"])
+        return extraction.extract(backbone, images[frames], indices[frames], diffusion, settings)
+
+    return micro_batches.compute(work, {"diffusion.batch": batch})
 
 
 def extraction_settings(params: Params) -> ExtractionSettings:
@@ -152,7 +185,7 @@ def extraction_settings(params: Params) -> ExtractionSettings:
     )
 
 
-def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> None:
+def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards: slice = EVERY_SHARD) -> None:
     """Extract every video of an item, loading the backbone once."""
     from stages import backbones
 
@@ -169,6 +202,7 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> Non
             settings["diffusion"],
             settings["backbone"],
             backbone,
+            shards,
         )
 
 
@@ -182,16 +216,18 @@ def main(
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
     item: cli.ItemOption = None,
+    shards: cli.ShardsOption = None,
 ) -> None:
     """Read diffusion features of a clip: clip.zarr -> features.zarr, latents.zarr.
 
     Example: vidseg extract work/clip.zarr work --set backbone.name=compact
     """
+    part = parse_shards(shards)
     if clip is not None and out_dir is not None:
         settings = load(params, set_ or ())
-        run(clip, out_dir, settings["extract"], settings["diffusion"], settings["backbone"])
+        run(clip, out_dir, settings["extract"], settings["diffusion"], settings["backbone"], shards=part)
     elif item is not None:
-        run_item(item, params, set_)
+        run_item(item, params, set_, part)
     else:
         raise UsageError("give CLIP and OUT_DIR, or --item KEY")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.truth import Annotations, ClassList
     from pipeline.video import FrameRange, FrameSource
 
+MOST_FPS = 1e6
 STORES = ("clip.zarr", "truth.zarr", "seed", "source")
 
 
@@ -27,10 +28,14 @@ STORES = ("clip.zarr", "truth.zarr", "seed", "source")
 class Params:
     """Section `ingest`."""
 
-    size: str | int = param("native", "native, short side in pixels, or HxW; multiples of 64 are made of it", low=1)
+    size: str | int = param(
+        "native", "native, short side in pixels, HxW, or 1/N of the pixels; multiples of 64 are made of it", low=1
+    )
     frames: str | int | None = param(None, "range of source frames like 0:28 or 10:; null = all")
     stride: int = param(1, "take every n-th frame of the range", low=1)
-    fps: float | None = param(None, "frame rate of the source; null = what it says, 25 for a folder", low=0.01)
+    fps: float | None = param(
+        None, "frame rate of the source; null = what it says, 25 for a folder", low=0.01, high=MOST_FPS
+    )
     seed: str = param(
         "none", "truth: the first frame's ground truth becomes the mask in seed/", choices=("none", "truth")
     )
@@ -54,6 +59,7 @@ def run(
     classes: Path | None = None,
     mask: Path | None = None,
     fps: float | None = None,
+    recorded: Path | None = None,
 ) -> Path:
     """Bring one video to model size, with its ground truth and first-frame mask where there are any.
 
@@ -65,6 +71,7 @@ def run(
         classes: its class list (JSON, `FILE#NAME` for one of several); default `classes.json` in the folder.
         mask: label PNG of the first frame; wins over `seed: truth`.
         fps: of this video; wins over `params.fps`.
+        recorded: what source/ says of the video's place; default: its absolute path.
 
     Returns:
         the path of clip.zarr; truth.zarr, seed/ and source/ lie beside it.
@@ -90,7 +97,7 @@ def run(
     path = _write_clip(out, source, indices, size, scan)
     _write_truth(out, truth, scan.names)
     _write_seed(out, seed, scan.digest)
-    origin = ClipSource(video.resolve(), source.fps / indices.stride)
+    origin = ClipSource(recorded or video.resolve(), source.fps / indices.stride)
     write_source(out / "source", origin, out / "tmp" / f"source-{scan.digest[:32]}" / "source")
     prune(out / "tmp" / f"source-{scan.digest[:32]}")
     return path
@@ -163,10 +170,10 @@ def _seed(
     size: tuple[int, int],
     classes: ClassList | None,
 ) -> np.ndarray | None:
-    from pipeline.pictures import read_label_png
+    from pipeline.truth import ClassList
 
     if mask is not None:
-        labels = read_label_png(mask, classes.colours if classes else None)
+        labels = (classes or ClassList(())).read(mask)
         if labels.shape != size:
             raise DataError(
                 f"{mask}: the mask is {labels.shape[1]}x{labels.shape[0]} pixels, the frames are {size[1]}x{size[0]}"
@@ -217,16 +224,10 @@ def _write_clip(out: Out, source: FrameSource, indices: FrameRange, size: tuple[
 
 
 def _write_truth(out: Out, truth: Annotations, names: list[str]) -> None:
-    from dataclasses import asdict
-
     from pipeline import artifacts
+    from pipeline.truth import class_list_record
 
-    attrs = {
-        "indices": list(truth.indices),
-        "names": names,
-        "classes": [asdict(entry) for entry in truth.classes],
-        "ignore": list(truth.ignore),
-    }
+    attrs = {"indices": list(truth.indices), "names": names, **class_list_record(truth.listed)}
     mark = artifacts.fingerprint("ingest", stage_version("ingest"), "truth", truth.digest, truth.size, attrs)
     if artifacts.is_current(out / "truth.zarr", artifacts.TRUTH, mark):
         return
@@ -257,8 +258,8 @@ def _write_seed(out: Out, mask: np.ndarray | None, scratch_name: str) -> None:
     prune(scratch.parent)
 
 
-#: What a video's entry in videos.yaml may hold. `dataset` is for people.
-ENTRY_KEYS = frozenset({"path", "name", "ground_truth", "classes", "mask", "fps", "dataset"})
+#: What a video's entry in videos.yaml may hold. `dataset` names the registration that wrote it.
+ENTRY_KEYS = frozenset({"path", "name", "ground_truth", "classes", "mask", "fps", "size", "dataset", "videos"})
 
 
 def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> None:
@@ -266,17 +267,19 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> Non
     params = load(params_file, sets or ())["ingest"]
     key = item_key(item)
     entries = item_videos(key)
-    names = _video_names(key, entries)
+    names = video_names(key, entries)
     _remove_stale(DATA / "ingest" / key, names)
     for name, entry in zip(names, entries, strict=True):
+        path = Path(entry["path"])
         run(
-            Path(entry["path"]),
+            path,
             place("ingest", key, name),
-            params,
+            replace(params, size=entry.get("size", params.size)),
             ground_truth=_path(entry, "ground_truth"),
             classes=_path(entry, "classes"),
             mask=_path(entry, "mask"),
             fps=entry.get("fps"),
+            recorded=path.resolve() if path.is_absolute() else path,  # relative: the same in every clone
         )
 
 
@@ -287,7 +290,7 @@ def _path(entry: dict[str, Any], key: str) -> Path | None:
     return None if path is not None and is_placeholder(path) else path
 
 
-def _video_names(key: str, entries: list[dict[str, Any]]) -> list[str | None]:
+def video_names(key: str, entries: list[dict[str, Any]]) -> list[str | None]:
     """The sub-folders of an item's videos; [None] for an item of one video, which has none."""
     for entry in entries:
         unknown = sorted(set(entry) - ENTRY_KEYS)
@@ -297,7 +300,7 @@ def _video_names(key: str, entries: list[dict[str, Any]]) -> list[str | None]:
                 f"there are: {', '.join(sorted(ENTRY_KEYS))}"
             )
         fps = entry.get("fps")
-        if fps is not None and not (isinstance(fps, int | float) and fps > 0):
+        if fps is not None and not (isinstance(fps, int | float) and 0 < fps <= MOST_FPS):
             raise UsageError(f"videos.yaml: item '{key}': fps must be a number above 0, not {fps!r}")
     if len(entries) == 1:
         return [None]

@@ -6,9 +6,13 @@ import typer
 
 from stages import (
     backbones,
+    cache,
     cli,
+    cluster,
     context,
     correspond,
+    cost,
+    dataset,
     doctor,
     evaluate,
     extract,
@@ -21,6 +25,7 @@ from stages import (
     sample,
     segment,
     summarize,
+    table,
     upsample,
     videos,
 )
@@ -52,6 +57,7 @@ STAGES = "Stages"
 HAND = "Around the stages"
 app.command("run", rich_help_panel=MAIN)(run_all.main)
 app.command("doctor", rich_help_panel=MAIN)(doctor.main)
+app.command("cost", rich_help_panel=MAIN)(cost.main)
 app.command("sample", rich_help_panel=MAIN)(sample.main)
 for module in (ingest, extract, correspond, segment, upsample, evaluate, render, summarize):
     app.command(module.__name__.rpartition(".")[2], rich_help_panel=STAGES)(module.main)
@@ -61,7 +67,11 @@ app.add_typer(context.app, name="context", rich_help_panel=HAND)
 app.add_typer(backbones.app, name="backbone", rich_help_panel=HAND)
 app.add_typer(preset.app, name="preset", rich_help_panel=HAND)
 app.add_typer(videos.app, name="videos", rich_help_panel=HAND)
+app.add_typer(cache.app, name="cache", rich_help_panel=HAND)
+app.add_typer(dataset.app, name="dataset", rich_help_panel=HAND)
 app.add_typer(figures.app, name="figures", rich_help_panel=HAND)
+app.add_typer(cluster.app, name="cluster", rich_help_panel=HAND)
+app.add_typer(table.app, name="table", rich_help_panel=HAND)
 
 
 def main() -> None:

@@ -114,6 +114,8 @@ def _write_labels(
 
     names, tally = clip.attrs["names"], LabelTally()
     for name, plane in zip(names, frames_of(labels, "labels"), strict=True):
+        if name != Path(name).name:
+            raise DataError(f"{clip.path}: '{name}' cannot be a frame's name; run `vidseg ingest` again")
         tally.add(plane)
         write_label_png(folder / "labels" / f"{name}.png", plane)
         advance(1)

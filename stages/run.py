@@ -184,22 +184,12 @@ def _print_estimate(clip: Path, settings: Settings, backbone: Backbone) -> None:
 def _estimate(
     frames: int, size: tuple[int, int], source_size: tuple[int, int], settings: Settings, backbone: Backbone
 ) -> str:
-    from pipeline.diffusion import DiffusionSettings
-    from pipeline.estimate import calibrate, estimate
+    from pipeline.cost import cache_bytes
+    from stages import cost
 
-    params = settings["diffusion"]
-    diffusion = DiffusionSettings(params.steps, params.start_step, params.guidance)
-    result = estimate(
-        calibrate(backbone, size, diffusion),
-        frames,
-        settings["segment"].clusters,
-        backbone.token_shape(settings["extract"].matching_block, size),
-        size,
-        source_size,
-        diffusion,
-        settings["upsample"].method == "modulation",
-    )
-    seconds, megabytes = result.seconds, result.disk_bytes / 1e6
+    load = cost.workload(settings, size, source_size)
+    seconds = frames * sum(cost.seconds_per_frame(backbone, load).values())
+    megabytes = frames * sum(cache_bytes(backbone, load, settings["extract"].dtype).values()) / 1e6
     duration = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
     return f"at most about {duration} of computing and {max(megabytes, 1):.0f} MB of stores"
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Union
 
 from pipeline.errors import UsageError
+from stages import yaml_files
 from stages.resources import resource
 
 #: Where each section of params.yaml is declared.
@@ -152,50 +153,34 @@ def read_preset(name: str) -> dict[str, dict[str, Any]]:
     Raises:
         UsageError: there is no such preset; the message lists those that exist.
     """
-    path = resource("presets") / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(file.stem for file in resource("presets").glob("*.yaml"))
-        raise UsageError(f"unknown preset '{name}'; there are: {', '.join(known)}")
-    return _read_yaml(path)
+    known = _presets()
+    if name not in known:
+        raise UsageError(f"unknown preset '{name}'; there are: {', '.join(sorted(known))}")
+    return _read_yaml(known[name])
 
 
 def _backbone_preset(given: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    name = given.get("backbone", {}).get("name", "compact")
-    return read_preset(name) if (resource("presets") / f"{name}.yaml").is_file() else {}
+    name = str(given.get("backbone", {}).get("name", "compact"))
+    return read_preset(name) if name in _presets() else {}
 
 
-def _parse_yaml(text: str) -> Any:
-    # YAML 1.2, as DVC reads it: in YAML 1.1 the frame range 10:28 is the number 628.
-    from ruamel.yaml import YAML
-
-    return YAML(typ="safe", pure=True).load(text)
+def _presets() -> dict[str, Path]:
+    return {file.stem: file for file in resource("presets").glob("*.yaml")}
 
 
 def _read_yaml(path: Path) -> dict[str, dict[str, Any]]:
-    from ruamel.yaml import YAMLError
-
-    try:
-        content = _parse_yaml(Path(path).read_text()) or {}
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such parameter file") from error
-    except YAMLError as error:
-        raise UsageError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
+    content = yaml_files.load(Path(path), "give a parameter file like params.yaml") or {}
     if not isinstance(content, dict) or not all(isinstance(v, dict | None) for v in content.values()):
         raise UsageError(f"{path}: expected sections with keys, like `segment: {{clusters: 20}}`")
     return {str(section): dict(values or {}) for section, values in content.items()}
 
 
 def _parse_set(text: str) -> tuple[str, str, Any]:
-    from ruamel.yaml import YAMLError
-
     name, equals, value = text.partition("=")
     section, dot, key = name.strip().partition(".")
     if not (equals and dot and key):
         raise UsageError(f"--set {text}: expected section.key=value, e.g. --set segment.clusters=12")
-    try:
-        parsed = _parse_yaml(value)
-    except YAMLError as error:
-        raise UsageError(f"--set {text}: the value is not valid YAML") from error
+    parsed = yaml_files.parse(value, f"--set {text}: the value")
     # No parameter is a mapping; `ingest.frames=9:` only looks like one.
     return section, key, value.strip() if isinstance(parsed, dict) else parsed
 

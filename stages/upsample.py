@@ -10,12 +10,13 @@ import typer
 
 from pipeline.errors import DataError, UsageError
 from stages import cli
-from stages.layout import Out, item_key, place, videos_of
+from stages.layout import EVERY_SHARD, Out, item_key, parse_shards, place, scratch_of, videos_of
 from stages.resources import stage_version
 from stages.settings import BackboneParams, DiffusionParams, load, param, plain
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from pipeline.artifacts import Store
     from pipeline.backbone import Backbone
@@ -58,9 +59,14 @@ def run(
     diffusion: DiffusionParams,
     backbone_params: BackboneParams,
     backbone: Backbone | None = None,
+    shards: slice = EVERY_SHARD,
 ) -> Path:
-    """Upsample one clip's coarse labels; returns the path of labels.zarr."""
-    from pipeline import artifacts
+    """Upsample one clip's coarse labels; returns the path of labels.zarr.
+
+    Args:
+        shards: only those, by number; the store appears when the last shard is written, by whichever process.
+    """
+    from pipeline import artifacts, shard_claims
     from stages import backbones
     from stages.backbones import diffusion_settings
 
@@ -91,7 +97,7 @@ def run(
     dtype = str(coarse_store.array("refined").dtype)
     writer = artifacts.StoreWriter(
         path,
-        out / "tmp",
+        scratch_of(out),
         artifacts.LABELS,
         mark,
         {"labels": artifacts.ArraySpec((total, *size), dtype, artifacts.shard_frames(coarse_store.array("refined")))},
@@ -99,15 +105,18 @@ def run(
         backbone=coarse_store.attrs.get("backbone"),
         attrs={"clip": frames_store.fingerprint, "names": frames_store.attrs["names"]},
     )
-    shards = writer.missing()
-    with cli.progress("upsample", sum(len(shard) for shard in shards)) as advance:
-        for shard in shards:
+    writers = (writer,)
+    with cli.progress("upsample", sum(len(shard) for shard in shard_claims.lacking(writers, shards))) as advance:
+        for shard in shard_claims.claimed(writers, shards):
             if modulates:
                 assert backbone is not None
                 labels = _modulated(shard, latents_store, coarse_store, size, params, diffusion, backbone, advance)
             else:
                 labels = _interpolated(shard, frames_store, coarse_store, size, params, advance)
             writer.write("labels", shard.start, labels.astype(dtype))
+    if left := shard_claims.lacking(writers):
+        cli.note(f"upsample: {len(left)} of {len(writer.shards())} shards are still to be written")
+        return path
     return writer.commit()
 
 
@@ -124,12 +133,14 @@ def _modulated(
     import numpy as np
     import torch
 
+    from pipeline import micro_batches
     from pipeline.diffusion import add_noise, draw_noise
     from pipeline.upsampling import upsample
     from stages.backbones import diffusion_settings
 
     steps, modulation = diffusion_settings(diffusion), modulation_settings(params)
     maps = map_settings(params)
+    sizes = {"upsample.batch": params.batch, "diffusion.batch": diffusion.batch}
     results = []
     # The same groups of frames as in extract, so that the clean pass is the same to the last bit.
     for first in range(shard.start, shard.stop, diffusion.batch):
@@ -139,8 +150,14 @@ def _modulated(
         noise = draw_noise(steps, indices, tuple(clean.shape[1:]))  # type: ignore[arg-type]
         start = add_noise(clean, noise.epsilon, steps, backbone)
         planes = coarse.read("refined", first, last)
-        frames = upsample(backbone, start, planes, size, steps, modulation, maps, params.batch)
-        results += [frame.labels for frame in frames]
+
+        def work(sizes: micro_batches.Sizes, start: Tensor = start, planes: np.ndarray = planes) -> list[np.ndarray]:
+            frames = slice(sizes["diffusion.batch"])
+            batch = sizes["upsample.batch"]
+            labelled = upsample(backbone, start[frames], planes[frames], size, steps, modulation, maps, batch)
+            return [frame.labels for frame in labelled]
+
+        results += micro_batches.compute(work, sizes)
         advance(last - first)
     return np.stack(results)
 
@@ -216,7 +233,7 @@ def check_same_diffusion(
             )
 
 
-def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> None:
+def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards: slice = EVERY_SHARD) -> None:
     """Upsample every video of an item, loading the backbone once and only if it is needed."""
     from stages import backbones
 
@@ -236,6 +253,7 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> Non
             settings["diffusion"],
             settings["backbone"],
             backbone,
+            shards,
         )
 
 
@@ -251,16 +269,19 @@ def main(
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
     item: cli.ItemOption = None,
+    shards: cli.ShardsOption = None,
 ) -> None:
     """Upsample coarse labels to the source's size: clip, latents, coarse -> labels.zarr.
 
     Example: vidseg upsample work/clip.zarr work/latents.zarr work/coarse.zarr work --set upsample.method=bilinear
     """
+    part = parse_shards(shards)
     if clip and latents and coarse and out_dir:
         settings = load(params, set_ or ())
-        run(clip, latents, coarse, out_dir, settings["upsample"], settings["diffusion"], settings["backbone"])
+        sections = settings["upsample"], settings["diffusion"], settings["backbone"]
+        run(clip, latents, coarse, out_dir, *sections, shards=part)
     elif item is not None:
-        run_item(item, params, set_)
+        run_item(item, params, set_, part)
     else:
         raise UsageError("give CLIP, LATENTS, COARSE and OUT_DIR, or --item KEY")
 

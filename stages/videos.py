@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,11 +11,9 @@ import typer
 
 from pipeline.errors import DataError, UsageError
 from stages import cli, yaml_files
-from stages.layout import KEY
+from stages.layout import KEY, NONE, item_keys, item_videos
 
 VIDEOS = Path("videos.yaml")
-#: DVC needs a path to watch; this one stands for "there is none".
-NONE = "inputs/none"
 
 app = cli.new_app("The videos that `dvc repro` works on (videos.yaml).")
 
@@ -54,8 +53,45 @@ def add(
 @app.command("list")
 def show() -> None:
     """Items and their videos."""
-    for key, entries in (yaml_files.read(VIDEOS, "run this in the project's folder").get("items") or {}).items():
-        print(f"{key}: {', '.join(entry['path'] for entry in entries)}")
+    for key in item_keys(VIDEOS):
+        print(f"{key}: {', '.join(video['path'] for video in item_videos(key, VIDEOS))}")
+
+
+def check_keys(keys: Iterable[str], registration: str) -> None:
+    """Check that items may be written: their keys are free, or hold what the same registration wrote.
+
+    Raises:
+        UsageError: no videos.yaml, or an item of that key that is of another origin.
+    """
+    items = yaml_files.read(VIDEOS, "run this in the project's folder").get("items") or {}
+    for key in keys:
+        if key in items and not _is_of(items[key], registration):
+            raise UsageError(
+                f"{VIDEOS}: there is an item '{key}' already that is not of the registration '{registration}'; "
+                "choose another --name or remove the item"
+            )
+
+
+def count_others(registration: str) -> int:
+    """How many items are not of that registration."""
+    items = yaml_files.read(VIDEOS, "run this in the project's folder").get("items") or {}
+    return sum(not _is_of(entries, registration) for entries in items.values())
+
+
+def replace_items(entries: Mapping[str, list[dict[str, Any]]], registration: str) -> None:
+    """Write the items of a registration in place of those that it wrote earlier; `check_keys` has passed."""
+    content = yaml_files.read(VIDEOS, "run this in the project's folder")
+    items = content["items"] = content.get("items") or {}
+    for key in [key for key in items if key not in entries and _is_of(items[key], registration)]:
+        del items[key]
+    items.update(entries)
+    yaml_files.write(VIDEOS, content)
+
+
+def _is_of(entries: Any, registration: str) -> bool:
+    return bool(entries) and all(
+        isinstance(entry, dict) and entry.get("dataset") == registration for entry in entries
+    )
 
 
 def _write(key: str, entry: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The project's YAML files, changed in place: comments and layout stay, a killed command leaves the old file."""
+"""The project's YAML files: read safely and within bounds; changed in place, so that comments and layout stay."""
 
 from __future__ import annotations
 
@@ -7,16 +7,45 @@ from typing import Any
 
 from pipeline.errors import UsageError
 
+#: What a file may hold, in characters, and what its aliases may stand for, in values: a few lines of aliases of
+#: aliases would otherwise fill the memory.
+MOST_CHARACTERS = 10_000_000
+MOST_ALIASED = 100_000
+
+
+def load(path: Path, remedy: str) -> Any:
+    """The file's content as plain values, None when it is empty.
+
+    Raises:
+        UsageError: no such file (`remedy` says what to do), or as `parse`.
+    """
+    return parse(_text(path, remedy), str(path))
+
+
+def parse(text: str, what: str) -> Any:
+    """Plain values of YAML 1.2, as DVC reads it: in YAML 1.1 the frame range 10:28 is the number 628.
+
+    Args:
+        what: names the text in messages.
+
+    Raises:
+        UsageError: it is not YAML, is nested too deeply, or its aliases stand for too much.
+    """
+    from ruamel.yaml import YAML
+
+    return _parsed(YAML(typ="safe", pure=True), text, what)
+
 
 def read(path: Path, remedy: str) -> Any:
     """The file's content as nested mappings that remember their comments; an empty file is an empty mapping.
 
     Raises:
-        UsageError: no such file; `remedy` says what to do.
+        UsageError: as `load`, or the file holds no mapping.
     """
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file; {remedy}")
-    return _yaml().load(path.read_text()) or {}
+    content = _parsed(_yaml(), _text(path, remedy), str(path)) or {}
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: expected a mapping of names to values")
+    return content
 
 
 def write(path: Path, content: Any) -> None:
@@ -36,10 +65,62 @@ def flow_list(values: list[Any]) -> Any:
     return result
 
 
+def _text(path: Path, remedy: str) -> str:
+    try:
+        with path.open(encoding="utf-8") as stream:
+            text = stream.read(MOST_CHARACTERS + 1)
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file; {remedy}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read ({error})") from error
+    if len(text) > MOST_CHARACTERS:
+        raise UsageError(f"{path} is longer than {MOST_CHARACTERS} characters")
+    return text
+
+
+def _parsed(yaml: Any, text: str, what: str) -> Any:
+    from ruamel.yaml import YAMLError
+
+    try:
+        if "&" in text and "*" in text and _largest_alias(text) > MOST_ALIASED:
+            raise UsageError(f"{what} has aliases that stand for more than {MOST_ALIASED} values")
+        return yaml.load(text)
+    except (YAMLError, ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:  # of odd tags, too
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"{what} is not valid YAML ({reason})") from error
+    except RecursionError as error:
+        raise UsageError(f"{what} is nested too deeply") from error
+
+
+def _largest_alias(text: str) -> int:
+    """The number of values that the document would have were its aliases written out; infinity is cut off."""
+    from ruamel.yaml import YAML, events
+
+    known: dict[str, int] = {}
+    # One entry per open collection: its anchor and the values in it so far. The outermost is the document.
+    within: list[tuple[str | None, int]] = [(None, 0)]
+    for event in YAML(typ="safe", pure=True).parse(text):
+        anchor, size = getattr(event, "anchor", None), 1
+        if isinstance(event, events.CollectionStartEvent):
+            within.append((anchor, 1))
+            continue
+        if isinstance(event, events.CollectionEndEvent):
+            anchor, size = within.pop()
+        elif isinstance(event, events.AliasEvent):
+            anchor, size = None, known.get(event.anchor, MOST_ALIASED + 1)  # not finished: it would hold itself
+        elif not isinstance(event, events.ScalarEvent):
+            continue
+        if anchor is not None:
+            known[anchor] = size
+        within[-1] = (within[-1][0], min(within[-1][1] + size, MOST_ALIASED + 1))
+    return within[-1][1]
+
+
 def _yaml() -> Any:
     from ruamel.yaml import YAML
 
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 200
+    yaml.indent(mapping=2, sequence=4, offset=2)
     return yaml

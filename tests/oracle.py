@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.backbone import Denoised, Offset, Schedule, Tap
+from pipeline.backbone import Denoised, Keep, Schedule, Tap
 from pipeline.backbone.schedule import scaled_linear_schedule
 
 STRIDE = 4
@@ -69,8 +69,7 @@ class OracleBackbone:
         guidance: float,
         *,
         record: Collection[Tap] = (),
-        inject: Mapping[Tap, Tensor] | None = None,
-        offset: Offset | None = None,
+        keep: Keep | None = None,
     ) -> Denoised:
         features = self._embedding[self._planes[self._window]] + self._noise[self._window]
         tokens = torch.from_numpy(features).flatten(1, 2)

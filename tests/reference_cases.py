@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.backbone import Tap
 from pipeline.backbone.sd import StableDiffusion
 from pipeline.diffusion import CleanPass, DiffusionSettings, clean_pass
-from pipeline.modulation import INJECTED, ModulationSettings
+from pipeline.modulation import ModulationSettings, to_keep
 from pipeline.resize import model_size, resize_frame
 from tests.conftest import SHARED
 
@@ -132,7 +133,7 @@ class Case(Mapping[str, np.ndarray]):
         self.meta = json.loads(str(recorded["meta_json"]))
         self._rules = rules
         self._computed: dict[str, np.ndarray] = {}
-        self._clean: dict[int, CleanPass] = {}
+        self._clean: dict[tuple[int, bool], CleanPass] = {}
         self.memo: dict[tuple[str, int], Any] = {}
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -242,34 +243,38 @@ class Case(Mapping[str, np.ndarray]):
     def tensor(self, name: str) -> torch.Tensor:
         return torch.from_numpy(np.array(self[name]))
 
-    def clean(self, index: int) -> CleanPass:
-        """The clean pass, with all attention taps of every step.
+    def clean(self, index: int, inject: bool = True) -> CleanPass:
+        """The clean pass, with all attention taps of every step, kept for modulation.
 
         Where latents after a step are given, the next step starts from these.
         """
-        if index not in self._clean:
-            self._clean[index] = self._denoised(index)
-        return self._clean[index]
+        if (index, inject) not in self._clean:
+            self._clean[index, inject] = self._denoised(index, inject)
+        return self._clean[index, inject]
 
-    def _denoised(self, index: int) -> CleanPass:
+    def _denoised(self, index: int, inject: bool) -> CleanPass:
         start, settings, backbone = self.tensor(f"p{index}_x_start"), self.diffusion, self.vectors.backbone
-        taps = {step: RECORDED for step in settings.remaining()}
-        free = clean_pass(backbone, start, settings, taps)
-        states, kept = dict(free.states), dict(free.taps)
+        keep = to_keep(replace(self.modulation, inject=inject), settings)
+        free = clean_pass(backbone, start, settings, {step: RECORDED for step in settings.remaining()}, keep)
+        states, taps, kept = dict(free.states), dict(free.taps), dict(free.kept)
         schedule = backbone.schedule(settings.steps)
         for step in settings.remaining()[1:]:
             given = self._given_state(index, step - 1)
             if given is not None:
-                restarted = backbone.denoise(given, step, schedule, settings.guidance, record=RECORDED)
-                states[step], kept[step] = restarted.latents, restarted.taps
-        return CleanPass(start, states, kept)
+                restarted = backbone.denoise(
+                    given, step, schedule, settings.guidance, record=RECORDED, keep=keep.get(step)
+                )
+                states[step], taps[step] = restarted.latents, restarted.taps
+                if restarted.kept is not None:
+                    kept[step] = restarted.kept
+        return CleanPass(start, states, taps, kept)
 
-    def from_given(self, index: int) -> CleanPass:
+    def from_given(self, index: int, inject: bool = True) -> CleanPass:
         """The clean pass as the modulated passes see it: recorded latents where they are given."""
-        clean = self.clean(index)
+        clean = self.clean(index, inject)
         states = {step: self._given_state(index, step) for step in clean.states}
         chosen = {step: clean.states[step] if state is None else state for step, state in states.items()}
-        return CleanPass(clean.start, chosen, clean.taps)
+        return replace(clean, states=chosen)
 
     def _given_state(self, index: int, step: int) -> torch.Tensor | None:
         name = f"p{index}_xt{step}"
@@ -277,8 +282,10 @@ class Case(Mapping[str, np.ndarray]):
         return None if recorded is None else torch.from_numpy(self.recorded[recorded])
 
 
-#: Injected taps, and the cross-attention keys that are recorded but not injected.
-RECORDED = (*INJECTED, *(type(INJECTED[0])(block, "cross", "key") for block in range(3, 12)))
+#: What the authors' code stored of its clean pass.
+RECORDED = tuple(
+    Tap(block, layer, tensor) for block in range(3, 12) for layer in ("self", "cross") for tensor in ("query", "key")
+)
 
 
 def pass_of(name: str) -> int:

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from pipeline.backbone import Offset, Tap
-from pipeline.backbone.attention import tapped, transformer
-from pipeline.diffusion import CleanPass, add_noise, conditional_half
+from pipeline.backbone.attention import recorded
+from pipeline.diffusion import add_noise, conditional_half
 from pipeline.features import aggregate, max_abs_normalize
-from pipeline.modulation import Modulated, ModulationSettings, modulate
+from pipeline.modulation import Jobs, Modulated, ModulationSettings, modulate
 from pipeline.noise import batch_noise
 from tests.reference_cases import Case, Rule, Vectors, within
 
@@ -88,20 +88,20 @@ def of_frame(values: torch.Tensor, frame: int, frames: int) -> np.ndarray:
 # --- step 6
 
 
-def jobs(case: Case, index: int, label: int, sign: str, positions: Sequence[int]) -> tuple[torch.Tensor, ...]:
-    """Masks, signs and frames of one label in some frames of a pass."""
+def jobs(case: Case, index: int, label: int, sign: str, positions: Sequence[int]) -> Jobs:
+    """One label in some frames of a pass."""
     planes = case.tensor(f"p{index}_cbr_labels")[list(positions)]
     masks = (planes.reshape(len(positions), *case.grid) == label).float()
-    return masks, torch.full((len(positions),), SIGNS[sign]), torch.tensor(list(positions))
+    return Jobs(list(positions), [label] * len(positions), torch.full((len(positions),), SIGNS[sign]), masks)
 
 
 def modulated(
     case: Case, index: int, label: int, sign: str, positions: Sequence[int], settings: ModulationSettings
 ) -> Modulated:
     """Modulated latents of one label in some frames of a pass."""
-    masks, signs, frames = jobs(case, index, label, sign, positions)
-    clean = case.from_given(index)
-    return modulate(case.vectors.backbone, clean, masks, signs, frames, case.diffusion, settings)
+    clean = case.from_given(index, settings.inject)
+    todo = jobs(case, index, label, sign, positions)
+    return modulate(case.vectors.backbone, clean, todo, case.diffusion, settings, batch=4)
 
 
 def modulated_state(case: Case, index: int, match: re.Match[str]) -> np.ndarray:
@@ -125,27 +125,14 @@ def variant(case: Case, index: int, match: re.Match[str]) -> np.ndarray:
 def cross_output(case: Case, index: int, match: re.Match[str]) -> np.ndarray:
     """The cross-attention output of a block in one frame, both halves, at the modulated step."""
     label, sign, block, frame = match.groups()[1:]
-    offset = None
+    settings, frames, offset = case.modulation, list(range(len(case.frames(index)))), None
     if label:
-        settings = case.modulation
-        masks, signs, _ = jobs(case, index, int(label), sign, range(len(case.frames(index))))
-        offset = Offset(settings.block, (settings.strength * signs[:, None, None] * masks).flatten(1))
-    return of_frame(_captured(case.from_given(index), case, int(block), offset), int(frame), len(case.frames(index)))
-
-
-def _captured(clean: CleanPass, case: Case, block: int, offset: Offset | None) -> torch.Tensor:
-    backbone, step = case.vectors.backbone, case.modulation.modulate_step
-    start = clean.start if step == case.diffusion.start_step else clean.states[step - 1]
-    outputs = []
-    with tapped(backbone.unet, offset=offset):
-        # Registered after the offset's own hook, so it sees what that one returns.
-        layer = transformer(backbone.unet, block).attn2
-        handle = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
-        try:
-            backbone.denoise(start, step, backbone.schedule(case.diffusion.steps), case.diffusion.guidance)
-        finally:
-            handle.remove()
-    return outputs[0]
+        todo = jobs(case, index, int(label), sign, frames)
+        offset = Offset((settings.strength * todo.signs[:, None, None] * todo.masks).flatten(1))
+    clean, tap = case.from_given(index), Tap(int(block), "cross", "output")
+    with recorded(case.vectors.backbone.unet, [tap]) as taps:
+        clean.kept[settings.modulate_step].variants(frames).denoise(clean.start, frames, offset)
+    return of_frame(taps[tap], int(frame), len(frames))
 
 
 CROSS = r"block(\d+)_cross_out_frame(\d+)"

@@ -54,8 +54,11 @@ class Project:
 
     def repro(self, *targets: str) -> list[str]:
         """Run `dvc repro`; returns the stages that ran, in order."""
-        output = self.run("dvc", "repro", *(targets or ITEM_STAGES), "summarize")
-        return re.findall(r"Running stage '([^']+)'", output)
+        return self.run_stages(*(targets or ITEM_STAGES), "summarize")
+
+    def run_stages(self, *targets: str) -> list[str]:
+        """Run `dvc repro` of just these stages; returns those that ran, in order."""
+        return re.findall(r"Running stage '([^']+)'", self.run("dvc", "repro", *targets))
 
 
 def stages_of(names: list[str]) -> list[str]:

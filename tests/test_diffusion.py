@@ -1,26 +1,23 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from pipeline.backbone import Offset, Tap
-from pipeline.backbone.attention import tapped
+from pipeline.backbone import Keep, Offset, Tap
+from pipeline.backbone.attention import recorded
+from pipeline.backbone.midway import first_part, second_part
 from pipeline.backbone.schedule import scaled_linear_schedule
 from pipeline.backbone.sd import StableDiffusion
 from pipeline.diffusion import CleanPass, DiffusionSettings, add_noise, clean_pass, draw_noise, psnr
 from pipeline.errors import UsageError
 from pipeline.extraction import ExtractionSettings, extract, feature_shape
-from pipeline.modulation import (
-    ModulationSettings,
-    blend,
-    enlarge,
-    jobs_of,
-    modulate,
-    taps_to_record,
-)
+from pipeline.modulation import Jobs, Modulated, ModulationSettings, blend, enlarge, jobs_of, modulate, to_keep
 from pipeline.noise import batch_noise, frame_noise
 from tests import tiny
+from tests.plain import plain_modulated
 
 DIFFUSION = DiffusionSettings(guidance=1.0)
 
@@ -41,7 +38,21 @@ def clean_of(
     latents = backbone.encode(frames)
     noise = draw_noise(diffusion, range(len(frames)), tuple(latents.shape[1:]))
     start = add_noise(latents, noise.epsilon, diffusion, backbone)
-    return clean_pass(backbone, start, diffusion, taps_to_record(settings, diffusion))
+    return clean_pass(backbone, start, diffusion, keep=to_keep(settings, diffusion))
+
+
+def modulated(
+    backbone: StableDiffusion,
+    clean: CleanPass,
+    masks: torch.Tensor,
+    frames: list[int],
+    diffusion: DiffusionSettings,
+    settings: ModulationSettings,
+    batch: int = 8,
+) -> Modulated:
+    """Jobs of label 0 with these masks (j, h, w), signs +1."""
+    jobs = Jobs(frames, [0] * len(frames), torch.ones(len(frames)), masks)
+    return modulate(backbone, clean, jobs, diffusion, settings, batch)
 
 
 def test_schedule_equals_a_literal_computation() -> None:
@@ -107,50 +118,104 @@ def test_taps_are_the_queries_and_hooks_are_removed(backbone: StableDiffusion) -
     assert not layer._forward_hooks
 
 
-def test_hooks_are_removed_after_an_error(backbone: StableDiffusion) -> None:
-    tap = Tap(6, "self", "query")
-    with pytest.raises(ZeroDivisionError), tapped(backbone.unet, [tap], offset=Offset(7, torch.zeros(1, 1))):
+def changes(unet: torch.nn.Module) -> list[object]:
+    """Hooks of all modules, and attention processors: what could be left behind."""
+    hooks = [hook for module in unet.modules() for hook in (*module._forward_hooks, *module._forward_pre_hooks)]
+    return [*hooks, *(module.processor for module in unet.modules() if hasattr(module, "processor"))]
+
+
+def test_the_network_is_left_as_it_was_after_an_error(backbone: StableDiffusion) -> None:
+    before, tap = changes(backbone.unet), Tap(6, "self", "query")
+    with pytest.raises(ZeroDivisionError), recorded(backbone.unet, [tap]):
         raise ZeroDivisionError
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in backbone.unet.modules())
+    latents = torch.zeros(1, 4, 8, 16)
+    step = (latents, 22, backbone.schedule(25), 1.0)
+    kept = backbone.denoise(*step, keep=Keep(attention=True, block=7)).kept
+    assert kept is not None
+    with pytest.raises(RuntimeError):
+        kept.variants([0]).denoise(latents, [0], Offset(torch.zeros(1, 3)))
+    assert changes(backbone.unet) == before
 
 
 @pytest.mark.parametrize("block", [0, 2, 12, -1])
 def test_blocks_without_attention_are_refused(backbone: StableDiffusion, block: int) -> None:
     with (
         pytest.raises(UsageError, match=f"decoder block {block} has no attention; choose one of 3..11"),
-        tapped(backbone.unet, [Tap(block, "self", "query")]),
+        recorded(backbone.unet, [Tap(block, "self", "query")]),
     ):
         pass
 
 
-def test_injecting_a_passs_own_queries_and_keys_changes_nothing(backbone: StableDiffusion, frames: np.ndarray) -> None:
-    clean = clean_of(backbone, frames, DIFFUSION, ModulationSettings())
-    again = backbone.denoise(clean.start, 22, backbone.schedule(25), 1.0, inject=clean.taps[22])
-    assert torch.equal(again.latents, clean.states[22])
+@pytest.mark.parametrize("keep", [Keep(), Keep(attention=True), Keep(block=5), Keep(attention=True, block=5)])
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_variants_without_a_change_repeat_the_step(backbone: StableDiffusion, keep: Keep, guidance: float) -> None:
+    latents = torch.randn(3, 4, 8, 16, generator=torch.Generator().manual_seed(0))
+    result = backbone.denoise(latents, 22, backbone.schedule(25), guidance, keep=keep)
+    assert result.kept is not None
+    frames = [2, 0, 2, 1]
+    again = result.kept.variants(set(frames)).denoise(latents[frames], frames)
+    torch.testing.assert_close(again, result.latents[frames], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("block", range(3, 12))
+@pytest.mark.parametrize("linear_projection", [True, False])
+def test_the_two_parts_of_a_pass_are_the_networks_own(block: int, linear_projection: bool) -> None:
+    unet = tiny.make_unet(use_linear_projection=linear_projection)
+    sample = torch.randn(2, 4, 8, 16, generator=torch.Generator().manual_seed(0))
+    context = tiny.make_context().expand(2, -1, -1)
+    with torch.inference_mode():
+        expected = unet(sample, 119, context).sample
+        parted = second_part(unet, first_part(unet, sample, 119, context, block))
+    torch.testing.assert_close(parted, expected, rtol=0, atol=1e-6)
 
 
 def test_eq2_offset_after_the_projection_shifts_the_output(backbone: StableDiffusion) -> None:
     """Eq. 2: f(softmax(QK/sqrt d) V) + lambda M; inside: f(softmax(QK/sqrt d) V + lambda M)."""
     cross = backbone.unet.up_blocks[2].attentions[1].transformer_blocks[0].attn2
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    values = torch.arange(16.0)[None]
+    values, tap = torch.arange(16.0)[None], Tap(7, "cross", "output")
+    clean = backbone.denoise(latents, 22, backbone.schedule(25), 1.0, record=[tap], keep=Keep(block=7))
+    assert clean.kept is not None
     outputs = {}
-    for name, offset in {
-        "none": None,
-        "after": Offset(7, values, "after"),
-        "inside": Offset(7, values, "inside"),
-    }.items():
-        with tapped(backbone.unet, offset=offset):
-            seen: list[torch.Tensor] = []
-            handle = cross.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output))
-            with torch.inference_mode():
-                backbone.unet(latents, 119, backbone.context[None])
-            handle.remove()
-        outputs[name] = seen[0]
-    torch.testing.assert_close(outputs["after"], outputs["none"] + values[..., None], rtol=1e-5, atol=1e-4)
-    weight = cross.to_out[0].weight
-    expected = outputs["none"] + values[..., None] * weight.sum(dim=1)
-    torch.testing.assert_close(outputs["inside"], expected, rtol=1e-4, atol=1e-4)
+    for place in ("after", "inside"):
+        with recorded(backbone.unet, [tap]) as taps:
+            clean.kept.variants([0]).denoise(latents, [0], Offset(values, place))
+        outputs[place] = taps[tap]
+    torch.testing.assert_close(outputs["after"], clean.taps[tap] + values[..., None], rtol=1e-5, atol=1e-4)
+    projected = cross.to_out[0](values[..., None].expand(-1, -1, 16)) - cross.to_out[0].bias
+    torch.testing.assert_close(outputs["inside"], clean.taps[tap] + projected, rtol=1e-4, atol=1e-4)
+
+
+SCHEDULES = {
+    "defaults": ({}, {}),
+    "guided": ({"guidance": 5.0}, {}),
+    "inside": ({}, {"offset": "inside"}),
+    "no injection": ({}, {"inject": False}),
+    "guided, no injection": ({"guidance": 5.0}, {"inject": False}),
+    "no blending": ({}, {"blend": False}),
+    "later": ({"start_step": 20, "guidance": 5.0}, {"modulate_step": 22}),
+    "last step": ({"guidance": 5.0}, {"modulate_step": 24, "blend_last_step": 24}),
+    "first block": ({}, {"block": 3}),
+    "last block": ({}, {"block": 11}),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_modulation_equals_the_plain_schedule(backbone: StableDiffusion, frames: np.ndarray, name: str) -> None:
+    """Sharing changes nothing but rounding: for jobs of several frames, in batches that cut through frames."""
+    given, changed = SCHEDULES[name]
+    diffusion, settings = replace(DIFFUSION, **given), ModulationSettings(**changed)
+    clean = clean_of(backbone, frames, diffusion, settings)
+    jobs = jobs_of(torch.tensor([[0, 3, 3, 5, 5, 5, 0, 0]]).expand(3, 4, -1).clone().triu())
+    some = [0, 3, 6, 7, 12, 15]
+    chosen = Jobs([jobs.frames[i] for i in some], [jobs.labels[i] for i in some], jobs.signs[some], jobs.masks[some])
+    result = modulate(backbone, clean, chosen, diffusion, settings, batch=4).final
+    for job, frame in enumerate(chosen.frames):
+        expected = plain_modulated(
+            backbone, clean.start[[frame]], chosen.masks[job], float(chosen.signs[job]), diffusion, settings
+        )
+        assert (expected[0] - clean.final[frame]).abs().max() > 1e-3
+        torch.testing.assert_close(result[job], expected[0], rtol=1e-4, atol=1e-4)
 
 
 def test_eq6_blend() -> None:
@@ -167,7 +232,7 @@ def test_modulation_moves_the_mask_and_blending_leaves_the_rest_untouched(
     clean = clean_of(backbone, frames, DIFFUSION, settings)
     masks = torch.zeros(1, 4, 8)
     masks[0, 1:3, 2:4] = 1
-    result = modulate(backbone, clean, masks, torch.ones(1), torch.tensor([1]), DIFFUSION, settings)
+    result = modulated(backbone, clean, masks, [1], DIFFUSION, settings)
     inside = enlarge(masks, (8, 16), "nearest")[0].bool()
     for step, state in result.states.items():
         change = (state[0] - clean.states[step][1]).abs().amax(dim=0)
@@ -185,64 +250,45 @@ def test_without_blending_the_outside_moves_too(backbone: StableDiffusion, frame
     clean = clean_of(backbone, frames, DIFFUSION, settings)
     masks = torch.zeros(1, 4, 8)
     masks[0, 1:3, 2:4] = 1
-    result = modulate(backbone, clean, masks, torch.ones(1), torch.tensor([0]), DIFFUSION, settings)
+    result = modulated(backbone, clean, masks, [0], DIFFUSION, settings)
     assert (result.final[0] - clean.final[0]).abs()[:, 6:].max() > 0
 
 
 @pytest.mark.parametrize("inject", [True, False])
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
-def test_zero_strength_reproduces_the_clean_pass_exactly(
+def test_zero_strength_reproduces_the_clean_pass(
     backbone: StableDiffusion, frames: np.ndarray, inject: bool, guidance: float
 ) -> None:
     diffusion = DiffusionSettings(guidance=guidance)
     settings = ModulationSettings(strength=0.0, inject=inject, mask_resize="nearest")
     clean = clean_of(backbone, frames, diffusion, settings)
-    masks = torch.ones(3, 4, 8)
-    result = modulate(backbone, clean, masks, torch.ones(3), torch.arange(3), diffusion, settings)
-    torch.testing.assert_close(result.final, clean.final, rtol=0, atol=0)
+    result = modulated(backbone, clean, torch.ones(3, 4, 8), [0, 1, 2], diffusion, settings)
+    torch.testing.assert_close(result.final, clean.final, rtol=1e-5, atol=1e-5)
 
 
 def test_an_empty_mask_returns_the_clean_latents(backbone: StableDiffusion, frames: np.ndarray) -> None:
     settings = ModulationSettings(blend_last_step=24)
     clean = clean_of(backbone, frames, DIFFUSION, settings)
-    result = modulate(
-        backbone,
-        clean,
-        torch.zeros(2, 4, 8),
-        torch.tensor([1.0, -1.0]),
-        torch.tensor([0, 0]),
-        DIFFUSION,
-        settings,
-    )
+    result = modulated(backbone, clean, torch.zeros(2, 4, 8), [0, 0], DIFFUSION, settings)
     torch.testing.assert_close(result.final, clean.final[[0, 0]], rtol=0, atol=0)
 
 
-def test_jobs_do_not_depend_on_their_batch(backbone: StableDiffusion, frames: np.ndarray) -> None:
+@pytest.mark.parametrize("batch", [1, 3, 4])
+def test_jobs_do_not_depend_on_their_batch(backbone: StableDiffusion, frames: np.ndarray, batch: int) -> None:
     settings = ModulationSettings()
     clean = clean_of(backbone, frames, DIFFUSION, settings)
     masks = (torch.rand(4, 4, 8, generator=torch.Generator().manual_seed(0)) > 0.5).float()
-    signs, numbers = torch.tensor([1.0, -1.0, 1.0, -1.0]), torch.tensor([0, 0, 2, 1])
-    together = modulate(backbone, clean, masks, signs, numbers, DIFFUSION, settings).final
-    for job in range(4):
-        alone = modulate(backbone, clean, masks[[job]], signs[[job]], numbers[[job]], DIFFUSION, settings).final
-        torch.testing.assert_close(alone[0], together[job], rtol=1e-4, atol=1e-4)
-
-
-def test_a_later_modulation_continues_the_clean_pass(backbone: StableDiffusion, frames: np.ndarray) -> None:
-    diffusion = DiffusionSettings(start_step=20, guidance=1.0)
-    settings = ModulationSettings(strength=0.0, modulate_step=22)
-    clean = clean_of(backbone, frames, diffusion, settings)
-    result = modulate(backbone, clean, torch.ones(1, 4, 8), torch.ones(1), torch.tensor([2]), diffusion, settings)
-    assert sorted(result.states) == [22, 23, 24]
-    torch.testing.assert_close(result.final[0], clean.final[2], rtol=1e-5, atol=1e-5)
+    together = modulated(backbone, clean, masks, [0, 0, 2, 1], DIFFUSION, settings).final
+    cut = modulated(backbone, clean, masks, [0, 0, 2, 1], DIFFUSION, settings, batch).final
+    torch.testing.assert_close(cut, together, rtol=1e-4, atol=1e-4)
 
 
 def test_jobs_are_the_labels_present_with_both_signs() -> None:
-    frames, labels, signs, masks = jobs_of(torch.tensor([[[0, 3]], [[3, 3]]]))
-    assert frames.tolist() == [0, 0, 0, 0, 1, 1]
-    assert labels.tolist() == [0, 0, 3, 3, 3, 3]
-    assert signs.tolist() == [1, -1, 1, -1, 1, -1]
-    assert masks.sum(dim=(1, 2)).tolist() == [1, 1, 1, 1, 2, 2]
+    jobs = jobs_of(torch.tensor([[[0, 3]], [[3, 3]]]))
+    assert jobs.frames == [0, 0, 0, 0, 1, 1]
+    assert jobs.labels == [0, 0, 3, 3, 3, 3]
+    assert jobs.signs.tolist() == [1, -1, 1, -1, 1, -1]
+    assert jobs.masks.sum(dim=(1, 2)).tolist() == [1, 1, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize(

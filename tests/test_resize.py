@@ -35,6 +35,9 @@ def reference() -> Path:
         ((100, 3000), 64, (64, 1920)),
         ((480, 854), "256x448", (256, 448)),
         ((480, 854), "256X64", (256, 64)),
+        ((1024, 2048), "1/16", (256, 512)),
+        ((480, 854), "1/2", (320, 576)),
+        ((480, 854), "1/10000", (64, 64)),
     ],
 )
 def test_model_size(source: tuple[int, int], size: str | int, expected: tuple[int, int]) -> None:
@@ -49,6 +52,8 @@ def test_model_size(source: tuple[int, int], size: str | int, expected: tuple[in
         ("big", "must be native"),
         (0, "must be native"),
         (-64, "must be native"),
+        ("1/0", "must be native"),
+        ("2/3", "must be native"),
     ],
 )
 def test_model_size_refuses(size: str | int, message: str) -> None:

@@ -145,6 +145,18 @@ def test_objects_by_class_value(classes: ScoredClasses, value: int, void: int | 
     assert j == [1.0] if void is not None else j == pytest.approx([18 / 24])
 
 
+@pytest.mark.parametrize("task", ["semi_supervised", "unsupervised"])
+def test_objects_are_the_classes_that_the_truth_holds(task: str) -> None:
+    """A class that no frame shows is not an object that was found; void that was carried along is background."""
+    classes = ScoredClasses({number: str(number) for number in range(1, 125)}, (0, 255))
+    truth = np.full((4, 8, 8), 3, np.uint8)
+    truth[:, 3:6], truth[:, 6:] = 120, 255
+    carried = score_objects(task, truth, truth, classes)
+    assert carried["j"]["mean"] == [1.0, 1.0] and carried["jf_mean"] == 1.0
+    missed = score_objects(task, truth, np.where(truth == 255, 3, 0), classes)
+    assert missed["j"]["mean"] == [0.0, 0.0]
+
+
 def test_errors_name_the_frame() -> None:
     truth, labels = clip(3)
     truth[2, 0, 0] = 17
@@ -225,7 +237,7 @@ def test_void_may_be_a_class_of_its_own_value() -> None:
     """255 stands for *no class* unless it is one."""
     assert CLASSES.unassigned == 255
     assert ScoredClasses({255: "person"}).unassigned == 65535
-    with pytest.raises(DataError, match="no class list"):
+    with pytest.raises(DataError, match="has no classes, only void"):
         ScoredClasses({}).protocol("strict")
     with pytest.raises(DataError, match="unknown protocol 'lenient'"):
         CLASSES.protocol("lenient")

@@ -78,7 +78,7 @@ def test_refused_files(tmp_path: Path, content: str, message: str) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no such parameter file"):
+    with pytest.raises(UsageError, match="no such file; give a parameter file"):
         settings.load(tmp_path / "none.yaml")
 
 

@@ -230,11 +230,17 @@ def test_coloured_predictions_are_read_through_the_class_colours(tmp_path: Path)
     assert scored(path)["pooled"]["miou"] == 1.0
 
 
-def test_unknown_predicted_values_are_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("value", "at", "warned"), [(40, 3, True), (0, 3, True), (255, 3, True), (255, 255, False)])
+def test_predicted_values_that_are_no_class_are_warned_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], value: int, at: int, warned: bool
+) -> None:
+    """Void too, where the ground truth counts: it may stand for classes that are numbered in another way."""
     truth = scene(3)
-    folder = write_predictions(tmp_path / "png", np.where(truth == 3, 40, 1).astype(np.uint8))
+    folder = write_predictions(tmp_path / "png", np.where(truth == at, value, 1).astype(np.uint8))
     evaluate.run(None, write_truth(tmp_path, truth), tmp_path, Params(), folder)
-    assert "predicted values that are no class count as wrong: 40" in capsys.readouterr().err
+    share = np.mean(truth[truth != 255] == 3)
+    message = f"{share:.1%} of the scored pixels have a predicted value that is no class, and count as wrong: {value}"
+    assert (message in capsys.readouterr().err) is warned
 
 
 @pytest.mark.parametrize(
@@ -273,6 +279,14 @@ def test_sixteen_bit_predictions(tmp_path: Path) -> None:
         Image.fromarray(np.where(frame == 3, 700, 1).astype(np.uint16)).save(folder / f"{Path(name).stem}.png")
     video = scored(evaluate.run(None, write_truth(tmp_path, truth), tmp_path, Params(), folder))["videos"][0]
     assert video["unknown_predictions"] == [700]
+
+
+def test_ground_truth_of_void_alone(tmp_path: Path) -> None:
+    attrs = {"indices": [0], "classes": [], "ignore": [255], "names": NAMES}
+    void = np.full((1, *SIZE), 255, np.uint8)
+    truth = write_store(tmp_path / "truth.zarr", artifacts.TRUTH, "ground_truth", void, {}, attrs)
+    with pytest.raises(DataError, match=r"truth\.zarr: the ground truth has no classes, only void"):
+        evaluate.run(None, truth, tmp_path, Params(), write_predictions(tmp_path / "png", void))
 
 
 def test_no_such_predictions(tmp_path: Path) -> None:

@@ -37,10 +37,10 @@ def make_clip(path: Path, seed: int = 0) -> Path:
     return writer.commit()
 
 
-def make_coarse(path: Path, latents: Path) -> Path:
+def make_coarse(path: Path, latents: Path, shard: int = 2) -> Path:
     labels = np.zeros((FRAMES, 4, 8), np.uint8)
     labels[:, :, 4:] = 1
-    specs = {name: artifacts.ArraySpec(labels.shape, "uint8", 2) for name in ("initial", "refined")}
+    specs = {name: artifacts.ArraySpec(labels.shape, "uint8", shard) for name in ("initial", "refined")}
     attrs = {"features": artifacts.open_store(latents, artifacts.LATENTS).fingerprint}
     writer = artifacts.StoreWriter(path, path.parent / "tmp", artifacts.COARSE, "c", specs, params={}, attrs=attrs)
     for name in specs:

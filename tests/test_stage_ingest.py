@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import patch
@@ -298,6 +299,10 @@ items:
     - {path: other/frames}
   rate:
     - {path: frames, fps: fast}
+  joined:
+    - {path: clips, ground_truth: inputs/none, videos: [a, b], fps: 3, size: 64x128}
+  joint:
+    - {path: clips, videos: a}
 """
     )
     monkeypatch.chdir(tmp_path)
@@ -326,12 +331,23 @@ def test_an_item_of_several_videos(project: Path) -> None:
         assert (project / "data/ingest/two/truth.zarr" / name / "zarr.json").is_file()
 
 
+def test_an_item_of_a_folder_of_videos(project: Path, frames: Path) -> None:
+    for name in "ab":
+        shutil.copytree(frames, project / "clips" / name / "frames")
+    ingest.run_item("joined", None, ["ingest.size=192"])
+    assert videos_of("joined") == ["a", "b"]
+    store = artifacts.open_store(project / "data/ingest/joined/clip.zarr/b", artifacts.CLIP)
+    assert store.array("frames").shape[1:3] == (64, 128)
+    assert read_source(project / "data/ingest/joined/source/a") == ClipSource(project / "clips/a/frames", 3.0)
+
+
 @pytest.mark.parametrize(
     ("item", "message"),
     [
         ("typo", "unknown entry 'groundtruth'"),
         ("twice", "needs a `name` of its own for each video"),
         ("rate", "fps must be a number above 0, not 'fast'"),
+        ("joint", "`videos` must be a list of names"),
         ("none", "no item 'none'"),
         ("a;touch x", "keys may hold letters"),
         ("a.b", "item 'a.b': keys may hold letters, digits, '_' and '-' only"),

@@ -18,6 +18,7 @@ from pipeline.truth import (
     is_placeholder,
     no_annotations,
     read_classes,
+    write_classes,
 )
 
 SIZE = (4, 6)
@@ -54,21 +55,21 @@ def test_maps_are_matched_to_frames_by_stem(tmp_path: Path) -> None:
     assert truth.indices == (0, 2)
     np.testing.assert_array_equal(labels_of(truth), [maps["a"], maps["c"]])
     assert labels_of(truth).dtype == np.uint8
-    assert (truth.classes, truth.ignore) == (CLASSES.classes, (255,))
+    assert (truth.listed.classes, truth.listed.ignore) == (CLASSES.classes, (255,))
 
 
 def test_without_a_list_the_ids_found_become_classes(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, {"a": label_map(3, 255), "b": label_map(1, 3)})
     truth = find_annotations(folder, NAMES, SIZE)
-    assert [(entry.id, entry.name) for entry in truth.classes] == [(1, "1"), (3, "3")]
-    assert truth.classes[0].color == tuple(davis_palette()[1])
-    assert truth.ignore == (255,)
+    assert [(entry.id, entry.name) for entry in truth.listed.classes] == [(1, "1"), (3, "3")]
+    assert truth.listed.classes[0].color == tuple(davis_palette()[1])
+    assert truth.listed.ignore == (255,)
 
 
 def test_a_mask_of_0_and_255_has_a_foreground(tmp_path: Path) -> None:
     truth = find_annotations(folder_of(tmp_path, {"a": label_map(0, 255)}), NAMES, SIZE)
-    assert [entry.id for entry in truth.classes] == [0, 255]
-    assert truth.ignore == ()
+    assert [entry.id for entry in truth.listed.classes] == [0, 255]
+    assert truth.listed.ignore == ()
 
 
 def test_ids_above_255(tmp_path: Path) -> None:
@@ -87,6 +88,23 @@ def test_colours_are_read_through_the_class_list(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels_of(truth)[0], label_map(0, 7, 255))
 
 
+STORED = ClassList(CLASSES.classes, (255,), values={3: 0, 4: 7, 5: 7, 0: 255})
+
+
+def test_stored_values_become_ids(tmp_path: Path) -> None:
+    truth = find_annotations(folder_of(tmp_path, {"a": label_map(3, 4, 5, 0)}), NAMES, SIZE, STORED)
+    np.testing.assert_array_equal(labels_of(truth)[0], label_map(0, 7, 7, 255))
+    assert labels_of(truth).dtype == np.uint8
+    with pytest.raises(DataError, match=r"b\.png: holds the value 7, which is neither a class nor ignored"):
+        find_annotations(folder_of(tmp_path, {"b": label_map(3, 7)}), NAMES, SIZE, STORED)
+
+
+def test_colours_and_stored_values_do_not_mix(tmp_path: Path) -> None:
+    """Colours stand for classes, whatever values other files of the data set store."""
+    Image.fromarray(np.resize(np.array([[1, 2, 3], [4, 5, 6]], np.uint8), (*SIZE, 3))).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(labels_of(find_annotations(tmp_path, NAMES, SIZE, STORED))[0], label_map(0, 7))
+
+
 def test_maps_are_read_in_pieces(tmp_path: Path) -> None:
     maps = {name: label_map(number) for number, name in enumerate(NAMES)}
     annotations = find_annotations(folder_of(tmp_path, maps), NAMES, SIZE)
@@ -102,6 +120,21 @@ def test_the_digest_follows_the_values_alone(tmp_path: Path) -> None:
     assert find_annotations(tmp_path / "2", NAMES, SIZE).digest == first.digest
     changed = folder_of(tmp_path / "2", {"a": label_map(1, 2, 2)})
     assert find_annotations(changed, NAMES, SIZE).digest != first.digest
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (Image.new("RGB", SIZE[::-1]), r"a\.png: the colour \(0, 0, 0\) at row 0, column 0 belongs to no class"),
+        (Image.new("RGBA", SIZE[::-1]), r"a\.png: the colour \(0, 0, 0\) at row 0, column 0 belongs to no class"),
+        (Image.new("LA", SIZE[::-1]), r"a\.png: a label map of mode LA"),
+        (Image.fromarray(np.full(SIZE, 700, np.uint16)), r"a\.png: holds the value 700, which is neither a class"),
+    ],
+)
+def test_kinds_of_pngs_that_do_not_fit(tmp_path: Path, image: Image.Image, message: str) -> None:
+    image.save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=message):
+        find_annotations(tmp_path, NAMES, SIZE, CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +207,11 @@ def test_class_lists(tmp_path: Path, content: Any, classes: tuple[LabelClass, ..
     assert (listed.classes, listed.ignore) == (classes, ignore)
 
 
+@pytest.mark.parametrize("listed", [CLASSES, STORED, ClassList(CLASSES.classes, (9,), void_color=(7, 7, 7))])
+def test_a_class_list_that_was_written_is_read_again(tmp_path: Path, listed: ClassList) -> None:
+    assert read_classes(write_classes(tmp_path / "classes.json", listed)) == listed
+
+
 def test_one_of_several_lists(tmp_path: Path) -> None:
     path = class_file(tmp_path / "all.json", {"dog": {"classes": ["dog"]}, "cow": {"classes": ["cow"]}})
     assert read_classes(f"{path}#cow").classes[0].name == "cow"
@@ -194,6 +232,10 @@ def test_one_of_several_lists(tmp_path: Path) -> None:
         {"classes": [{"id": -1, "name": "a"}]},
         {"classes": [{"id": 1, "name": "a", "color": [1, 2]}]},
         {"classes": 3},
+        {"classes": ["a"], "ignore": [], "values": {"1": 0, "2": 5}},
+        {"classes": ["a", "b"], "values": {"1": 0, "0": 255}},
+        {"classes": ["a"], "ignore": [], "values": {"-1": 0}},
+        {"classes": ["a"], "ignore": [], "values": [1]},
     ],
 )
 def test_what_is_no_class_list(tmp_path: Path, content: Any) -> None:
@@ -226,6 +268,6 @@ def test_real_ground_truth(shared_data: Path, frames: str, classes: str, count: 
     with Image.open(folder / f"{names[0]}.png") as image:
         size = image.height, image.width
     truth = find_annotations(folder, names[:8], size, read_classes(shared_data / classes, folder))
-    assert len(truth.classes) == count
+    assert len(truth.listed.classes) == count
     assert truth.indices == tuple(range(min(found, 8)))
     assert truth.dtype == "uint8"

@@ -8,9 +8,13 @@ from pipeline import difference as maps
 from pipeline.backbone.sd import StableDiffusion
 from pipeline.diffusion import DiffusionSettings
 from pipeline.interpolation import METHODS
-from pipeline.modulation import ModulationSettings
-from pipeline.upsampling import MapSettings, difference_map, upsample
+from pipeline.modulation import ModulationSettings, jobs_of
+from pipeline.sample import make_sample
+from pipeline.upsampling import ImagePair, MapSettings, difference_map, frame_groups, label_frame, upsample
+from stages import backbones
+from stages.settings import BackboneParams
 from tests import tiny
+from tests.plain import plain_modulated
 
 
 def test_squared_difference_is_the_papers_norm() -> None:
@@ -123,3 +127,43 @@ def test_labels_do_not_depend_on_the_batch(backbone: StableDiffusion, batch: int
     coarse = np.random.default_rng(0).integers(0, 3, (2, 4, 8)).astype(np.uint8)
     for one, other in zip(run(backbone, coarse, 2), run(backbone, coarse, batch), strict=True):
         assert (one.labels == other.labels).mean() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("frames", "least", "groups"),
+    [
+        ([0, 0, 1, 1, 1, 1, 2, 2], 2, [(0, 2), (2, 6), (6, 8)]),
+        ([0, 0, 1, 1, 1, 1, 2, 2], 4, [(0, 6), (6, 8)]),
+        ([0, 0, 1, 1, 1, 1, 2, 2], 64, [(0, 8)]),
+        ([3] * 6, 2, [(0, 6)]),
+        ([], 2, []),
+    ],
+)
+def test_jobs_of_a_frame_stay_together(frames: list[int], least: int, groups: list[tuple[int, int]]) -> None:
+    assert [(group.start, group.stop) for group in frame_groups(frames, least)] == groups
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_labels_of_the_embedded_model_are_those_of_the_plain_schedule(guidance: float) -> None:
+    """Sharing what labels have in common changes rounding only: pixels at ties of two labels."""
+    backbone = backbones.load_backbone(BackboneParams(dtype="float32"))
+    assert isinstance(backbone, StableDiffusion)
+    start = backbone.encode(make_sample(frames=1).frames[:, 64:128, 96:224])
+    coarse = np.zeros((1, 4, 8), np.int64)
+    coarse[0, 1:, 2:5], coarse[0, 2:, 6:] = 3, 7
+    diffusion, settings, size = DiffusionSettings(guidance=guidance), ModulationSettings(), (120, 240)
+    result = next(upsample(backbone, start, coarse, size, diffusion, settings, MapSettings(), batch=4))
+    jobs = jobs_of(torch.from_numpy(coarse))
+    images = [
+        backbone.decode(plain_modulated(backbone, start, jobs.masks[i], float(jobs.signs[i]), diffusion, settings))
+        for i in range(len(jobs))
+    ]
+    pairs = [
+        ImagePair(0, jobs.labels[i], jobs.masks[i].numpy(), images[i][0].numpy(), images[i + 1][0].numpy())
+        for i in range(0, len(jobs), 2)
+    ]
+    expected = label_frame(pairs, size, MapSettings())
+    assert set(np.unique(expected.labels)) == {0, 3, 7}
+    assert (result.labels == expected.labels).mean() >= 0.999
+    for label, values in expected.differences.items():
+        np.testing.assert_allclose(result.differences[label], values, atol=1e-3)

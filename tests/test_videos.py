@@ -36,7 +36,7 @@ def test_an_entry_has_all_paths_that_dvc_watches(project: Path) -> None:
     given = {"ground_truth": "truth", "classes": "truth/classes.json", "mask": "mask.png"}
     assert added["all_1"] == [{"path": path, **{k: str(project / v) for k, v in given.items()}, "fps": 5.0}]
     assert (project / "videos.yaml").read_text().startswith("# mine\n")
-    assert vidseg("videos", "list", cwd=project).stdout.splitlines()[0] == "sample: data/sample/frames"
+    assert "sample: data/sample/frames" in vidseg("videos", "list", cwd=project).stdout.splitlines()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
 from pipeline.backbone import Tap, weights
-from pipeline.backbone.attention import tapped
+from pipeline.backbone.attention import recorded
 from pipeline.backbone.sd import StableDiffusion
 from pipeline.backbone.single_file import SD21_UNET, SD21_VAE, load_single_file
 from pipeline.diffusion import DiffusionSettings
@@ -311,7 +311,7 @@ def test_full_size_topology_has_every_tap() -> None:
             Tap(block, layer, tensor) for block in range(3, 12) for layer in ("self", "cross")
             for tensor in ("query", "key")
         ]  # fmt: skip
-        with tapped(unet, taps) as store:
+        with recorded(unet, taps) as store:
             unet(torch.zeros(2, 4, 56, 104), 39, torch.zeros(2, 77, 1024))
     assert sum(parameter.numel() for parameter in unet.parameters()) == 865_910_724
     modules = dict(unet.named_modules())

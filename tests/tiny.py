@@ -19,7 +19,7 @@ SCHEDULER = {
 }
 
 
-def make_unet(seed: int = 0) -> UNet2DConditionModel:
+def make_unet(seed: int = 0, use_linear_projection: bool = True) -> UNet2DConditionModel:
     torch.manual_seed(seed)
     return UNet2DConditionModel(
         sample_size=16,
@@ -27,7 +27,7 @@ def make_unet(seed: int = 0) -> UNet2DConditionModel:
         attention_head_dim=[1, 1, 2, 2],
         cross_attention_dim=16,
         norm_num_groups=8,
-        use_linear_projection=True,
+        use_linear_projection=use_linear_projection,
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
     ).eval()

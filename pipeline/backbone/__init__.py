@@ -1,5 +1,5 @@
 """The diffusion model behind one small interface; nothing outside this package names a diffusers class."""
 
-from pipeline.backbone.base import Backbone, Denoised, Offset, Schedule, Tap
+from pipeline.backbone.base import Backbone, Denoised, Keep, Kept, Offset, Schedule, Tap, Variants
 
-__all__ = ["Backbone", "Denoised", "Offset", "Schedule", "Tap"]
+__all__ = ["Backbone", "Denoised", "Keep", "Kept", "Offset", "Schedule", "Tap", "Variants"]

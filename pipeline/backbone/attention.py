@@ -1,21 +1,25 @@
-"""Reading and changing the attention of a UNet's decoder blocks by forward hooks.
+"""The attention of a UNet's decoder blocks: where it is, reading it, and sharing it between variants of a frame.
 
-Hooks sit on plain linear layers, so they need no re-implementation of attention and work with any attention
-kernel. They are removed when the context ends, whatever happens inside.
+Reading is by forward hooks on linear layers, so it works with any attention kernel. Sharing is by attention
+processors. Both are undone when their context ends, whatever happens inside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from pipeline.backbone.base import Offset, Tap
+from pipeline.backbone.base import Tap
 from pipeline.errors import UsageError
 
 BLOCKS_PER_LEVEL = 3
+#: The decoder blocks that have attention.
+ATTENTION_BLOCKS = range(3, 12)
 
 
 def transformer(unet: nn.Module, block: int) -> Any:
@@ -31,39 +35,24 @@ def transformer(unet: nn.Module, block: int) -> Any:
     return attentions[block % BLOCKS_PER_LEVEL].transformer_blocks[0]
 
 
-def linear(unet: nn.Module, tap: Tap) -> nn.Linear:
-    """The linear layer whose output a tap names."""
+def tapped_module(unet: nn.Module, tap: Tap) -> Any:
+    """The module whose output a tap names."""
     attention = getattr(transformer(unet, tap.block), "attn1" if tap.layer == "self" else "attn2")
-    return attention.to_q if tap.tensor == "query" else attention.to_k
+    modules = {"query": attention.to_q, "key": attention.to_k, "output": attention}
+    return modules[tap.tensor]
 
 
 @contextmanager
-def tapped(
-    unet: nn.Module,
-    record: Collection[Tap] = (),
-    inject: Mapping[Tap, Tensor] | None = None,
-    offset: Offset | None = None,
-) -> Iterator[dict[Tap, Tensor]]:
-    """Within the context every forward pass records, injects and offsets as asked.
+def recorded(unet: nn.Module, taps: Collection[Tap]) -> Iterator[dict[Tap, Tensor]]:
+    """Within the context every forward pass records these taps.
 
     Yields:
-        the recorded tensors, filled by each forward pass; an injected tap records what was injected.
+        the recorded tensors, filled by each forward pass.
     """
     store: dict[Tap, Tensor] = {}
     with ExitStack() as handles:
-        for tap, value in (inject or {}).items():
-            hook = linear(unet, tap).register_forward_hook(_replace(value))
-            handles.callback(hook.remove)
-        for tap in record:
-            hook = linear(unet, tap).register_forward_hook(_record(store, tap))
-            handles.callback(hook.remove)
-        if offset is not None:
-            cross = transformer(unet, offset.block).attn2
-            if offset.place == "after":
-                hook = cross.register_forward_hook(_add_to_output(offset.values))
-            else:
-                hook = cross.to_out[0].register_forward_pre_hook(_add_to_input(offset.values))
-            handles.callback(hook.remove)
+        for tap in taps:
+            handles.callback(tapped_module(unet, tap).register_forward_hook(_record(store, tap)).remove)
         yield store
 
 
@@ -74,28 +63,53 @@ def _record(store: dict[Tap, Tensor], tap: Tap) -> Callable[..., None]:
     return hook
 
 
-def _replace(value: Tensor) -> Callable[..., Tensor]:
-    def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        return value.to(output.dtype)
-
-    return hook
-
-
-def _for_halves(values: Tensor, tokens: Tensor) -> Tensor:
-    # Both guidance halves are modulated, as in the authors' code.
-    halves = tokens.shape[0] // values.shape[0]
-    return values.to(tokens).repeat(halves, 1).unsqueeze(-1)
+@contextmanager
+def processed(processors: Mapping[Any, Callable[..., Tensor]]) -> Iterator[None]:
+    """Within the context these attention modules work by these processors (in diffusers' sense)."""
+    with ExitStack() as undo:
+        for attention, processor in processors.items():
+            undo.callback(attention.set_processor, attention.processor)
+            attention.set_processor(processor)
+        yield
 
 
-def _add_to_output(values: Tensor) -> Callable[..., Tensor]:
-    def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        return output + _for_halves(values, output)
+@dataclass(frozen=True)
+class GivenOutput:
+    """Attention whose output (halves * j, n, c) is known."""
 
-    return hook
+    output: Tensor
+
+    def __call__(self, attention: Any, hidden_states: Tensor, **_: Any) -> Tensor:
+        return self.output
 
 
-def _add_to_input(values: Tensor) -> Callable[..., tuple[Tensor, ...]]:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0] + _for_halves(values, inputs[0]), *inputs[1:])
+@dataclass(frozen=True)
+class GivenWeights:
+    """Self-attention with weights that variants of a frame share; the values are their own.
 
-    return hook
+    Attributes:
+        weights: (halves, f, heads, n, n), each row a distribution.
+        frames: (j,) which of the f frames each variant is of.
+    """
+
+    weights: Tensor
+    frames: Sequence[int]
+
+    def __call__(self, attention: Any, hidden_states: Tensor, **_: Any) -> Tensor:
+        values = attention.to_v(hidden_states).unflatten(0, (-1, len(self.frames))).unflatten(-1, (attention.heads, -1))
+        mixed = torch.empty_like(values)  # (halves, j, n, heads, d)
+        for frame in sorted(set(self.frames)):
+            of_frame = [job for job, other in enumerate(self.frames) if other == frame]
+            mixed[:, of_frame] = torch.einsum("gknm,gjmkd->gjnkd", self.weights[:, frame], values[:, of_frame])
+        projection, dropout = attention.to_out
+        return dropout(projection(mixed.flatten(-2).flatten(0, 1)))
+
+
+def attention_weights(attention: Any, query: Tensor, key: Tensor) -> Tensor:
+    """softmax(Q K^T / sqrt(d)), (b, heads, n, m), of queries (b, n, c) and keys (b, m, c).
+
+    Computed in float32: at half precision the products of SD 2.1 may overflow. The result has the queries' dtype.
+    """
+    heads = [tensor.float().unflatten(-1, (attention.heads, -1)).transpose(1, 2) for tensor in (query, key)]
+    scale = (query.shape[-1] // attention.heads) ** -0.5
+    return ((heads[0] * scale) @ heads[1].transpose(-1, -2)).softmax(dim=-1).to(query.dtype)

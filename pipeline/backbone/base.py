@@ -8,7 +8,7 @@ With guidance a denoiser runs two *halves*: first the unconditional (all-zero co
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -19,25 +19,40 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Tap:
-    """One attention tensor after its linear map, before the split into heads: (halves * b, n, c)."""
+    """One attention tensor, (halves * b, n, c).
+
+    `query` and `key` are taken after their linear map, before the split into heads; `output` after the projection f.
+    """
 
     block: int
     layer: Literal["self", "cross"]
-    tensor: Literal["query", "key"]
+    tensor: Literal["query", "key", "output"]
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What a step keeps for variants of its frames, so that they need not compute it again.
+
+    Attributes:
+        attention: the attention of the decoder blocks; variants take over its queries and keys (injection).
+        block: b_m, the decoder block whose cross-attention the variants offset; they share all that lies before.
+            None: variants differ in their latents.
+    """
+
+    attention: bool = False
+    block: int | None = None
 
 
 @dataclass(frozen=True)
 class Offset:
-    """The modulation +-lambda * M_l of Eq. 2 on the cross-attention of one block.
+    """The modulation +-lambda * M_l of Eq. 2 on the cross-attention of the block that was kept.
 
     Attributes:
-        block: b_m, the decoder block.
-        values: (b, n) float, signed strength times the mask of each token; the same for all channels and halves.
+        values: (j, n) float, signed strength times the mask of each token; the same for all channels and halves.
         place: `after` adds to the output of the projection f, as the authors' code; `inside` adds to its input,
             as Eq. 2 is printed.
     """
 
-    block: int
     values: Tensor
     place: Literal["after", "inside"] = "after"
 
@@ -50,12 +65,38 @@ class Schedule:
     timesteps: tuple[int, ...]
 
 
+class Variants(Protocol):
+    """A step that is repeated with changes; what the changes leave alone was computed once, for each of its frames."""
+
+    def denoise(self, latents: Tensor, frames: Sequence[int], offset: Offset | None = None) -> Tensor:
+        """The next latents (j, 4, h, w) of j variants.
+
+        Args:
+            latents: (j, 4, h, w); at a step kept with its block, those of the frames themselves.
+            frames: (j,) which frame of the kept step each variant is of.
+            offset: modulation, at a step kept with its block.
+        """
+        ...
+
+
+class Kept(Protocol):
+    """A step of some frames, kept to be repeated with changes."""
+
+    def variants(self, frames: Collection[int]) -> Variants:
+        """Get ready for variants of these frames.
+
+        Holds the attention weights of each of them: halves * heads * n^2 values per decoder block.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Denoised:
-    """Result of one step: the next noisy latents (b, 4, h, w) float32 and the tapped tensors."""
+    """Result of one step: the next noisy latents (b, 4, h, w) float32, the tapped tensors and what was kept."""
 
     latents: Tensor
     taps: Mapping[Tap, Tensor] = field(default_factory=dict)
+    kept: Kept | None = None
 
 
 class Backbone(Protocol):
@@ -99,16 +140,14 @@ class Backbone(Protocol):
         guidance: float,
         *,
         record: Collection[Tap] = (),
-        inject: Mapping[Tap, Tensor] | None = None,
-        offset: Offset | None = None,
+        keep: Keep | None = None,
     ) -> Denoised:
         """One Euler step of noisy latents (b, 4, h, w).
 
         Args:
             guidance: scale against the all-zero context; 1 runs the conditional half only.
             record: taps to return.
-            inject: tensors that replace what these taps would hold, each (halves * b, n, c).
-            offset: modulation of this step.
+            keep: what to keep for variants; None: there will be none.
         """
         ...
 

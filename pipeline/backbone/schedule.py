@@ -1,9 +1,12 @@
-"""The noise schedule of Stable Diffusion: scaled-linear betas and exact integer timesteps."""
+"""The noise schedule of Stable Diffusion (scaled-linear betas, exact integer timesteps) and its guided Euler step."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.backbone.base import Schedule
 
@@ -21,3 +24,40 @@ def scaled_linear_schedule(steps: int, beta_start: float = 0.00085, beta_end: fl
     timesteps = np.linspace(TRAIN_STEPS - 1, 0, steps, endpoint=False).astype(int)
     sigmas = np.append(np.sqrt((1 - alphas[timesteps]) / alphas[timesteps]), 0.0)
     return Schedule(torch.from_numpy(sigmas.astype(np.float32)), tuple(int(step) for step in timesteps))
+
+
+@dataclass(frozen=True)
+class GuidedStep:
+    """What one Euler step with guidance does around the network.
+
+    Attributes:
+        timestep: the network's.
+        sigma, following: noise levels before and after.
+        guidance: scale against the unconditional half; 1 has no such half.
+    """
+
+    timestep: int
+    sigma: float
+    following: float
+    guidance: float
+
+    @classmethod
+    def of(cls, schedule: Schedule, step: int, guidance: float) -> GuidedStep:
+        """Step 0..steps-1 of a schedule."""
+        sigma, following = (float(value) for value in schedule.sigmas[step : step + 2])
+        return cls(schedule.timesteps[step], sigma, following, guidance)
+
+    @property
+    def halves(self) -> int:
+        return 1 if self.guidance == 1 else 2
+
+    def scaled(self, latents: Tensor) -> Tensor:
+        """The network's input (halves * b, 4, h, w) of latents (b, 4, h, w)."""
+        return (latents / (1 + self.sigma**2) ** 0.5).repeat(self.halves, 1, 1, 1)
+
+    def moved(self, latents: Tensor, epsilon: Tensor) -> Tensor:
+        """The next latents, from these and the network's output (halves * b, 4, h, w)."""
+        if self.halves == 2:
+            unconditional, conditional = epsilon.chunk(2)
+            epsilon = unconditional + self.guidance * (conditional - unconditional)
+        return latents + (self.following - self.sigma) * epsilon

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
-from pipeline.backbone.attention import BLOCKS_PER_LEVEL, linear, tapped
-from pipeline.backbone.base import Denoised, Offset, Schedule, Tap
-from pipeline.backbone.schedule import scaled_linear_schedule
+from pipeline.backbone.attention import BLOCKS_PER_LEVEL, recorded, tapped_module
+from pipeline.backbone.base import Denoised, Keep, Schedule, Tap
+from pipeline.backbone.midway import first_part, second_part
+from pipeline.backbone.schedule import GuidedStep, scaled_linear_schedule
+from pipeline.backbone.variants import KeptStep, shared_taps
 
 
 class StableDiffusion:
@@ -48,7 +50,7 @@ class StableDiffusion:
         return self.unet.device
 
     def token_shape(self, block: int, size: tuple[int, int]) -> tuple[int, int, int]:
-        query = linear(self.unet, Tap(block, "self", "query"))
+        query = tapped_module(self.unet, Tap(block, "self", "query"))
         # Level 0 works at an eighth of the latents' resolution, level 3 at full resolution.
         stride = self.latent_stride * 2 ** (3 - block // BLOCKS_PER_LEVEL)
         return size[0] // stride, size[1] // stride, int(query.out_features)
@@ -72,20 +74,27 @@ class StableDiffusion:
         guidance: float,
         *,
         record: Collection[Tap] = (),
-        inject: Mapping[Tap, Tensor] | None = None,
-        offset: Offset | None = None,
+        keep: Keep | None = None,
     ) -> Denoised:
-        sigma, following = (float(value) for value in schedule.sigmas[step : step + 2])
-        contexts = [self.context] if guidance == 1 else [torch.zeros_like(self.context), self.context]
-        context = torch.cat([half.expand(len(latents), -1, -1) for half in contexts])
-        scaled = (latents / (1 + sigma**2) ** 0.5).to(self.unet.dtype).repeat(len(contexts), 1, 1, 1)
-        with tapped(self.unet, record, inject, offset) as taps:
-            epsilon = self.unet(scaled, schedule.timesteps[step], context, return_dict=False)[0].float()
-        if len(contexts) == 2:
-            unconditional, conditional = epsilon.chunk(2)
-            epsilon = unconditional + guidance * (conditional - unconditional)
-        return Denoised(latents + (following - sigma) * epsilon, taps)
+        move = GuidedStep.of(schedule, step, guidance)
+        halves = [self.context] if move.halves == 1 else [torch.zeros_like(self.context), self.context]
+        context = torch.cat([half.expand(len(latents), -1, -1) for half in halves])
+        sample, midway = move.scaled(latents).to(self.unet.dtype), None
+        shared = () if keep is None else shared_taps(keep)
+        with recorded(self.unet, {*record, *shared}) as taps:
+            if keep is None or keep.block is None:
+                epsilon = self.unet(sample, move.timestep, context, return_dict=False)[0]
+            else:
+                midway = first_part(self.unet, sample, move.timestep, context, keep.block)
+                epsilon = second_part(self.unet, midway)
+        kept = None
+        if keep is not None:
+            kept = KeptStep(self.unet, move, context, keep, {tap: taps[tap] for tap in shared}, midway)
+        return Denoised(move.moved(latents, epsilon.float()), {tap: taps[tap] for tap in record}, kept)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        return self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0].float()
+        scaled = latents / self.vae.config.scaling_factor
+        # On a CPU the activations of a batch cost page faults: one image at a time is faster.
+        parts = scaled.split(1) if self.device.type == "cpu" else (scaled,)
+        return torch.cat([self.vae.decode(part, return_dict=False)[0] for part in parts]).float()

@@ -1,0 +1,219 @@
+"""What grows with the number of frames and of videos: memory of the stages, time of DVC.
+
+    python -m benchmarks.scale memory > memory.md
+    python -m benchmarks.scale dvc > dvc.md
+
+`memory`: the largest resident memory of each stage's process, for clips of one noisy video at 128x128 with a tiny
+network of SD 2.1's topology (Linux; most of it is what is imported). `dvc`: a fake VSPW of that many
+videos is registered, what the pipeline would write is put in place (files as many as of 71 frames per video, the mean
+of VSPW val) and committed; then `dvc status` and `dvc repro` with nothing to do. Every time is the best of three.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+import yaml
+from PIL import Image
+
+from pipeline.table_pages import markdown
+from pipeline.video import write_video
+from tests import fake_datasets, tiny
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = ("ingest", "extract", "correspond", "segment", "upsample", "evaluate", "render", "summarize")
+SIZE = 128
+VSPW_FRAMES = 71
+PARAMS = {"ingest.size": "native", "segment.clusters": "2", "evaluate.windows": "[8]"}
+
+app = typer.Typer(help=__doc__, pretty_exceptions_enable=False)
+
+
+@dataclass(frozen=True)
+class Used:
+    """What a process took: seconds on the clock and of the CPU, largest resident memory in MB."""
+
+    seconds: float
+    cpu_seconds: float
+    megabytes: float
+
+
+def measure(command: Sequence[object], folder: Path) -> Used:
+    """Run a command to its end; it must succeed."""
+    started = time.monotonic()
+    process = subprocess.Popen([*map(str, command)], cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
+    megabytes = 0.0
+    while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+        megabytes = max(megabytes, _peak_megabytes(process.pid))
+        time.sleep(0.02)
+    seconds = time.monotonic() - started
+    _, status, used = ended
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"exit {process.returncode}: {command}")
+    return Used(seconds, used.ru_utime + used.ru_stime, megabytes)
+
+
+def _peak_megabytes(process: int) -> float:
+    """The kernel's high-water mark; that of `wait4` would begin with this process' own memory."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
+
+
+def environment() -> dict[str, str]:
+    """One thread, no GPU, and this Python's `vidseg` and `dvc` first."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "VIDSEG_DEVICE": "cpu", "PYTHONPATH": str(ROOT)}
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder that is gone afterwards, together with DVC's own state."""
+    with tempfile.TemporaryDirectory(prefix="scale-") as folder:
+        os.environ["DVC_SITE_CACHE_DIR"] = f"{folder}/site"
+        yield Path(folder)
+
+
+def write_clip(folder: Path, frames: int) -> None:
+    """clip.mp4 of a bright square that moves through noise, and label maps of all frames."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 90, (SIZE, SIZE + 64, 3), dtype=np.uint8)
+
+    def picture(number: int) -> np.ndarray:
+        shifted = noise[:, number % 64 : number % 64 + SIZE].copy()
+        shifted[40:90, 20 + number % 40 : 60 + number % 40] += 120
+        return shifted
+
+    write_video(folder / "clip.mp4", (picture(number) for number in range(frames)), 25.0)
+    (folder / "labels").mkdir()
+    for number in range(frames):
+        labels = np.zeros((SIZE, SIZE), np.uint8)
+        labels[40:90, 20 + number % 40 : 60 + number % 40] = 1
+        Image.fromarray(labels).save(folder / "labels" / f"{number:05d}.png")
+
+
+def stage_commands(folder: Path, model: Path) -> dict[str, list[object]]:
+    """The stages of one clip, by hand, below a folder."""
+    sets = [word for name, value in PARAMS.items() for word in ("--set", f"{name}={value}")]
+    common = ["--set", f"backbone.path={model}", *sets]
+    at = {stage: folder / stage for stage in STAGES}
+    clip, features = at["ingest"] / "clip.zarr", at["extract"] / "features.zarr"
+    coarse, labels = at["segment"] / "coarse.zarr", at["upsample"] / "labels.zarr"
+    matches, latents = at["correspond"] / "matches.zarr", at["extract"] / "latents.zarr"
+    commands: dict[str, list[object]] = {
+        "ingest": [folder / "clip.mp4", at["ingest"], "--ground-truth", folder / "labels", *common],
+        "extract": [clip, at["extract"], *common],
+        "correspond": [features, at["correspond"], *common],
+        "segment": [features, matches, at["segment"], *common],
+        "upsample": [clip, latents, coarse, at["upsample"], *common],
+        "evaluate": [labels, at["ingest"] / "truth.zarr", at["evaluate"], *common],
+        "render": [clip, labels, at["render"], "--features", features, "--coarse", coarse, *common],
+        "summarize": [at["evaluate"], at["summarize"]],
+    }
+    return {stage: ["vidseg", stage, *words] for stage, words in commands.items()}
+
+
+@app.command()
+def memory(frames: Annotated[list[int] | None, typer.Option(help="lengths of the clips")] = None) -> None:
+    """Largest resident memory per stage and clip length, in MB."""
+    lengths = frames or [50, 500, 2000]
+    found: dict[str, list[float]] = {stage: [] for stage in STAGES}
+    with scratch() as folder:
+        model = tiny.save_model(folder / "model")
+        for length in lengths:
+            (folder / str(length)).mkdir()
+            write_clip(folder / str(length), length)
+            for stage, command in stage_commands(folder / str(length), model).items():
+                found[stage].append(measure(command, folder).megabytes)
+                print(f"{stage}, {length} frames: {found[stage][-1]:.0f} MB", file=sys.stderr, flush=True)
+    heads = ["stage", *(f"{length} frames" for length in lengths), "growth"]
+    rows = [
+        [stage, *(f"{value:.0f} MB" for value in values), f"{100 * (values[-1] / values[0] - 1):+.1f} %"]
+        for stage, values in found.items()
+    ]
+    print(markdown(heads, rows))
+
+
+@app.command()
+def dvc(videos: Annotated[list[int] | None, typer.Option(help="numbers of registered videos")] = None) -> None:
+    """Seconds of `dvc status` and `dvc repro` with nothing to do, best of three."""
+    rows = []
+    with scratch() as folder:
+        made = _one_video(folder / "one")
+        for count in videos or [1, 40, 343]:
+            project = _project(folder / str(count), count, made)
+            items = yaml.safe_load((project / "videos.yaml").read_text())["items"]
+            files = sum(1 for path in (project / "data").rglob("*") if path.is_file())
+            row = [str(count), str(len(items)), str(7 * len(items) + 2), str(files)]
+            for command in (["dvc", "status"], ["dvc", "repro"]):
+                best = min((measure(command, project) for _ in range(3)), key=lambda used: used.seconds)
+                row.append(f"{best.seconds:.1f} s ({best.cpu_seconds:.1f})")
+            rows.append(row)
+            print(*row, file=sys.stderr, flush=True)
+            shutil.rmtree(project)
+    print(
+        markdown(["videos", "items", "DVC stages", "files in data/", "`dvc status` (CPU)", "`dvc repro` (CPU)"], rows)
+    )
+
+
+def _one_video(folder: Path) -> Path:
+    """All stages of one clip, once: what is then put in place for each video."""
+    folder.mkdir()
+    write_clip(folder, VSPW_FRAMES)
+    for command in stage_commands(folder, tiny.save_model(folder / "model")).values():
+        measure(command, folder)
+    return folder
+
+
+def _project(folder: Path, count: int, made: Path) -> Path:
+    """A project of that many videos in which all stages have run, as far as DVC can tell."""
+    folder.mkdir()
+    for name in ("dvc.yaml", "versions.yaml", "params.yaml", "backbone.lock", ".dvcignore"):
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(ROOT / "inputs/none", folder / "inputs/none")
+    (folder / "videos.yaml").write_text("items: {}\n")
+    fake_datasets.vspw(folder / "vspw", count, VSPW_FRAMES)
+    for command in (
+        ["dvc", "init", "--no-scm", "-q"],
+        ["vidseg", "dataset", "register", "vspw", "--dataset", "vspw"],
+        ["vidseg", "sample", "data/sample"],
+    ):
+        measure(command, folder)
+    for key, entries in yaml.safe_load((folder / "videos.yaml").read_text())["items"].items():
+        for name in entries[0].get("videos", [""]):
+            _put(made, folder / "data", key, name)
+    (folder / "plots").mkdir()
+    for source in (made / "summarize").rglob("*.*"):
+        shutil.copy(source, folder / source.relative_to(made / "summarize"))
+    measure(["dvc", "commit", "-f", "-q"], folder)
+    return folder
+
+
+def _put(made: Path, data: Path, key: str, video: str) -> None:
+    stores = {"ingest": ["clip.zarr", "truth.zarr", "seed", "source"], "extract": ["features.zarr", "latents.zarr"],
+              "correspond": ["matches.zarr"], "segment": ["coarse.zarr", "context"],
+              "upsample": ["labels.zarr"]}  # fmt: skip
+    for stage, names in stores.items():
+        for name in names:
+            shutil.copytree(made / stage / name, data / stage / key / name / video)
+    shutil.copytree(made / "render", data / "render" / key / video)
+    scores = data / "evaluate" / key / "scores.json"
+    scores.parent.mkdir(parents=True, exist_ok=True)
+    scores.write_text(json.dumps({"item": key}))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,79 @@
+"""A UNet's forward pass in two parts, so that several continuations share the first.
+
+For SD 2.1's topology: the UNet's own modules are called in the order in which its `forward` calls them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.backbone.attention import BLOCKS_PER_LEVEL
+
+
+@dataclass(frozen=True)
+class Midway:
+    """A pass of b samples before the transformer of a decoder block.
+
+    Attributes:
+        block: the decoder block.
+        hidden: (b, c, h, w), the transformer's input.
+        skips: encoder outputs that later blocks take, the next one last.
+        embedding: (b, e) of the timestep.
+        context: (b, t, c).
+    """
+
+    block: int
+    hidden: Tensor
+    skips: tuple[Tensor, ...]
+    embedding: Tensor
+    context: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Midway:
+        """The same with every tensor changed, e.g. other samples selected."""
+        skips = tuple(change(skip) for skip in self.skips)
+        return Midway(self.block, change(self.hidden), skips, change(self.embedding), change(self.context))
+
+
+def first_part(unet: Any, sample: Tensor, timestep: int, context: Tensor, block: int) -> Midway:
+    """The pass of scaled latents (b, 4, h, w) up to the transformer of a decoder block."""
+    embedding = unet.time_embedding(unet.get_time_embed(sample, timestep))
+    hidden = unet.conv_in(sample)
+    skips = [hidden]
+    for level in unet.down_blocks:
+        hidden, outputs = level(hidden, embedding, encoder_hidden_states=context)
+        skips += outputs
+    hidden = unet.mid_block(hidden, embedding, encoder_hidden_states=context)
+    for before in range(block):
+        hidden = _resnet(unet, before, hidden, skips.pop(), embedding)
+        hidden = _after_resnet(unet, before, hidden, context)
+    hidden = _resnet(unet, block, hidden, skips.pop(), embedding)
+    return Midway(block, hidden, tuple(skips), embedding, context)
+
+
+def second_part(unet: Any, midway: Midway) -> Tensor:
+    """The rest of the pass: the network's output (b, 4, h, w)."""
+    hidden, skips = _after_resnet(unet, midway.block, midway.hidden, midway.context), list(midway.skips)
+    for block in range(midway.block + 1, BLOCKS_PER_LEVEL * len(unet.up_blocks)):
+        hidden = _resnet(unet, block, hidden, skips.pop(), midway.embedding)
+        hidden = _after_resnet(unet, block, hidden, midway.context)
+    return unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden)))
+
+
+def _resnet(unet: Any, block: int, hidden: Tensor, skip: Tensor, embedding: Tensor) -> Tensor:
+    level, place = divmod(block, BLOCKS_PER_LEVEL)
+    return unet.up_blocks[level].resnets[place](torch.cat([hidden, skip], dim=1), embedding)
+
+
+def _after_resnet(unet: Any, block: int, hidden: Tensor, context: Tensor) -> Tensor:
+    number, place = divmod(block, BLOCKS_PER_LEVEL)
+    level = unet.up_blocks[number]
+    if getattr(level, "attentions", None) is not None:
+        hidden = level.attentions[place](hidden, encoder_hidden_states=context, return_dict=False)[0]
+    if place == BLOCKS_PER_LEVEL - 1 and level.upsamplers is not None:
+        hidden = level.upsamplers[0](hidden)
+    return hidden

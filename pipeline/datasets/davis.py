@@ -1,0 +1,57 @@
+"""DAVIS 2016 (Perazzi et al., CVPR 2016) and 2017 (Pont-Tuset et al., 2017), 480p.
+
+    JPEGImages/480p/<sequence>/*.jpg          24 frames per second
+    Annotations/480p/<sequence>/*.png         every frame: object numbers, or 0 and 255 in the edition of 2016
+    ImageSets/2016/<split>.txt, ImageSets/2017/<split>.txt      names
+    ImageSets/480p/<split>.txt                                  the edition of 2016: pairs of paths, a frame a line
+
+2016 knows one object: all numbers above 0 are it, in either edition. 2017 keeps them apart: each object is a class of
+its own, named after its sequence, because scores pool the classes of one name; 255 is void.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from pipeline.datasets.listing import Frame, Video, pair_frames, read_names, require_annotations
+from pipeline.pictures import read_label_png
+from pipeline.truth import VOID, ClassList, LabelClass, parse_classes
+
+FPS = 24.0
+FOREGROUND = ClassList(
+    (LabelClass(0, "background", (0, 0, 0)), LabelClass(1, "foreground", (128, 0, 0))),
+    ignore=(),
+    values={value: min(value, 1) for value in range(256)},
+)
+
+
+def videos(root: Path, split: str | None, year: int) -> Iterator[Video]:
+    """The sequences of a split.
+
+    Raises:
+        DataError: a missing file, or a frame without a label map.
+    """
+    for name in _sequences(root / "ImageSets", split, year):
+        labels = root / "Annotations" / "480p" / name
+        frames = pair_frames(root / "JPEGImages" / "480p" / name, labels)
+        require_annotations(frames, labels)
+        yield Video(name, frames, FPS, FOREGROUND if year == 2016 else _objects(name, frames))
+
+
+def _objects(sequence: str, frames: Sequence[Frame]) -> ClassList:
+    """The objects of all frames; the first need not show every one."""
+    found = {0}.union(*(np.unique(read_label_png(frame.labels)).tolist() for frame in frames if frame.labels)) - {VOID}
+    names = {number: f"{sequence} {number}" if number else "background" for number in sorted(found)}
+    return parse_classes({"classes": [{"id": number, "name": name} for number, name in names.items()]})
+
+
+def _sequences(sets: Path, split: str | None, year: int) -> list[str]:
+    listed = sets / str(year) / f"{split}.txt"
+    pairs = sets / "480p" / f"{split}.txt"
+    if year == 2016 and not listed.is_file() and pairs.is_file():
+        frames = (PurePosixPath(line.split()[0]) for line in read_names(pairs))
+        return list(dict.fromkeys(frame.parent.name for frame in frames))
+    return read_names(listed)

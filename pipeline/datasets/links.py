@@ -1,0 +1,64 @@
+"""A registration: a folder of links to a data set's files, in the layout that ingest and DVC can work with.
+
+    registration.json                    what was registered
+    [<item>/]<video>/frames/<frame>.*    links to the frames
+    [<item>/]<video>/labels/<frame>.png  links to the label maps, under the frames' names; and classes.json
+
+DVC reads through links to files (not through links to folders), so it notices when a linked file changes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline import artifacts
+from pipeline.datasets.listing import Video
+from pipeline.errors import DataError
+from pipeline.truth import write_classes
+
+MARK = "registration.json"
+SCHEMA = "registration"
+
+
+def check_registration(folder: Path, source: Mapping[str, str]) -> None:
+    """Check, before any work, that `folder` is free or holds an earlier registration of the same source.
+
+    Raises:
+        DataError: something else lies there.
+    """
+    artifacts.refuse_foreign(folder, lambda path: artifacts.is_json_of(path / MARK, SCHEMA))
+    if (folder / MARK).is_file():
+        earlier = json.loads((folder / MARK).read_text())
+        if earlier["source"] != dict(source):
+            text = ", ".join(f"{key} {value}" for key, value in earlier["source"].items())
+            raise DataError(f"{folder}: holds another registration ({text}); choose another --name")
+
+
+def write_registration(folder: Path, source: Mapping[str, str], videos: Mapping[str, Video]) -> Path:
+    """Write the links of some videos, whole or not at all.
+
+    Args:
+        source: where they are from; what `check_registration` compares.
+        videos: by their folders, relative to `folder`.
+    """
+    scratch = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(scratch, ignore_errors=True)
+    for place, video in videos.items():
+        frames, labels = scratch / place / "frames", scratch / place / "labels"
+        frames.mkdir(parents=True)
+        labels.mkdir()
+        for frame in video.frames:
+            (frames / f"{frame.name}{frame.image.suffix}").symlink_to(frame.image.resolve())
+            if frame.labels is not None:
+                (labels / f"{frame.name}.png").symlink_to(frame.labels.resolve())
+        if not video.annotated:
+            (labels / "README").write_text("This video has no ground truth.\n")
+        elif video.classes is not None:
+            write_classes(labels / "classes.json", video.classes)
+    content = {"schema": SCHEMA, "source": dict(source), "videos": list(videos)}
+    (scratch / MARK).write_text(json.dumps(content, indent=1) + "\n")
+    artifacts.replace_folder(scratch, folder)
+    return folder

@@ -1,0 +1,107 @@
+"""What a data set's adapter gives: videos of frames, some of them with a label map; and the checks all share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import DataError
+from pipeline.pictures import image_size
+from pipeline.truth import ClassList, label_maps, read_checked
+from pipeline.video import list_images
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame: its name, its picture, and its label map where it is annotated."""
+
+    name: str
+    image: Path
+    labels: Path | None
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video of a data set.
+
+    Attributes:
+        fps: frames per second; None = the data set does not say.
+        classes: of the label maps; None = each id found is a class.
+    """
+
+    name: str
+    frames: tuple[Frame, ...]
+    fps: float | None
+    classes: ClassList | None
+
+    @property
+    def annotated(self) -> tuple[Path, ...]:
+        """The label maps, in the order of the frames."""
+        return tuple(frame.labels for frame in self.frames if frame.labels is not None)
+
+
+def read_names(file: Path) -> list[str]:
+    """The lines of a split's list, without empty ones.
+
+    Raises:
+        DataError: no such file, no line, or a line twice.
+    """
+    if not file.is_file():
+        raise DataError(f"{file}: no such list; expected one name per line")
+    names = [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
+    if not names or twice:
+        raise DataError(f"{file}: {f'lists {twice} twice' if twice else 'lists nothing'}")
+    return names
+
+
+def pair_frames(images: Path, labels: Path) -> tuple[Frame, ...]:
+    """The pictures of a folder in natural order, each with the PNG of the same stem where `labels` has one.
+
+    Raises:
+        DataError: no such folder of pictures or none in it, or a PNG that belongs to no picture.
+    """
+    if not images.is_dir():
+        raise DataError(f"{images}: no such folder of frames")
+    files = list_images(images)
+    if not files:
+        raise DataError(f"{images}: no pictures in this folder of frames")
+    maps = label_maps(labels) if labels.is_dir() else {}
+    frames = tuple(Frame(file.stem, file, maps.get(file.stem)) for file in files)
+    if lost := sorted(set(maps) - {frame.name for frame in frames}):
+        raise DataError(f"{maps[lost[0]]}: there is no frame of that name in {images}")
+    return frames
+
+
+def require_annotations(frames: Sequence[Frame], labels: Path) -> None:
+    """Check a densely annotated video.
+
+    Raises:
+        DataError: a frame without a label map.
+    """
+    bare = [frame for frame in frames if frame.labels is None]
+    if bare:
+        raise DataError(
+            f"{labels}: {len(bare)} of {len(frames)} frames have no label map, the first is {bare[0].name} "
+            f"({bare[0].image})"
+        )
+
+
+def check_video(video: Video) -> None:
+    """Check all files' headers, and one label map's pixels; the stage `ingest` reads the others.
+
+    Raises:
+        DataError: a file that is missing or no picture, of another size than the first frame, or a label map
+            that its class list does not explain.
+    """
+    size = image_size(video.frames[0].image)
+    for frame in video.frames:
+        for kind, file in (("frame", frame.image), ("label map", frame.labels)):
+            if file is not None and (found := image_size(file)) != size:
+                raise DataError(
+                    f"{file}: the {kind} is {found[1]}x{found[0]} pixels, the first frame of {video.name} is "
+                    f"{size[1]}x{size[0]}"
+                )
+    if video.annotated:
+        read_checked(video.annotated[0], size, video.classes)

@@ -1,0 +1,94 @@
+"""How a distributed run is going: a table of items and stages on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from stages import cli
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+    from stages.cluster_plan import Plan
+
+MARKS = {"waiting": "·", "running": "[yellow]running[/]", "ran": "[green]ran[/]", "restored": "[cyan]restored[/]"}
+FAILED = "[red]failed[/]"
+
+
+class Board:
+    """States of the stages of all items, shown while they change."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._columns = plan.stages
+        self._states = {chain.key: dict.fromkeys(chain.stages, "waiting") for chain in plan.chains}
+        self._live: Live | None = None
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Draw the table while this is held, if there is a terminal to draw on."""
+        if not sys.stderr.isatty():
+            yield
+            return
+        from rich.console import Console
+        from rich.live import Live
+
+        with Live(self.table(), console=Console(stderr=True), refresh_per_second=2) as live:
+            self._live = live
+            yield
+        self._live = None
+
+    def change(self, key: str, stage: str, state: str) -> None:
+        """Note the state of an item's stage; stages of other items, e.g. shared ones, are not shown."""
+        if self._states.get(key, {}).get(stage, state) == state:
+            return
+        self._states[key][stage] = state
+        if self._live is not None:
+            self._live.update(self.table())
+        else:
+            cli.note(f"{key}: {stage} {state}")
+
+    def finish(self, key: str, states: Mapping[str, str]) -> None:
+        """Note how an item's stages ended, also those whose events got lost with their worker."""
+        for stage, state in states.items():
+            self.change(key, stage.partition("@")[0], state)
+
+    def table(self) -> Table:
+        """Items by stages."""
+        from rich.table import Table
+
+        table = Table("item", *self._columns, box=None)
+        for key, states in self._states.items():
+            table.add_row(key, *(MARKS.get(states.get(stage, ""), FAILED) for stage in self._columns))
+        return table
+
+    def summary(self) -> str:
+        """How many stages ran, were restored, failed."""
+        counts: Counter[str] = Counter(state for states in self._states.values() for state in states.values())
+        return ", ".join(
+            f"{counts[state]} {state}" for state in ("ran", "restored", "failed", "waiting") if counts[state]
+        )
+
+
+def plain_plan(plan: Plan, rest: Sequence[tuple[str, Any]]) -> str:
+    """The plan as lines of text."""
+    facts = [
+        ("revision", plan.revision),
+        ("project", plan.project),
+        ("DVC cache", plan.cache),
+        ("shared folder", plan.folder),
+        *rest,
+    ]
+    lines = [f"{name:<14} {value}" for name, value in facts]
+    width = max(len(chain.key) for chain in plan.chains)
+    lines += [f"{'items':<14} {len(plan.chains)}"]
+    lines += [
+        f"  {chain.key:<{width}}  {' '.join(chain.stages)}  <- dvc repro {' '.join(chain.targets)}"
+        for chain in plan.chains
+    ]
+    lines += [f"{'then, here':<14} {' '.join(['dvc repro', *plan.targets])}"]
+    return "\n".join(lines)

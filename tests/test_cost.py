@@ -1,0 +1,145 @@
+"""`vidseg cost`: counting, and what is counted against what is there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import cost
+from pipeline.backbone.sd import StableDiffusion
+from pipeline.diffusion import DiffusionSettings
+from pipeline.estimate import Costs, calibrate
+from pipeline.modulation import ModulationSettings
+from stages import backbones
+from stages.cost import workload
+from stages.settings import Settings, load
+from tests import tiny
+from tests.commands import error_line, vidseg, write_frames
+
+SIZE = (448, 832)
+LABELS = 20
+#: TFLOP of SD 2.1 at that size: the network for one frame and half, and the decoder.
+UNET, DECODER = 1.215, 3.596
+
+
+def sd21(*sets: str) -> Settings:
+    return load(None, ["backbone.name=sd21", *sets])
+
+
+@pytest.fixture(scope="module")
+def outline() -> StableDiffusion:
+    return backbones.outline(sd21()["backbone"])
+
+
+def plain_schedule(guidance: float) -> float:
+    """TFLOP per frame when nothing is shared: every label and sign runs all three steps and is decoded."""
+    halves = 1 if guidance == 1 else 2
+    return 2 * LABELS * (3 * halves * UNET + DECODER)
+
+
+def test_a_multiplication_with_its_addition_counts_twice(outline: StableDiffusion) -> None:
+    latents = torch.empty(1, 4, *(side // 8 for side in SIZE), device="meta")
+    _, unet = cost._flops_of(lambda: outline.denoise(latents, 22, outline.schedule(25), 1.0))
+    _, decoder = cost._flops_of(lambda: outline.decode(latents))
+    assert unet / 1e12 == pytest.approx(UNET, abs=1e-3)
+    assert decoder / 1e12 == pytest.approx(DECODER, abs=1e-3)
+    assert plain_schedule(5.0) == pytest.approx(435, abs=1)
+
+
+@pytest.mark.parametrize(("guidance", "most"), [(1.0, 261.0), (5.0, 391.0)])
+def test_exact_mode_shares_what_labels_have_in_common(outline: StableDiffusion, guidance: float, most: float) -> None:
+    settings = sd21(f"diffusion.guidance={guidance}", f"segment.clusters={LABELS}")
+    operations = cost.flops_per_frame(outline, workload(settings, SIZE, SIZE))["upsample"]
+    assert operations["decode"] / 1e12 == pytest.approx(2 * LABELS * DECODER, rel=1e-3)
+    assert sum(operations.values()) / 1e12 <= most < plain_schedule(guidance)
+
+
+@pytest.mark.parametrize(
+    ("work", "values"),
+    [
+        (lambda start: start + 1, 100),
+        (lambda start: (start + 1) + 1, 200),
+        (lambda start: ((start + 1) + 1) + 1, 200),
+        (lambda start: torch.cat([start + 1, start + 2]), 400),
+        (lambda start: (start + 1).reshape(10, 10).t(), 100),
+        (lambda start: start, 0),
+    ],
+)
+def test_peak_is_what_is_alive_at_once(work: object, values: int) -> None:
+    start = torch.empty(100, device="meta")
+    assert cost._peak_of(lambda: work(start)) == 4 * values  # type: ignore[operator]
+
+
+def options(model: Path, *more: str) -> list[str]:
+    return [word for text in (f"backbone.path={model}", "ingest.size=native", *more) for word in ("--set", text)]
+
+
+def test_every_stage_as_json(tiny_model: Path) -> None:
+    printed = vidseg("cost", "--size", "66x130", "--labels", 2, "--json", *options(tiny_model)).stdout
+    found = json.loads(printed)
+    assert found["model_size"] == [64, 128]
+    assert found["labels"] == 2
+    assert list(found["stages"]) == ["ingest", "extract", "correspond", "segment", "upsample"]
+    for stage in ("extract", "upsample"):
+        assert all(
+            found["stages"][stage][name] > 0
+            for name in ("tflop_per_frame", "memory_gb", "cache_bytes_per_frame", "seconds_per_frame")
+        )
+    assert found["stages"]["ingest"] == {"cache_bytes_per_frame": 3 * 64 * 128}
+
+
+def test_without_modulation_the_table_counts_extract_only(tiny_model: Path) -> None:
+    arguments = ("cost", "--size", "64x64", "--no-time", *options(tiny_model, "upsample.method=nearest"))
+    heading, _, titles, *lines = vidseg(*arguments).stdout.splitlines()
+    assert "64x64, 12 labels, guidance 1, float32 on cpu" in heading
+    assert titles.split() == ["stage", "TFLOP", "memory", "GB", "cache", "MB", "seconds"]
+    rows = {line.split()[0]: line.split()[1:] for line in lines}
+    assert list(rows) == ["ingest", "extract", "correspond", "segment", "upsample", "all"]
+    assert [name for name, cells in rows.items() if cells[0] != "-"] == ["extract", "all"]
+    assert rows["ingest"] == ["-", "-", "0.012", "-"]
+
+
+def test_cache_bytes_are_those_of_the_stores(tiny_model: Path, tmp_path: Path, rng: np.random.Generator) -> None:
+    import zarr
+
+    frames = write_frames(tmp_path / "frames", rng.integers(0, 256, (3, 66, 130, 3), np.uint8))
+    sets = options(tiny_model, "segment.clusters=3", "upsample.method=nearest")
+    vidseg("run", frames, "-o", tmp_path / "out", *sets)
+    stores = {"ingest": ["clip"], "extract": ["features", "latents"], "segment": ["coarse"], "upsample": ["labels"]}
+    settings = load(None, sets[1::2])
+    outline = backbones.outline(settings["backbone"])
+    expected = cost.cache_bytes(outline, workload(settings, (64, 128), (66, 130)), settings["extract"].dtype)
+    for stage, names in stores.items():
+        groups = [zarr.open_group(tmp_path / "out" / "artifacts" / f"{name}.zarr", mode="r") for name in names]
+        assert sum(array.nbytes for group in groups for _, array in group.arrays()) == 3 * expected[stage], stage
+
+
+def test_seconds_of_a_stage_are_those_of_its_parts() -> None:
+    costs = Costs(encode=1.0, clean=2.0, modulate=3.0, decode=4.0)
+    assert costs.extract == 3
+    assert costs.upsample(labels=5) == 2 + 10 * 7
+    assert Costs(encode=1.0, clean=2.0).upsample(labels=5) == 0
+
+
+@pytest.mark.parametrize("modulation", [None, ModulationSettings()])
+def test_calibration_ends_and_times_what_will_run(modulation: ModulationSettings | None) -> None:
+    backbone = StableDiffusion(tiny.make_unet(), tiny.make_vae(), tiny.make_context(), "tiny", "hash")
+    costs = calibrate(backbone, (64, 192), DiffusionSettings(guidance=1.0), modulation)
+    assert costs.encode > 0 and costs.clean > 0
+    assert (costs.modulate > 0 and costs.decode > 0) == (modulation is not None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--size", "huge"], 2, "--size must be HxW in pixels, e.g. 480x854, not 'huge'"),
+        (["--set", "backbone.path=nowhere.safetensors"], 4, "nowhere.safetensors: no such file"),
+        (["--set", "upsample.modulate_step=3"], 2, "upsample.modulate_step must be between"),
+    ],
+)
+def test_bad_input(arguments: list[str], code: int, message: str) -> None:
+    assert message in error_line(vidseg("cost", *arguments, check=code))
