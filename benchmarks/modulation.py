@@ -18,10 +18,10 @@ from typing import Annotated
 import cv2
 import numpy as np
 import typer
-from scipy.ndimage import distance_transform_edt
 
 from benchmarks.in_memory import LabelledClip, Runner, read_clip
 from pipeline.assignment import IDENTITY, Assignment, assign
+from pipeline.coarse_truth import coarse_truth
 from pipeline.davis import contour_accuracy
 from pipeline.difference import root_difference
 from pipeline.metrics import Confusion
@@ -165,13 +165,9 @@ def quality(runner: Runner, settings: Settings, coarse: str) -> Quality:
 
 def truth_planes(runner: Runner, settings: Settings) -> np.ndarray:
     """The ground truth on the token grid (m, h, w); ignored tokens take the nearest class."""
-    planes = []
-    for index in runner.scored:
-        plane = resize_labels_nearest(runner.clip.truth[index], runner.grid(settings)).astype(np.int32)
-        ignored = np.isin(plane, runner.clip.classes.ignore)
-        rows, columns = distance_transform_edt(ignored, return_distances=False, return_indices=True)
-        planes.append(plane[rows, columns])
-    return np.stack(planes)
+    clip, grid = runner.clip, runner.grid(settings)
+    planes = [coarse_truth(clip.truth[index], grid, clip.classes.ignore) for index in runner.scored]
+    return np.stack(planes).astype(np.int32)
 
 
 def _majority(clip: LabelledClip, first: np.ndarray) -> Assignment:

@@ -248,6 +248,8 @@ class StoreWriter:
         refuse_foreign_store(self.path, schema)
         _require_writable(self.path.parent)
         if (self._store / "zarr.json").exists():
+            with self._alone():
+                self._drop_damaged()
             self._opened()
 
     def is_complete(self) -> bool:
@@ -364,6 +366,18 @@ class StoreWriter:
             except Timeout:
                 return None
         return lock
+
+    def _drop_damaged(self) -> None:
+        """Remove what a machine left damaged that was lost before its disk had everything: it is made again."""
+        try:
+            arrays = dict(zarr.open_group(self._store, mode="r").arrays())
+        except DAMAGE:
+            shutil.rmtree(self._store, ignore_errors=True)
+            return
+        for name, array in arrays.items():
+            for number in range(shard_count(array)):
+                if damage(self._store / name, array, number):
+                    (self._store / name / shard_name(array.shape, number)).unlink(missing_ok=True)
 
     def _opened(self) -> zarr.Group:
         """The scratch store: made when first needed, so that a stage that fails early leaves none."""

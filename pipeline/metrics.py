@@ -6,7 +6,7 @@ Both take what `pipeline.protocol` decodes. Undefined scores (0/0, mean of nothi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -168,11 +168,6 @@ class _Runs:
             self.lengths *= values == self._values
             self.lengths += 1
         self._values = values
-
-
-def pooled_consistency(windows: Iterable[Window]) -> float:
-    """Mean VC_n over all defined windows of all videos (a long video weighs more); NaN if there is none."""
-    return _mean([window.ratio for window in windows if window.area])
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

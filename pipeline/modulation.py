@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pipeline.backbone import Backbone, Keep, Offset
+from pipeline.backbone import Backbone, Keep, Kept, Offset
 from pipeline.diffusion import CleanPass, DiffusionSettings
 from pipeline.errors import UsageError
 
@@ -131,18 +131,18 @@ def modulate(
     offsets = _offsets(backbone, masks, jobs.signs.to(before), latents, settings)
     unblended, states = {}, {}
     for step in range(first, diffusion.steps):
-        variants = clean.kept[step].variants(set(frames))
-        moved = [
-            variants.denoise(
-                latents[part], frames[part], Offset(offsets[part], settings.offset) if step == first else None
-            )
-            for part in batches(len(frames), batch)
-        ]
-        latents = unblended[step] = torch.cat(moved)
+        offset = Offset(offsets, settings.offset) if step == first else None
+        latents = unblended[step] = _repeated(clean.kept[step], latents, frames, offset, batch)
         if settings.blend and step <= settings.blend_last_step:
             latents = blend(latents, clean.states[step][frames], blending)
         states[step] = latents
     return Modulated(unblended, states)
+
+
+def _repeated(kept: Kept, latents: Tensor, frames: Sequence[int], offset: Offset | None, batch: int) -> Tensor:
+    variants = kept.variants(set(frames))
+    parts = batches(len(frames), batch)
+    return torch.cat([variants.denoise(latents[part], frames[part], offset and offset[part]) for part in parts])
 
 
 def batches(total: int, batch: int) -> Iterator[slice]:

@@ -33,10 +33,8 @@ class DenoiserSettings:
     low_noise: float = 0.8
     low_timestep: int = 200
     high_timestep: int = 700
-    dense_weight: float = 0.2
+    dense_weight: float = 0.3
     temperature: float = 0.1
-    neighbourhood: float = 4.0
-    likeness: float = 1.0
 
 
 class Denoiser(nn.Module):
@@ -98,23 +96,15 @@ def sample_timesteps(count: int, settings: DenoiserSettings, rng: np.random.Gene
     return torch.from_numpy(np.where(rng.random(count) < settings.low_noise, low, high))
 
 
-def dense_contrast(
-    first: torch.Tensor,
-    second: torch.Tensor,
-    grid: torch.Tensor,
-    looks: torch.Tensor,
-    settings: DenoiserSettings,
-) -> torch.Tensor:
-    """InfoNCE over shared places of two views.
+def dense_contrast(first: torch.Tensor, second: torch.Tensor, grid: torch.Tensor, temperature: float) -> torch.Tensor:
+    """InfoNCE over shared places of two views; negatives are places of other images only.
 
-    Tokens of one image are no negatives of each other when they are nearer than `neighbourhood` tokens or look
-    alike, their `looks` nearer than `likeness`: otherwise the loss would tear one sky or one road apart.
+    Negatives of the same image would teach where in the picture a token lies: they were worse for clustering.
 
     Args:
         first, second: (b, c, h, w) query maps of the two views.
         grid: (b, h, w, 2), where the first view's tokens lie in the second (see `Pair`).
-        looks: (b, k, h, w) what the tokens of the first view look like, e.g. their latents.
-        settings: `temperature` divides the cosine similarities; `neighbourhood` inf = only other images are negatives.
+        temperature: divides the cosine similarities.
 
     Returns:
         Scalar f32: mean cross-entropy, both ways, of finding each token's own place among those of the batch.
@@ -126,15 +116,10 @@ def dense_contrast(
     shared = (grid.abs() < 1).all(-1).reshape(-1)
     if int(shared.sum()) < 2:
         return first.sum() * 0.0
-    ys, xs = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    coordinates = torch.stack([ys, xs], -1).reshape(-1, 2).repeat(b, 1)[shared.cpu()].float()
-    image = torch.arange(b).repeat_interleave(h * w)[shared.cpu()]
-    seen = looks.float().permute(0, 2, 3, 1).reshape(-1, looks.shape[1]).cpu()[shared.cpu()]
-    akin = (torch.cdist(coordinates, coordinates) < settings.neighbourhood) | (
-        torch.cdist(seen, seen) < settings.likeness
-    )
-    ignored = (image[:, None] == image[None]) & akin & ~torch.eye(len(image), dtype=torch.bool)
-    logits = (anchors[shared] @ places[shared].T / settings.temperature).masked_fill(ignored.to(first.device), -1e4)
+    image = torch.arange(b, device=first.device).repeat_interleave(h * w)[shared]
+    own = torch.eye(len(image), dtype=torch.bool, device=first.device)
+    ignored = (image[:, None] == image[None]) & ~own
+    logits = (anchors[shared] @ places[shared].T / temperature).masked_fill(ignored, -1e4)
     target = torch.arange(len(logits), device=first.device)
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
@@ -165,8 +150,7 @@ class DenoiserLoss:
         height, width = pair.grid.shape[1:3]
         maps = mean.transpose(1, 2).unflatten(2, (height, width))
         first, second = maps.chunk(2)
-        looks = F.avg_pool2d(pair.first, 2)
-        dense = dense_contrast(first, second, pair.grid.to(self.device), looks, s)
+        dense = dense_contrast(first, second, pair.grid.to(self.device), s.temperature)
         loss = denoising + s.dense_weight * dense
         parts = {"denoising": float(denoising.detach()), "dense": float(dense.detach())}
         return Step(loss, parts, len(clean))

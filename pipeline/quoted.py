@@ -16,7 +16,7 @@ class Figures:
 
 
 #: Table 1: method -> data set -> figures.
-METHODS: Mapping[str, Mapping[str, Figures]] = {
+TABLE_1: Mapping[str, Mapping[str, Figures]] = {
     "TMANet (ResNet-50, supervised)": {"cityscapes": Figures(80.3), "camvid": Figures(76.5)},
     "UniVS (Swin-T, supervised)": {"vspw": Figures(59.8, 92.3)},
     "DVIS++ (ViT-L, supervised)": {"vspw": Figures(63.8, 95.7, 95.1)},
@@ -38,7 +38,7 @@ METHODS: Mapping[str, Mapping[str, Figures]] = {
 }  # fmt: skip
 
 #: Table 2, SD 2.1: (B = 14, masked modulation, feature aggregation, CBR) -> figures; in the paper's order.
-ABLATION: Mapping[tuple[bool, bool, bool, bool], Figures] = {
+TABLE_2: Mapping[tuple[bool, bool, bool, bool], Figures] = {
     (False, False, False, False): Figures(33.4, 70.6, 60.2),
     (True, False, False, False): Figures(43.4, 76.9, 73.8),
     (True, True, False, False): Figures(45.6, 87.5, 85.5),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from pipeline.bootstrap import RESAMPLES, SEED, Difference
 from pipeline.quoted import Figures
-from pipeline.tables import ALL, Row, Table, paper_name, quoted_difference
+from pipeline.tables import ALL, Row, Table, quoted_difference
 
 DASH = "-"
 
@@ -42,8 +42,7 @@ def _about(table: Table, dataset: str, names: Sequence[str]) -> str:
 
 
 def _scores(table: Table, dataset: str, names: Sequence[str]) -> str:
-    name = paper_name(dataset)
-    quoted_only = {title: figures[name] for title, figures in table.quoted_only.items() if name in figures}
+    quoted_only = {title: figures[dataset] for title, figures in table.quoted_only.items() if dataset in figures}
     quotes = bool(quoted_only) or any(row.figures(dataset) for row in table.rows)
     heads = [*table.heads, *table.metrics.values(), "s/frame"]
     rows = []

@@ -26,7 +26,7 @@ class Row:
         cells: how the table shows it, one text per leading column.
         videos: name -> record of scores.json, of the scored videos.
         seconds: name -> seconds that the video took; unknown ones are left out.
-        quoted: data set -> the paper's figures; `ALL` for those that stand beside any data set.
+        quoted: data set of the table -> the paper's figures; `ALL` for those that stand beside any data set.
     """
 
     key: str
@@ -37,7 +37,7 @@ class Row:
 
     def figures(self, dataset: str) -> Figures | None:
         """The paper's figures for a data set."""
-        return self.quoted.get(paper_name(dataset), self.quoted.get(ALL))
+        return self.quoted.get(dataset, self.quoted.get(ALL))
 
     def seconds_per_frame(self, names: Sequence[str]) -> float | None:
         """Mean over the frames of these videos; None unless all of them were timed."""
@@ -69,8 +69,8 @@ class Table:
         datasets: name of each video -> its data set.
         windows: n of VC_n.
         pooled: also (and first) all data sets together.
-        per_class: whether the page shows IoU by class.
-        quoted_only: rows of the paper that nothing measured stands beside.
+        per_class: whether the page shows IoU by class; files hold it of all tables.
+        quoted_only: rows of the paper that nothing measured stands beside: title -> data set of the table -> figures.
     """
 
     name: str
@@ -118,11 +118,6 @@ class Table:
         return differences(first, second)
 
 
-def paper_name(dataset: str) -> str:
-    """The name under which the paper's figures of a registered data set stand: `vspw` for `vspw-val`."""
-    return dataset.partition("-")[0]
-
-
 def score_rows(table: Table) -> list[dict[str, Any]]:
     """One row per data set and method, fractions of 1 but for the quoted percentages."""
     return [
@@ -142,8 +137,18 @@ def score_rows(table: Table) -> list[dict[str, Any]]:
     ]
 
 
+def class_rows(table: Table) -> list[dict[str, Any]]:
+    """One row per data set, method and class that is in the ground truth or predicted; fractions of 1."""
+    return [
+        {"dataset": dataset, "row": row.key, **entry}
+        for dataset, names in table.groups().items()
+        for row in table.rows
+        for entry in table.pool(row, names).per_class
+    ]
+
+
 def difference_rows(table: Table) -> list[dict[str, Any]]:
-    """One row per data set, pair of methods and score: `other` minus `base`, its interval, the quoted difference."""
+    """One row per data set, pair of methods and score: `other` minus `base`, its interval, the quoted points."""
     return [
         {
             "dataset": dataset,
@@ -153,7 +158,7 @@ def difference_rows(table: Table) -> list[dict[str, Any]]:
             "difference": found.value,
             "low": found.interval[0] if found.interval else None,
             "high": found.interval[1] if found.interval else None,
-            "quoted": quoted_difference(base, other, dataset, key),
+            "quoted_points": quoted_difference(base, other, dataset, key),
         }
         for dataset, names in table.groups().items()
         for base, other in combinations(table.rows, 2)

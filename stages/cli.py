@@ -104,8 +104,7 @@ def run_app(app: typer.Typer) -> None:
         if debug:
             raise
         code, message = explain(error)
-        message = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in message)
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
         sys.exit(code)
 
 
@@ -141,7 +140,12 @@ def explain(error: Exception) -> tuple[int, str]:
 def note(message: str) -> None:
     """One line for the reader on stderr, named after the DVC stage when there is one."""
     stage = os.environ.get("DVC_STAGE")
-    print(f"{stage}: {message}" if stage else message, file=sys.stderr, flush=True)
+    print(printable(f"{stage}: {message}" if stage else message), file=sys.stderr, flush=True)
+
+
+def printable(message: str) -> str:
+    """The message with control characters escaped: names of files may hold what a terminal obeys."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in message)
 
 
 @contextmanager

@@ -128,9 +128,15 @@ def _refuse_changes(expected: set[str]) -> None:
 
 def _chains(repo: Repo, targets: Sequence[str]) -> tuple[Chain, ...]:
     """The items' stages that the targets need, those of an item together."""
-    order = [stage.name for stage in repo.index.stages if getattr(stage, "name", None)]
-    needed = {name: _upstream(repo, name) for name in order} if not targets else {}
-    wanted = set(order) if not targets else {name for target in targets for name in _upstream(repo, target)}
+    import networkx
+
+    graph = networkx.DiGraph(
+        (stage.addressing, needed.addressing) for stage, needed in repo.index.graph.edges
+    )  # from each stage to those it needs
+    order = [stage.addressing for stage in repo.index.stages]
+    graph.add_nodes_from(order)
+    chosen = {name for target in targets for name in _named(repo, target)} or set(order)
+    wanted = chosen.union(*(networkx.descendants(graph, name) for name in chosen))
     by_item: dict[str, list[str]] = {}
     for name in order:
         if name in wanted and "@" in name:
@@ -138,21 +144,19 @@ def _chains(repo: Repo, targets: Sequence[str]) -> tuple[Chain, ...]:
     model = load(PARAMS if PARAMS.is_file() else None)["backbone"].path
     chains = []
     for key, names in by_item.items():
-        inner = {above for name in names for above in (needed.get(name) or _upstream(repo, name)) if above != name}
-        last = tuple(name for name in names if name not in inner)
+        last = tuple(name for name in names if not set(names).intersection(graph.predecessors(name)))
         chains.append(Chain(key, last, tuple(name.partition("@")[0] for name in names), _inputs(key, model)))
     return tuple(chains)
 
 
-def _upstream(repo: Repo, target: str) -> set[str]:
-    """The stages that a target stands for, with all that they need."""
+def _named(repo: Repo, target: str) -> list[str]:
+    """The stages that a target of `dvc repro` stands for."""
     from dvc.exceptions import DvcException
 
     try:
-        stages = repo.stage.collect(target, with_deps=True)
+        return [stage.addressing for stage in repo.stage.collect(target)]
     except DvcException as error:
         raise UsageError(f"{target}: {' '.join(str(error).split())}; give stages of dvc.yaml, or STAGE@ITEM") from error
-    return {stage.name for stage in stages if getattr(stage, "name", None)}
 
 
 def _inputs(key: str, model: str | None) -> tuple[str, ...]:

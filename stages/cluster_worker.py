@@ -119,7 +119,7 @@ class Clone:
         """
         self.bring(chain.inputs)
         command = [sys.executable, "-m", "dvc", "repro", *chain.targets]
-        with (self.site.logs / f"{chain.key}.log").open("a") as log:
+        with (self.site.logs / f"{chain.key}.log").open("a", buffering=1) as log:
             log.write(f"{socket.gethostname()}:{self.folder}: {' '.join(command)}\n")
             code, states, tail = self._follow(command, log.write, report)
         if code == 0:
@@ -220,6 +220,7 @@ class ClonePlugin(WorkerPlugin):
     def __init__(self, site: Site) -> None:
         self.site = site
         self._clone: Clone | None = None
+        self._made = False
 
     def setup(self, worker: Worker) -> None:
         """Called by Dask when a worker starts, also in place of a lost one."""
@@ -235,9 +236,10 @@ class ClonePlugin(WorkerPlugin):
     def clone(self) -> Clone:
         """This worker's clone."""
         assert self._clone is not None
-        if not self._clone.folder.is_dir():
+        if not self._made:
             remove_clones_of_the_dead(self.site.clones)
             self._clone.make()
+            self._made = True
         return self._clone
 
 

@@ -12,20 +12,18 @@ import typer
 
 from pipeline.errors import DataError, UsageError
 from stages import cli, videos
-from stages.layout import KEY, NAME, NONE
+from stages.layout import KEY, NAME, NONE, REGISTRATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pipeline.datasets.listing import Video
 
-#: Where registrations lie.
-INPUTS = Path("inputs")
-#: Items of all registrations together: with seven stages each, DVC's graph stays below 300, above which it is slow.
+#: Items of videos.yaml: with seven stages each, DVC's graph stays below 300 stages, above which it is slow.
 MOST_ITEMS = 42
 #: Up to that many videos each are an item of their own; more are joined.
 SINGLE = 40
-#: Videos in an item, about.
+#: Videos that an item joins at most.
 TOGETHER = 10
 
 
@@ -59,6 +57,10 @@ def register(
         int | None, typer.Option(min=1, help="one pixel for N of the source: 16 = a quarter of each side")
     ] = None,
     fps: Annotated[float | None, typer.Option(min=0.01, help="frame rate; default: the data set's own")] = None,
+    per_item: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"videos in an item, at most; default: 1, {TOGETHER} with more than {SINGLE} videos"),
+    ] = None,
 ) -> None:
     """Check a data set's layout and write its videos into videos.yaml; registering again replaces them.
 
@@ -74,11 +76,12 @@ def register(
     name = name or "-".join(part for part in (_base_name(dataset, root), split) if part)
     if not KEY.fullmatch(name) or name == Path(NONE).name:
         raise UsageError(f"'{name}': names may hold letters, digits, '_' and '-' only; give another one with --name")
-    folder = INPUTS / name
+    folder = REGISTRATIONS / name
     source = {"dataset": str(dataset), "root": str(root.resolve()), "split": split or "all"}
     check_registration(folder, source)
     found = _checked(list(islice(adapter.videos(root, split), first)))
-    items = _items(name, found, max(1, MOST_ITEMS - videos.count_others(name)))
+    items = grouped(name, found, per_item)
+    _check_count(len(items), videos.count_others(name), len(found))
     size = None if downsample is None else f"1/{downsample}"
     entries = {key: [_entry(folder, key, part, fps, size)] for key, part in items.items()}
     videos.check_keys(entries, name)
@@ -119,13 +122,31 @@ def _checked(found: list[Video]) -> list[Video]:
     return found
 
 
-def _items(name: str, found: Sequence[Video], room: int) -> dict[str, list[Video]]:
-    """The videos by item: one each, or joined into items of nearly the same size; no more than `room` items."""
-    if len(found) <= min(SINGLE, room):
+def grouped(name: str, found: Sequence[Video], per_item: int | None = None) -> dict[str, list[Video]]:
+    """The videos by item: one each, or joined in their order into items of nearly the same size.
+
+    Depends on nothing else, so that registering again never renames items.
+
+    Args:
+        per_item: videos in an item, at most; None = 1 up to `SINGLE` videos, else `TOGETHER`.
+    """
+    per_item = per_item or (1 if len(found) <= SINGLE else TOGETHER)
+    if per_item == 1:
         return {f"{name}-{_key(video.name)}": [video] for video in found}
-    count = min(-(-len(found) // TOGETHER), room)
+    count = -(-len(found) // per_item)
     bounds = [len(found) * part // count for part in range(count + 1)]
     return {f"{name}-{part:03d}": list(found[bounds[part] : bounds[part + 1]]) for part in range(count)}
+
+
+def _check_count(items: int, others: int, found: int) -> None:
+    if items + others <= MOST_ITEMS:
+        return
+    room = MOST_ITEMS - others
+    fewer = f"give --per-item {-(-found // room)} or --first N" if room > 0 else "remove items from it"
+    raise UsageError(
+        f"{videos.VIDEOS}: {items} items beside {others} others; DVC is slow with more than {MOST_ITEMS} "
+        f"(300 stages): {fewer}"
+    )
 
 
 def _place(key: str, part: Sequence[Video], video: Video) -> str:
@@ -136,6 +157,8 @@ def _entry(folder: Path, key: str, part: Sequence[Video], fps: float | None, siz
     """What videos.yaml says of an item; DVC watches the folder that holds all of its videos."""
     from stages.yaml_files import flow_list
 
+    rates: Any = [fps or video.fps for video in part]
+    rates = rates[0] if len(set(rates)) == 1 else flow_list(rates)
     if len(part) == 1:
         place = folder.resolve() / part[0].name
         paths: Mapping[str, Any] = {"path": str(place / "frames"), "ground_truth": str(place / "labels")}
@@ -143,7 +166,7 @@ def _entry(folder: Path, key: str, part: Sequence[Video], fps: float | None, siz
         place = folder.resolve() / key
         names = flow_list([video.name for video in part])
         paths = {"path": str(place), "ground_truth": str(place), "videos": names}
-    optional = {"fps": fps or part[0].fps, "size": size, "dataset": folder.name}
+    optional = {"fps": rates, "size": size, "dataset": folder.name}
     given = {name: value for name, value in optional.items() if value is not None}
     return {**paths, "classes": NONE, "mask": NONE, **given}
 

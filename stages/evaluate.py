@@ -16,6 +16,7 @@ from stages.settings import load, param
 if TYPE_CHECKING:
     from pipeline.artifacts import Store
     from pipeline.davis import Frames
+    from pipeline.scores import ScoredClasses
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def _score(job: Job, params: Params) -> dict[str, Any]:
         protocol = classes.protocol(params.protocol)
     except DataError as error:
         raise DataError(f"{job.truth}: {error}") from error
+    _warn_of_gaps(about["name"], params.protocol, classes)
     labels = _labels(job, labels_store, truth_store, positions, truth.size)
     rule = _rule(params.assignment, labels_store if job.predictions is None else None)
     height, width = truth.size
@@ -203,9 +205,39 @@ def _warn(name: str, scored: dict[str, Any]) -> None:
         cli.note(f"{name}: {lost:.1%} of the scored pixels lie in clusters without a class: counted as wrong")
 
 
-def run_item(item: str, params_file: Path | None, sets: list[str] | None, predictions: Path | None) -> None:
-    """Score every video of an item; predictions of several videos lie in one sub-folder each."""
+def _warn_of_gaps(name: str, protocol: str, classes: ScoredClasses) -> None:
+    values = sorted(classes.names)
+    if protocol != "official" or values in (list(range(len(values))), list(range(1, len(values) + 1))):
+        return
+    beyond = [f"{value} {classes.name(value)}" for value in values if value >= len(values)]
+    shown = ", ".join(beyond[:3]) + (", ..." if len(beyond) > 3 else "")
+    cli.note(
+        f"warning: {name}: evaluate.protocol official takes the values 0 to {len(values) - 1} for the classes, but the "
+        f"ids have gaps: {len(beyond)} of {len(values)} classes are not scored ({shown})"
+    )
+
+
+def run_item(
+    item: str,
+    params_file: Path | None,
+    sets: list[str] | None,
+    predictions: Path | None = None,
+    out: Path | None = None,
+) -> None:
+    """Score every video of an item; predictions of several videos lie in one sub-folder each.
+
+    Args:
+        out: folder for scores.json, with `predictions`; the item's own place is for the pipeline's labels.
+
+    Raises:
+        UsageError: predictions without a folder of their own for the scores, or that folder without predictions.
+    """
     key = item_key(item)
+    own = DATA / "evaluate" / key
+    if predictions is not None and (out is None or out.resolve() == own.resolve()):
+        raise UsageError(f"--predictions: {own} is for the pipeline's own labels; give another folder with --out")
+    if predictions is None and out is not None:
+        raise UsageError("--out goes with --predictions; scores of the pipeline's own labels have their place")
     jobs = []
     for video in videos_of(key, "truth.zarr"):
         labels = place("upsample", key, video) / "labels.zarr"
@@ -218,7 +250,7 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None, predic
                 folder,
             )
         )
-    run_videos(jobs, DATA / "evaluate" / key, load(params_file, sets or ())["evaluate"])
+    run_videos(jobs, out or own, load(params_file, sets or ())["evaluate"])
 
 
 app = cli.new_app("Score labels: labels.zarr, truth.zarr -> scores.json.")
@@ -234,6 +266,9 @@ def main(
     predictions: Annotated[
         Path | None, typer.Option(help="score these label PNGs, named like the frames, instead of LABELS")
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for scores.json, with --item and --predictions", file_okay=False)
+    ] = None,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
     item: cli.ItemOption = None,
@@ -245,9 +280,11 @@ def main(
     if predictions is not None and labels and truth and out_dir is None:
         labels, truth, out_dir = None, labels, truth
     if truth and out_dir:
+        if out is not None:
+            raise UsageError("--out goes with --item; with paths OUT_DIR is the folder for scores.json")
         run(labels, truth, out_dir, load(params, set_ or ())["evaluate"], predictions)
     elif item is not None:
-        run_item(item, params, set_, predictions)
+        run_item(item, params, set_, predictions, out)
     else:
         raise UsageError("give LABELS, TRUTH and OUT_DIR, or --item KEY")
 

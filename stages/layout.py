@@ -16,6 +16,8 @@ from pipeline.errors import DataError, UsageError
 from stages import yaml_files
 
 DATA = Path("data")
+#: Where registrations of data sets lie.
+REGISTRATIONS = Path("inputs")
 #: DVC needs a path to watch; in videos.yaml this one stands for "there is none".
 NONE = "inputs/none"
 #: Keys of items. No dot: to DVC, `items.a.b` is b within a.
@@ -109,7 +111,8 @@ def item_videos(key: str, videos_file: Path = Path("videos.yaml")) -> list[dict[
     """One entry per video of an item in videos.yaml; used by ingest, the only stage that looks at raw video.
 
     An entry with `videos: [a, b]` stands for the videos `path/a/frames` and `path/b/frames` with the ground truth
-    `ground_truth/a/labels`, ...: so DVC, which sees only an item's first entry, watches all of them.
+    `ground_truth/a/labels`, ...: so DVC, which sees only an item's first entry, watches all of them. Its `fps` is of
+    all of them, or a list of one each.
 
     Raises:
         UsageError: no such file or item, or an entry without a path.
@@ -123,6 +126,9 @@ def item_videos(key: str, videos_file: Path = Path("videos.yaml")) -> list[dict[
     for entry in entries:
         if "videos" in entry and not (isinstance(entry["videos"], list) and entry["videos"]):
             raise UsageError(f"{videos_file}: item '{key}': `videos` must be a list of names: [a, b]")
+        rates = entry.get("fps")
+        if isinstance(rates, list) and len(rates) != len(entry.get("videos", ())):
+            raise UsageError(f"{videos_file}: item '{key}': a list in `fps` must have one rate for each of `videos`")
         for name in ("path", "ground_truth", "classes", "mask"):
             if not isinstance(entry.get(name) or NONE, str):
                 raise UsageError(f"{videos_file}: item '{key}': `{name}` must be a path, not {entry[name]!r}")
@@ -135,10 +141,13 @@ def _videos(entry: dict[str, Any]) -> list[dict[str, Any]]:
     common = {key: value for key, value in entry.items() if key != "videos"}
     folders = {"path": "frames", "ground_truth": "labels"}
     given = {key: folder for key, folder in folders.items() if entry.get(key, NONE) != NONE}
-    return [
+    videos = [
         {**common, "name": name, **{key: f"{entry[key]}/{name}/{folder}" for key, folder in given.items()}}
         for name in map(str, entry["videos"])
     ]
+    if isinstance(entry.get("fps"), list):
+        return [{**video, "fps": fps} for video, fps in zip(videos, entry["fps"], strict=True)]
+    return videos
 
 
 def place(stage: str, key: str, video: str | None) -> Place:

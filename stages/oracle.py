@@ -7,35 +7,37 @@ before evaluate, no parameter leads here, and its stores say what they are.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages import backbones, cli, evaluate, experiments, upsample
-from stages.layout import Place, item_keys, videos_of
+from stages.layout import Place, videos_of
 from stages.settings import Settings
 
 if TYPE_CHECKING:
     from pipeline.backbone import Backbone
 
-METHODS = ("nearest", "bilinear", "joint_bilateral", "modulation")
+UPSAMPLERS = ("nearest", "bilinear", "joint_bilateral", "modulation")
 #: What it needs of an experiment, below data/.
 STORES = ("ingest/{}/clip.zarr", "ingest/{}/truth.zarr", "extract/{}/latents.zarr", "segment/{}/coarse.zarr")
 
 
-def run(revision: str, settings: Settings, folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+def run(revision: str, items: Sequence[str], settings: Settings, folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """Upsampler -> item -> content of scores.json, for the videos of a finished experiment.
 
     Args:
         revision: the experiment's commit; its clips, latents and token grids are used, not its labels.
-        settings: the experiment's parameters.
+        items: those of the experiment.
+        settings: its parameters.
         folder: keeps the scores, one folder per upsampler and item; those that are there are not made again.
     """
     from pipeline.score_files import parse
 
     backbone: Backbone | None = None
-    for key in item_keys():
-        missing = [method for method in METHODS if not _scores(folder, method, key).is_file()]
+    for key in items:
+        missing = [method for method in UPSAMPLERS if not _scores(folder, method, key).is_file()]
         if not missing:
             continue
         if backbone is None and "modulation" in missing:
@@ -48,22 +50,20 @@ def run(revision: str, settings: Settings, folder: Path) -> dict[str, dict[str, 
             _run_item(key, method, settings, data, _scores(folder, method, key).parent, backbone)
         shutil.rmtree(data)
     return {
-        method: {
-            key: parse(_scores(folder, method, key), _scores(folder, method, key).read_text()) for key in item_keys()
-        }
-        for method in METHODS
+        method: {key: parse(_scores(folder, method, key), _scores(folder, method, key).read_text()) for key in items}
+        for method in UPSAMPLERS
     }
 
 
 def write_coarse(truth: Path, coarse: Path, out: Path | Place) -> Path:
     """The ground truth on the token grid of a coarse store; returns the path of the oracle's own coarse.zarr.
 
-    Each token takes the value at its centre, as a first-frame mask does. A frame without ground truth gets one label.
+    Ignored tokens take the nearest class. A frame without ground truth gets one label.
     """
     import numpy as np
 
     from pipeline import artifacts
-    from pipeline.resize import resize_labels_nearest
+    from pipeline.coarse_truth import coarse_truth
     from pipeline.segment_stores import CoarseWriter, store_grid
 
     known, template = artifacts.open_store(truth, artifacts.TRUTH), artifacts.open_store(coarse, artifacts.COARSE)
@@ -85,7 +85,7 @@ def write_coarse(truth: Path, coarse: Path, out: Path | Place) -> Path:
         labels = np.zeros((1, *grid), np.int64)
         if frame in places:
             plane = known.read("ground_truth", places[frame], places[frame] + 1)[0]
-            labels[0] = resize_labels_nearest(plane, grid)
+            labels[0] = coarse_truth(plane, grid, known.attrs["ignore"])
         writer.add(labels, labels)
     return writer.commit()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.errors import UsageError
-from stages import cli
+from stages import cli, yaml_files
 from stages.settings import from_mapping, param
 
 if TYPE_CHECKING:
@@ -26,22 +26,16 @@ class Params:
     autoencoder_share: float = param(0.33, "share of the minutes for the autoencoder", low=0.0, high=1.0)
     decoder_share: float = param(0.12, "share of the minutes for its decoder at the end", low=0.0, high=1.0)
     autoencoder_channels: tuple[int, ...] = param((24, 48, 72, 96), "widths of the autoencoder, full size first")
-    autoencoder_batch: int = param(8, "crops per step of the autoencoder", low=1)
+    autoencoder_batch: int = param(16, "crops per step of the autoencoder", low=1)
     autoencoder_crop: int = param(96, "side of a crop in pixels, a multiple of 8", low=32)
     autoencoder_rate: float = param(2e-3, "peak learning rate of the autoencoder", low=0.0)
     denoiser_channels: tuple[int, ...] = param((48, 96, 160, 160), "widths of the denoiser, full size first")
-    denoiser_pairs: int = param(8, "view pairs of 16x16 latents per step of the denoiser", low=2)
+    denoiser_pairs: int = param(16, "view pairs of 16x16 latents per step of the denoiser", low=2)
     decoder_rate: float = param(1e-3, "peak learning rate of the decoder at the end", low=0.0)
     denoiser_rate: float = param(1e-3, "peak learning rate of the denoiser", low=0.0)
-    variants: int = param(2, "encodings of every image, each with another window and other colours", low=1)
+    variants: int = param(3, "encodings of every image, each with another window and other colours", low=1)
     low_noise: float = param(0.8, "share of training timesteps below 200 of 1000", low=0.0, high=1.0)
-    dense_weight: float = param(0.2, "weight of the self-supervised loss beside denoising", low=0.0)
-    neighbourhood: float = param(
-        4.0, "tokens of one image nearer than this are no negatives of each other; large = none are", low=0.0
-    )
-    likeness: float = param(
-        1.0, "nor are tokens of one image whose latents (deviation 1) are nearer than this", low=0.0
-    )
+    dense_weight: float = param(0.3, "weight of the self-supervised loss beside denoising", low=0.0)
     held_out_every: int = param(50, "every n-th row of index.csv is held back for the PSNR", low=2)
     seed: int = param(0, "seed of weights, crops and noise", low=0)
 
@@ -87,8 +81,6 @@ def settings(params: Params) -> PretrainSettings:
             channels=params.denoiser_channels,
             low_noise=params.low_noise,
             dense_weight=params.dense_weight,
-            neighbourhood=params.neighbourhood,
-            likeness=params.likeness,
         ),
         autoencoder_phase=PhaseSettings(params.autoencoder_share, params.autoencoder_rate),
         denoiser_phase=PhaseSettings(denoiser_share, params.denoiser_rate, 40),
@@ -99,20 +91,19 @@ def settings(params: Params) -> PretrainSettings:
 
 def load_params(params_file: Path | None, sets: Iterable[str]) -> Params:
     """Section `pretrain` of a YAML file, then `pretrain.key=value` strings; UsageError names a bad key."""
-    import yaml
-
     values: dict[str, Any] = {}
     if params_file is not None:
-        try:
-            values = dict((yaml.safe_load(params_file.read_text()) or {}).get("pretrain") or {})
-        except (OSError, yaml.YAMLError, AttributeError, ValueError) as error:
-            raise UsageError(f"{params_file}: not a parameter file with a section `pretrain`") from error
+        content = yaml_files.load(params_file, "give a parameter file with a section `pretrain`") or {}
+        section = (content.get("pretrain") or {}) if isinstance(content, dict) else None
+        if not isinstance(section, dict):
+            raise UsageError(f"{params_file}: not a parameter file with a section `pretrain`")
+        values = {str(key): value for key, value in section.items()}
     for text in sets:
         name, equals, value = text.partition("=")
-        section, _, key = name.strip().partition(".")
-        if section != "pretrain" or not equals or not key:
+        prefix, _, key = name.strip().partition(".")
+        if prefix != "pretrain" or not equals or not key:
             raise UsageError(f"--set {text}: expected pretrain.key=value, e.g. --set pretrain.seed=1")
-        values[key] = yaml.safe_load(value)
+        values[key] = yaml_files.parse(value, f"--set {text}: the value")
     return from_mapping("pretrain", Params, values)
 
 

@@ -172,7 +172,9 @@ def _read_yaml(path: Path) -> dict[str, dict[str, Any]]:
     content = yaml_files.load(Path(path), "give a parameter file like params.yaml") or {}
     if not isinstance(content, dict) or not all(isinstance(v, dict | None) for v in content.values()):
         raise UsageError(f"{path}: expected sections with keys, like `segment: {{clusters: 20}}`")
-    return {str(section): dict(values or {}) for section, values in content.items()}
+    return {
+        str(section): {str(key): value for key, value in (values or {}).items()} for section, values in content.items()
+    }
 
 
 def _parse_set(text: str) -> tuple[str, str, Any]:
@@ -188,9 +190,9 @@ def _parse_set(text: str) -> tuple[str, str, Any]:
 def _check(name: str, value: Any, hint: Any, limits: Mapping[str, Any], at: str) -> Any:
     converted = _convert(value, hint)
     if converted is _BAD:
-        raise UsageError(f"{name} must be {_describe(hint)}, not {value!r}{at}")
+        raise UsageError(f"{name} must be {_describe(hint)}, not {_shown(value)}{at}")
     if limits["choices"] and converted is not None and converted not in limits["choices"]:
-        raise UsageError(f"{name} must be one of {', '.join(limits['choices'])}, not {value!r}{at}")
+        raise UsageError(f"{name} must be one of {', '.join(limits['choices'])}, not {_shown(value)}{at}")
     numbers = converted if isinstance(converted, tuple) else (converted,)
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, int | float):
@@ -200,6 +202,11 @@ def _check(name: str, value: Any, hint: Any, limits: Mapping[str, Any], at: str)
             bounds = f"at least {low}" if high is None else f"between {low} and {high}"
             raise UsageError(f"{name} must be {bounds if low is not None else f'at most {high}'}, not {number}{at}")
     return converted
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 _BAD = object()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import permutations
 from typing import Any
 
-from pipeline.quoted import ABLATION, METHODS, Figures
+from pipeline.quoted import TABLE_1, TABLE_2, Figures
 from pipeline.tables import ALL, Pair
 from stages.settings import Settings, read_preset
 
@@ -28,7 +28,7 @@ class RowSpec:
         key: its short name, for `--rows` and in DVC.
         cells: its leading columns.
         sets: what differs from params.yaml, as `section.key=value`.
-        quoted: data set -> the paper's figures.
+        quoted: data set as the paper names it -> the paper's figures; `ALL` for those beside any data set.
     """
 
     key: str
@@ -39,11 +39,11 @@ class RowSpec:
 
 def method_rows() -> tuple[RowSpec, ...]:
     """Table 1: the method as configured, and the baselines."""
-    ours = RowSpec("ours", ("ours",), (), METHODS["Ours (SD)"])
+    ours = RowSpec("ours", ("ours",), (), TABLE_1["Ours (SD)"])
     return (
         ours,
         *(
-            RowSpec(name, (title,), preset_sets(name), METHODS["EmerDiff (SD)"] if name == "emerdiff" else {})
+            RowSpec(name, (title,), preset_sets(name), TABLE_1["EmerDiff (SD)"] if name == "emerdiff" else {})
             for name, title in BASELINES.items()
         ),
     )
@@ -57,7 +57,7 @@ def ablation_rows(settings: Settings) -> tuple[RowSpec, ...]:
     """
     return tuple(
         RowSpec(_key(switches), ("14" if switches[0] else "1", *map(_tick, switches[1:])), sets, {ALL: figures})
-        for switches, figures in ABLATION.items()
+        for switches, figures in TABLE_2.items()
         for sets in [_ablation_sets(switches, settings)]
     )
 
@@ -78,7 +78,7 @@ def _ablation_sets(switches: tuple[bool, bool, bool, bool], settings: Settings) 
 
 def ablation_pairs(rows: tuple[RowSpec, ...]) -> tuple[Pair, ...]:
     """All two rows of which the second has one switch more."""
-    keys = {row.key: switches for switches in ABLATION for row in rows if row.key == _key(switches)}
+    keys = {row.key: switches for switches in TABLE_2 for row in rows if row.key == _key(switches)}
     return tuple(
         Pair(f"{_names(switches) or 'nothing'} + {SWITCHES[added[0]]}", base, other)
         for (base, switches), (other, more) in permutations(keys.items(), 2)

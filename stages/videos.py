@@ -89,9 +89,7 @@ def replace_items(entries: Mapping[str, list[dict[str, Any]]], registration: str
 
 
 def _is_of(entries: Any, registration: str) -> bool:
-    return bool(entries) and all(
-        isinstance(entry, dict) and entry.get("dataset") == registration for entry in entries
-    )
+    return bool(entries) and all(isinstance(entry, dict) and entry.get("dataset") == registration for entry in entries)
 
 
 def _write(key: str, entry: dict[str, Any]) -> None:

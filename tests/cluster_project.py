@@ -90,7 +90,10 @@ class Checkout:
     def run(self, *command: str, check: int = 0) -> str:
         """Run a command here; returns what it prints. Fails the test unless the exit code is `check`."""
         process = self.start(*command)
-        output, _ = process.communicate(timeout=600)
+        try:
+            output, _ = process.communicate(timeout=1800)
+        finally:
+            process.terminate()
         assert process.returncode == check, f"{command}: exit {process.returncode}\n{output}"
         return output
 

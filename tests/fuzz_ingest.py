@@ -81,7 +81,7 @@ def fuzz(parser: str, seconds: int, findings: Path) -> None:
                     (findings / parser / hashlib.sha256(content).hexdigest()[:12]).write_bytes(content)
                     print(f"{parser}: {place}: {str(error)[:100]!r}", flush=True)
 
-    limits = [f"-max_total_time={seconds}", "-max_len=4096", "-timeout=20", "-rss_limit_mb=3000", "-verbosity=0"]
+    limits = [f"-max_total_time={seconds}", "-max_len=4096", "-timeout=120", "-rss_limit_mb=3000", "-verbosity=0"]
     options = [*limits, "-print_final_stats=1", f"-artifact_prefix={findings}/{parser}-", str(work / "corpus")]
     atheris.Setup([sys.argv[0], *options], one_input)
     try:

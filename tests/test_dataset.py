@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,9 @@ import yaml
 from PIL import Image
 
 from pipeline import artifacts
+from pipeline.datasets.listing import Video
 from pipeline.truth import read_classes
+from stages import dataset
 from stages.resources import resource
 from tests import fake_datasets as fake
 from tests.commands import error_line, vidseg
@@ -220,15 +223,59 @@ def test_many_videos_share_items(project: Path, root: Path) -> None:
     assert truth_of(project, "vspw-val-001", names[8]).attrs["ignore"] == [0, 255]
 
 
-def test_the_graph_of_dvc_stays_small(project: Path, root: Path) -> None:
-    """Whatever is registered: below 300 stages."""
-    others = {f"other-{number}": [{"path": "clip.mp4"}] for number in range(39)}
-    (project / "videos.yaml").write_text(yaml.safe_dump({"items": others}))
-    register(project, fake.vspw(root, count=43, frames=1), "vspw")
-    added = items(project)
-    assert [len(entries[0]["videos"]) for key, entries in added.items() if key not in others] == [14, 14, 15]
+@pytest.mark.parametrize(
+    ("count", "per_item", "sizes"),
+    [
+        (40, None, {1: 40}),
+        (41, None, {8: 4, 9: 1}),
+        (343, None, {9: 7, 10: 28}),  # VSPW val
+        (500, 13, {12: 7, 13: 32}),
+        (6, 4, {3: 2}),
+        (60, 1, {1: 60}),
+    ],
+)
+def test_videos_by_item(count: int, per_item: int | None, sizes: dict[int, int]) -> None:
+    found = [Video(f"v{number}", (), None, None) for number in range(count)]
+    made = dataset.grouped("set", found, per_item)
+    assert Counter(map(len, made.values())) == sizes
+    assert [video for part in made.values() for video in part] == found
+    single = set(sizes) == {1}
+    assert list(made)[:2] == (["set-v0", "set-v1"] if single else ["set-000", "set-001"])
+
+
+def test_more_items_than_dvc_can_take_are_refused_with_a_remedy(project: Path, root: Path) -> None:
+    """The names of items do not depend on what else is registered."""
     stages = yaml.safe_load(resource("dvc.yaml").read_text())["stages"].values()
-    assert sum(len(added) if "foreach" in stage else 1 for stage in stages) < 300
+    assert sum(dataset.MOST_ITEMS if "foreach" in stage else 1 for stage in stages) < 300
+    others = {f"other-{number}": [{"path": "clip.mp4"}] for number in range(40)}
+    (project / "videos.yaml").write_text(yaml.safe_dump({"items": others}))
+    fake.vspw(root, count=7, frames=1)
+    line = error_line(register(project, root, "vspw", check=2))
+    assert (
+        "videos.yaml: 7 items beside 40 others; DVC is slow with more than 42 (300 stages): give --per-item 4" in line
+    )
+    assert set(items(project)) == set(others) and not (project / "inputs/vspw-val").exists()
+    register(project, root, "vspw", "--per-item", 4)
+    assert set(items(project)) - set(others) == {"vspw-val-000", "vspw-val-001"}
+    (project / "videos.yaml").write_text(yaml.safe_dump({"items": others | {"a": others["other-0"], "b": [{}]}}))
+    assert "(300 stages): remove items from it" in error_line(register(project, root, "vspw", check=2))
+
+
+def test_joined_videos_keep_their_rates(project: Path, root: Path) -> None:
+    register(project, fake.camvid11(root), "camvid", "--split", "val", "--per-item", 2)
+    first, second = (items(project)[f"camvid-val-{part:03d}"][0] for part in range(2))
+    assert first["fps"] == [1, pytest.approx(1, abs=0.04)] and second["fps"] == [1, 15]
+    vidseg("ingest", "--item", "camvid-val-001", "--set", "ingest.size=64", cwd=project)
+    sources = project / "data/ingest/camvid-val-001/source"
+    rates = {path.parent.name: json.loads(path.read_text())["fps"] for path in sources.glob("*/*.json")}
+    assert rates == {"0016E5_07920": 1, "0016E5_07959": 15}
+
+
+def test_rates_must_be_as_many_as_videos(project: Path) -> None:
+    entry = {"path": "x", "videos": ["a", "b"], "fps": [1]}
+    (project / "videos.yaml").write_text(yaml.safe_dump({"items": {"x": [entry]}}))
+    line = error_line(vidseg("ingest", "--item", "x", cwd=project, check=2))
+    assert "item 'x': a list in `fps` must have one rate for each of `videos`" in line
 
 
 def test_other_items_and_comments_stay(project: Path, root: Path) -> None:
@@ -401,8 +448,8 @@ def test_one_annotated_frame_is_marked_to_the_end(project: Path, root: Path) -> 
     write.save(project / "png" / "ulm_000000_000294.png")
     for assignment, oracle in (("majority", True), ("none", False)):
         setting = f"evaluate.assignment={assignment}"
-        vidseg("evaluate", "--item", key, "--predictions", "png", "--set", setting, cwd=project)
-        result = vidseg("summarize", "data/evaluate", ".", cwd=project)
+        vidseg("evaluate", "--item", key, "--predictions", "png", "--out", "theirs", "--set", setting, cwd=project)
+        result = vidseg("summarize", "theirs", ".", cwd=project)
         metrics = json.loads((project / "metrics.json").read_text())
         assert metrics["oracle_assignment"] is oracle
         assert ("oracle assignment" in result.stdout) is oracle
@@ -417,8 +464,9 @@ def test_coloured_label_maps_are_perfect_predictions(project: Path, root: Path) 
     for file in (root / "LabeledApproved_full").iterdir():
         file.rename(file.with_name(file.name.replace("_L", "")))
     predictions = root / "LabeledApproved_full"
-    vidseg("evaluate", "--item", "camvid-val-0016E5_07959", "--predictions", predictions, cwd=project)
-    scores = json.loads((project / "data/evaluate/camvid-val-0016E5_07959/scores.json").read_text())
+    chosen = ("--item", "camvid-val-0016E5_07959", "--predictions", predictions, "--out", "theirs")
+    vidseg("evaluate", *chosen, cwd=project)
+    scores = json.loads((project / "theirs/scores.json").read_text())
     assert scores["pooled"]["miou"] == 1.0
 
 

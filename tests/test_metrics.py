@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import DataError
-from pipeline.metrics import Confusion, Consistency, Window, pooled_consistency
+from pipeline.metrics import Confusion, Consistency, Window
 from pipeline.protocol import Official, Protocol, Strict
 
 CLASSES, VOID = 3, 255
@@ -132,7 +132,6 @@ def test_void_in_place_is_common_area_for_official_only() -> None:
     official, strict = (consistency_of(PROTOCOLS[name], void, changing, (2,))[2] for name in ("official", "strict"))
     assert [window.ratio for window in official] == [0.0] * 4
     assert all(math.isnan(window.ratio) for window in strict)
-    assert math.isnan(pooled_consistency(strict))
 
 
 @pytest.mark.parametrize("n", [255, 256, 300])
@@ -152,10 +151,6 @@ def test_no_window_reaches_across_a_gap() -> None:
             consistency.restart()
         consistency.update(PROTOCOLS["strict"].decode(*pair))
     assert len(consistency.windows[2]) == (4 - 2) + (3 - 2)
-
-
-def test_pooled_consistency_leaves_undefined_windows_out() -> None:
-    assert pooled_consistency([Window(4, 2), Window(0, 0), Window(4, 4)]) == 0.75
 
 
 def test_bad_input() -> None:

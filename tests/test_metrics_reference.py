@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.assignment import Assignment, majority, nearest_samples, official_majority
+from pipeline.assignment import IDENTITY, Assignment, majority, nearest_samples, official_majority
 from pipeline.davis import DavisScores, semi_supervised, unsupervised
 from pipeline.errors import DataError
-from pipeline.metrics import Confusion, Consistency, pooled_consistency
+from pipeline.metrics import Confusion, Consistency
 from pipeline.protocol import Official, Protocol, Strict
+from pipeline.scores import ScoredClasses, pool, score_video
 from pipeline.smite import score_parts, shared_frames
 
 VARIABLE = "VIDSEG_METRICS_REFERENCE"
@@ -132,20 +133,39 @@ def vspw_scores(case: Case, protocol: Protocol, predictions: list[np.ndarray]) -
     confusion = dataset.counts[:size, :size].copy()
     confusion[count:] = 0
     per_video = [{"name": name, **scores(table)} for name, table in zip(case.names, tables, strict=True)]
-    every = [window for n in WINDOWS for c in consistencies for window in c.windows[n]]
+    # What scores.json and the tables show: whole videos, pooled from their records.
+    classes = ScoredClasses({value: str(value) for value in protocol.class_values})
+    records = [
+        score_video(truth, prediction, range(len(truth)), classes, protocol, IDENTITY, WINDOWS)
+        for truth, prediction in zip(case.videos("gt"), predictions, strict=True)
+    ]
+    pooled = pool([(record, classes.names) for record in records], WINDOWS).scores
+    sums, counts = ([sum(r["vc"][str(n)][key] for r in records) for n in WINDOWS] for key in ("sum", "windows"))
     return {
         "evaluator_num_class": size,
-        "dataset": {"confusion": confusion.tolist(), **scores(dataset)},
+        "dataset": {
+            "confusion": confusion.tolist(),
+            **scores(dataset),
+            "miou": pooled["miou"],
+            "pixel_acc": pooled["pixel_accuracy"],
+            "class_acc": pooled["class_accuracy"],
+        },
         "per_video": per_video,
         "mean_over_videos_miou": float(np.mean([video["miou"] for video in per_video])),
         "mean_over_videos_fwiou": float(np.mean([video["fwiou"] for video in per_video])),
-        "vc": {str(n): consistency_scores(case.names, [c.windows[n] for c in consistencies]) for n in WINDOWS},
-        "vc16_pooled_after_vc8": pooled_consistency(every),
+        "vc": {
+            str(n): {
+                **window_scores(case.names, [c.windows[n] for c in consistencies]),
+                "num_empty": sum(record["vc"][str(n)]["empty"] for record in records),
+                "pooled": pooled[f"vc{n}"],
+            }
+            for n in WINDOWS
+        },
+        "vc16_pooled_after_vc8": sum(sums) / sum(counts) if sum(counts) else None,
     }
 
 
-def consistency_scores(names: list[str], videos: list[list[Any]]) -> dict[str, Any]:
-    every = [window for windows in videos for window in windows]
+def window_scores(names: list[str], videos: list[list[Any]]) -> dict[str, Any]:
     return {
         "per_video": [
             {"name": name, "num_windows": len(windows), "windows": [window.ratio for window in windows]}
@@ -153,9 +173,7 @@ def consistency_scores(names: list[str], videos: list[list[Any]]) -> dict[str, A
             if windows
         ],
         "skipped": [name for name, windows in zip(names, videos, strict=True) if not windows],
-        "num_windows": len(every),
-        "num_empty": sum(window.area == 0 for window in every),
-        "pooled": pooled_consistency(every),
+        "num_windows": sum(map(len, videos)),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -368,13 +369,57 @@ def test_items_and_their_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_predictions_of_an_item_lie_in_sub_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their scores stay out of the pipeline's way."""
     item_folders(tmp_path)
     monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(evaluate.app, ["--item", "many"], catch_exceptions=False).exit_code == 0
+    own = (tmp_path / "data/evaluate/many/scores.json").read_bytes()
     write_predictions(tmp_path / "png" / "a", np.ones((20, *SIZE), np.uint8))
-    arguments = ["--item", "many", "--predictions", "png"]
+    arguments = ["--item", "many", "--predictions", "png", "--out", "theirs/many"]
     assert CliRunner().invoke(evaluate.app, arguments, catch_exceptions=False).exit_code == 0
-    accuracy = scored(tmp_path / "data/evaluate/many/scores.json")["pooled"]["pixel_accuracy"]
+    accuracy = scored(tmp_path / "theirs/many/scores.json")["pooled"]["pixel_accuracy"]
     assert accuracy == pytest.approx((scene() == 1).sum() / (scene() != 255).sum())
+    assert (tmp_path / "data/evaluate/many/scores.json").read_bytes() == own
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--item", "one", "--predictions", "png"), "data/evaluate/one is for the pipeline's own labels; give another"),
+        (("--item", "one", "--predictions", "png", "--out", "data/../data/evaluate/one"), "give another folder with"),
+        (("--item", "one", "--out", "theirs"), "--out goes with --predictions"),
+        (("a.zarr", "b.zarr", "c", "--out", "theirs"), "--out goes with --item"),
+    ],
+)
+def test_scores_of_predictions_need_a_place_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        CliRunner().invoke(evaluate.app, list(arguments), catch_exceptions=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("ids", "warned"),
+    [
+        ((0, 1, 2), None),
+        ((1, 2, 3), None),  # as VSPW numbers its classes
+        ((0, 1, 3), r"values 0 to 2 .* 1 of 3 classes are not scored \(3 class 3\)"),
+        ((4, 5), r"values 0 to 1 .* 2 of 2 classes are not scored \(4 class 4, 5 class 5\)"),
+    ],
+)
+def test_the_official_protocol_warns_of_gaps_in_the_ids(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], ids: tuple[int, ...], warned: str | None
+) -> None:
+    truth = np.resize(np.array(ids, np.uint8), (1, *SIZE))
+    classes = [{"id": value, "name": f"class {value}"} for value in ids]
+    attrs = {"indices": [0], "classes": classes, "ignore": [255], "names": NAMES}
+    store = write_store(tmp_path / "truth.zarr", artifacts.TRUTH, "ground_truth", truth, {}, attrs)
+    evaluate.run(None, store, tmp_path, Params(protocol="official"), write_predictions(tmp_path / "png", truth))
+    lines = [line for line in capsys.readouterr().err.splitlines() if "the ids have gaps" in line]
+    assert len(lines) == (warned is not None)
+    assert warned is None or re.search(warned, lines[0])
 
 
 def test_predictions_need_no_labels_on_the_command_line(tmp_path: Path) -> None:

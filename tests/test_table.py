@@ -16,14 +16,17 @@ import pytest
 import yaml
 
 from pipeline import artifacts
+from pipeline.coarse_truth import coarse_truth
+from pipeline.datasets.links import MARK, SCHEMA
 from pipeline.errors import DataError, UsageError, VidsegError
-from pipeline.quoted import ABLATION
-from pipeline.resize import resize_labels_nearest
-from stages import experiments, oracle, table_rows
+from pipeline.quoted import TABLE_2
+from pipeline.score_files import item_record
+from stages import experiments, oracle, programs, table_items, table_rows
 from stages import settings as settings_
 from stages.table import PAGE_MARK
 from tests import tiny
 from tests.commands import ENVIRONMENT, error_line, vidseg, write_frames, write_labels
+from tests.records import WINDOWS, noisy_video
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = settings_.load(None, ["upsample.strength=30", "upsample.filter=0.6", "segment.vote=both"])
@@ -92,15 +95,15 @@ def test_the_baselines() -> None:
 def test_emerdiff_is_the_first_row_of_the_ablation() -> None:
     emerdiff, first = table_rows.preset_sets("emerdiff"), table_rows.ablation_rows(SETTINGS)[0].sets
     assert settings_.load(None, emerdiff).as_dict() == settings_.load(None, first).as_dict()
-    assert next(iter(ABLATION)) == (False, False, False, False)
+    assert next(iter(TABLE_2)) == (False, False, False, False)
 
 
 def test_error_rows_name_each_other() -> None:
-    keys = {"truth", *(f"oracle_{m}" for m in oracle.METHODS), *(row.key for row in table_rows.propagation_rows())}
+    keys = {"truth", *(f"oracle_{m}" for m in oracle.UPSAMPLERS), *(row.key for row in table_rows.propagation_rows())}
     assert {key for pair in table_rows.ERROR_PAIRS for key in (pair.base, pair.other)} == keys
 
 
-# The real thing: one item of two clips, in a git repository of its own.
+# The real thing: a registered item of two clips and one of no data set, in a git repository of its own.
 
 
 class Project:
@@ -129,7 +132,8 @@ class Project:
         params["segment"]["clusters"] = 2
         params["evaluate"]["windows"] = [2]
         self.write("params.yaml", params)
-        self.write("videos.yaml", {"items": {"clips": [self.entry("a"), self.entry("b")]}})
+        extra = {key: value for key, value in self.entry("a").items() if key != "dataset"}
+        self.write("videos.yaml", {"items": {"clips": [self.entry("a"), self.entry("b")], "extra": [extra]}})
         vidseg("backbone", "lock", "--params", "params.yaml", cwd=self.root)
         self.run("git", "init", "-q")
         self.run("git", "config", "user.name", "test")
@@ -173,16 +177,20 @@ def test_a_dry_run_prints_the_commands(restored: Project) -> None:
     assert len(lines) == 2
     assert lines[0].startswith("dvc exp run --queue --name b1-")
     assert "-S segment.window=1 -S segment.features=matching" in lines[0]
-    assert lines[1].endswith("ingest extract correspond segment upsample evaluate summarize")
+    assert lines[1].endswith(" upsample.filter=1.0 evaluate@clips")
     assert not Path("data").exists()
+    restored.write("videos.yaml", {"items": {"clips": [restored.entry("a")]}})
+    (line,) = vidseg("table", "1", "--rows", "ours", "--dry-run").stdout.splitlines()
+    assert line.endswith(" ingest extract correspond segment upsample evaluate summarize")
 
 
 def test_the_mark_follows_what_decides_results(restored: Project) -> None:
     def mark(*sets: str) -> str:
-        return experiments.describe("row", sets).mark
+        return experiments.describe("row", sets, ["clips", "extra"]).mark
 
     assert mark() == mark("upsample.method=modulation") == mark("render.opacity=0.1")
     assert mark("segment.clusters=3") != mark()
+    assert experiments.describe("row", (), ["clips"]).mark != mark()
     before = mark()
     with Path("videos.yaml").open("a") as stream:
         stream.write("# note\n")
@@ -223,7 +231,7 @@ def conflict(project: Project) -> None:
     ("spoil", "code", "message"),
     [
         (unregister, 2, "videos.yaml: lists no items; `vidseg videos add VIDEO` writes them"),
-        (forget_the_truth, 3, "videos.yaml: no video has ground truth, so there is nothing to score"),
+        (forget_the_truth, 3, "videos.yaml: no chosen video has ground truth: nothing to score"),
         (use_a_relative_path, 2, "videos.yaml: path of item 'a' is relative and not in git"),
         (remove_from_git, 2, "params.yaml: unknown to git, so experiments would lack it; git add params.yaml"),
         (remove_the_pipeline, 2, "dvc.yaml: no such file; run in the project's folder"),
@@ -238,7 +246,7 @@ def test_projects_that_cannot_run_experiments(
 
 
 def test_without_a_commit(restored: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for path in experiments.INPUTS:
+    for path in experiments.TRACKED:
         shutil.copy(path, tmp_path / path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="experiments need git and one commit"):
@@ -259,16 +267,18 @@ def test_bad_arguments(restored: Project, arguments: tuple[str, ...], code: int,
 def test_two_rows_share_features_and_a_second_run_runs_nothing(
     restored: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The real queue: two experiments over two clips."""
+    """The real queue: two experiments over two clips; what is not registered stays out of them."""
     arguments = ("table", "1", "--rows", "coarse,joint_bilateral")
     first = vidseg(*arguments)
     out = Path("data/tables")
     lines = [json.loads(line) for line in (out / "seconds.jsonl").read_text().splitlines()]
     ran = [(line["experiment"].rpartition("-")[0], line["stage"].partition("@")[0]) for line in lines]
     assert ran == [
-        *(("coarse", stage) for stage in experiments.TARGETS),
-        *(("joint_bilateral", stage) for stage in ("upsample", "evaluate", "summarize")),
+        *(("coarse", stage) for stage in ("ingest", "extract", "correspond", "segment", "upsample", "evaluate")),
+        *(("joint_bilateral", stage) for stage in ("upsample", "evaluate")),
     ]
+    assert {line["stage"].partition("@")[2] for line in lines} == {"clips"}
+    assert "* not in this table: extra (videos.yaml)" in first.stdout
     assert "### camvid-tiny: 2 videos, 8 frames, 2 classes, 64x64" in first.stdout
     assert first.stdout == (out / "table1.md").read_text()
     with (out / "table1.csv").open() as stream:
@@ -277,6 +287,10 @@ def test_two_rows_share_features_and_a_second_run_runs_nothing(
     seconds = [float(row["seconds_per_frame"]) for row in rows]
     before = [line["seconds"] for line in lines if line["stage"].startswith(("extract", "correspond", "segment"))]
     assert min(seconds) > sum(before) / 8 > 0  # the row that restored them knows what they took
+    with (out / "table1_classes.csv").open() as stream:
+        assert {(row["row"], row["class"]) for row in csv.DictReader(stream)} == {
+            (row, name) for row in ("coarse", "joint_bilateral") for name in ("class 0", "class 1")
+        }
     record = json.loads((out / "table1.json").read_text())
     assert set(record["rows"][0]["videos"]) == {"clips/a", "clips/b"}
     assert {"confusion", "vc"} <= set(record["rows"][0]["videos"]["clips/a"])
@@ -298,12 +312,12 @@ def test_two_rows_share_features_and_a_second_run_runs_nothing(
     page.unlink()
 
     # The edge at column 24 lies within a token of 16 pixels: 16 of 24 and 40 of 48 columns are right.
-    monkeypatch.setattr(oracle, "METHODS", ("nearest",))
+    monkeypatch.setattr(oracle, "UPSAMPLERS", ("nearest",))
     revision = record["rows"][0]["revision"]
     leftover = out / "oracle" / "tmp" / "ingest" / "clips" / "truth.zarr" / "a"
     leftover.mkdir(parents=True)
     (leftover / "zarr.json").write_text("half a f")
-    found = oracle.run(revision, settings_.load(experiments.PARAMS), out / "oracle")
+    found = oracle.run(revision, ["clips"], settings_.load(experiments.PARAMS), out / "oracle")
     assert found["nearest"]["clips"]["pooled"]["miou"] == pytest.approx((16 / 24 + 40 / 48) / 2)
 
 
@@ -319,10 +333,131 @@ def test_a_row_that_fails_is_named_with_its_reason(restored: Project) -> None:
     assert "`dvc queue logs NAME` shows all" in line
 
 
+# Which items, which of the paper's figures, which rows: without running anything.
+
+
+def registered(**datasets: str | None) -> dict[str, Any]:
+    """Items by data set; None = of none."""
+    entry = {"path": "/x", "ground_truth": "/y"}
+    return {"items": {key: [entry | ({"dataset": name} if name else {})] for key, name in datasets.items()}}
+
+
+@pytest.mark.parametrize(
+    ("items", "wanted", "chosen", "left_out"),
+    [
+        ({"a": "vspw-val", "b": "camvid", "sample": None}, None, ("a", "b"), ("sample",)),
+        ({"a": "vspw-val", "b": "camvid", "c": "davis"}, "camvid, davis", ("b", "c"), ("a",)),
+        ({"sample": None, "mine": None}, None, ("mine", "sample"), ()),
+        ({"a": "vspw-val", "sample": None}, "other", ("sample",), ("a",)),
+    ],
+)
+def test_items_of_a_table(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    items: dict[str, str | None],
+    wanted: str | None,
+    chosen: tuple[str, ...],
+    left_out: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("videos.yaml").write_text(yaml.safe_dump(registered(**items)))
+    found = table_items.select(wanted)
+    assert (found.keys, found.left_out) == (chosen, left_out)
+
+
+def test_an_unknown_data_set_is_refused(restored: Project) -> None:
+    line = error_line(vidseg("table", "errors", "--datasets", "vspw-val", "--dry-run", check=2))
+    assert line == "error: --datasets: no item is of 'vspw-val'; there are: camvid-tiny"
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "paper"),
+    [
+        ("thirty", "vspw", "vspw"),
+        ("camvid-val", "camvid", "camvid"),
+        ("camvid-15hz", "folders", "camvid"),
+        ("camvid", "davis2017", "davis2017"),
+        ("camvid", None, None),  # written by hand
+    ],
+)
+def test_the_papers_name_of_a_registration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, layout: str | None, paper: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if layout:
+        folder = Path("inputs") / name
+        folder.mkdir(parents=True)
+        (folder / MARK).write_text(json.dumps({"schema": SCHEMA, "source": {"dataset": layout}}))
+    assert table_items.paper_names([name]) == ({name: paper} if paper else {})
+
+
+class Canned:
+    """Experiments that are finished at once, with made-up scores; the order of the rows that were asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[list[str]] = []
+        self.first_truth = 0
+        monkeypatch.setattr(experiments, "run", self.run)
+        monkeypatch.setattr(experiments, "read", lambda experiment, seconds: self.result(len(experiment.sets)))
+        monkeypatch.setattr(oracle, "run", lambda *_: {name: self.result(9).records for name in oracle.UPSAMPLERS})
+
+    def run(self, rows: list[experiments.Experiment], jobs: int, seconds_file: Path) -> None:
+        self.asked.append([row.name for row in rows])
+
+    def result(self, seed: int) -> experiments.Result:
+        videos = [noisy_video(seed), noisy_video(seed + 1)]
+        for name, video in zip("ab", videos, strict=True):
+            video["name"] = name
+        videos[1]["per_frame"]["frame"] = [frame + self.first_truth for frame in videos[1]["per_frame"]["frame"]]
+        return experiments.Result("r", {"clips": item_record(videos, "strict", "majority", WINDOWS)}, {})
+
+
+@pytest.fixture
+def canned(monkeypatch: pytest.MonkeyPatch) -> Canned:
+    return Canned(monkeypatch)
+
+
+def test_where_the_points_are_lost(restored: Project, canned: Canned) -> None:
+    page = vidseg("table", "errors").stdout
+    assert canned.asked == [["full"], ["mask_nearest", "mask_modulation", "full"]]
+    assert "| clustering: truth of frame 1 → clusters of frame 1, modulation |" in page
+    assert "propagation is left out" not in page
+
+
+def test_propagation_is_left_out_where_a_first_frame_has_no_truth(restored: Project, canned: Canned) -> None:
+    """Known before the rows run that would fail."""
+    canned.first_truth = 1
+    page = vidseg("table", "errors").stdout
+    assert canned.asked == [["full"]]
+    assert "* propagation is left out: the first frame of clips has no ground truth" in page
+    assert "truth of frame 1, propagated" not in page and "| clustering:" not in page
+    assert "| token grid: truth → coarse truth, nearest |" in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({}, None),
+        ({"label_merge": "first_frame"}, "* segment.label_merge first_frame: the segmentation saw labels of the first"),
+        ({"init": "mask"}, "* segment.init mask: the segmentation saw labels of the first frame"),
+    ],
+)
+def test_a_table_says_when_labels_were_seen(
+    restored: Project, canned: Canned, changes: dict[str, str], note: str | None
+) -> None:
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["segment"].update(changes)
+    restored.write("params.yaml", params)
+    page = vidseg("table", "1", "--rows", "ours").stdout
+    assert ("saw labels" in page) is (note is not None)
+    assert note is None or note in page
+
+
 def test_the_oracle_is_the_truth_on_the_token_grid(tiny_model: Path, tmp_path: Path) -> None:
-    """A frame without ground truth has one label; the store says that it is an oracle."""
+    """A frame without ground truth has one label; the store says that it is an oracle. Void takes the nearest class."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, (3, 96, 64), dtype=np.uint8)
+    labels[:, :40] = 255
     write_frames(tmp_path / "frames", rng.integers(0, 256, (3, 96, 64, 3), dtype=np.uint8))
     write_labels(tmp_path / "truth", labels)
     (tmp_path / "truth" / "00001.png").unlink()
@@ -338,8 +473,9 @@ def test_the_oracle_is_the_truth_on_the_token_grid(tiny_model: Path, tmp_path: P
     assert store.attrs["features"] == template.attrs["features"]
     assert store.fingerprint != template.fingerprint
     planes, grid = store.read("refined", 0, 3), tuple(template.attrs["grid"])
-    np.testing.assert_array_equal(planes[0], resize_labels_nearest(labels[0], grid))
-    np.testing.assert_array_equal(planes[2], resize_labels_nearest(labels[2], grid))
+    np.testing.assert_array_equal(planes[0], coarse_truth(labels[0], grid, [255]))
+    np.testing.assert_array_equal(planes[2], coarse_truth(labels[2], grid, [255]))
+    assert planes.max() < 3
     assert len(np.unique(planes[1])) == 1
 
 
@@ -357,6 +493,6 @@ def test_stages_log_their_seconds_when_asked(tmp_path: Path, monkeypatch: pytest
 def test_a_failing_command_shows_its_last_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(VidsegError, match="not a git repository"):
-        experiments.git("rev-parse", "HEAD")
+        programs.git("rev-parse", "HEAD")
     with pytest.raises(DataError, match="dvc exp list failed: "):
-        experiments.dvc("exp", "list")
+        programs.dvc("exp", "list")

@@ -11,10 +11,10 @@ import pytest
 from pipeline import table_pages
 from pipeline.bootstrap import Difference
 from pipeline.errors import DataError
-from pipeline.quoted import METHODS, Figures
+from pipeline.quoted import TABLE_1, Figures
 from pipeline.score_files import with_names
 from pipeline.scores import pool
-from pipeline.tables import ALL, Pair, Row, Table, difference_rows, perfect, plot, score_rows
+from pipeline.tables import ALL, Pair, Row, Table, class_rows, difference_rows, perfect, plot, score_rows
 from tests.records import WINDOWS, noisy_video
 
 DATASETS = {"a": "camvid-val", "b": "camvid-val", "c": "mine"}
@@ -26,7 +26,7 @@ def row(key: str, share: float, **more: Any) -> Row:
 
 
 def table(**changes: Any) -> Table:
-    quoted = {"camvid": Figures(20.6, 92.3, None)}
+    quoted = {"camvid-val": Figures(20.6, 92.3, None)}
     rows = (row("good", 0.9, seconds={"a": 3.0, "b": 6.0}, quoted=quoted), row("bad", 0.4))
     pairs = (Pair("good → bad", "good", "bad"),)
     plain = Table("t", "Some | table", ("made so",), ("method",), rows, pairs, DATASETS, WINDOWS, False)
@@ -69,8 +69,16 @@ def test_differences_of_all_rows() -> None:
     assert mine["low"] is None and mine["high"] is None  # one video
 
 
+def test_iou_by_class_of_all_rows() -> None:
+    made = table()
+    rows = [entry for entry in class_rows(made) if (entry["dataset"], entry["row"]) == ("camvid-val", "bad")]
+    expected = pool([with_names(made.rows[1].videos[name]) for name in "ab"], WINDOWS).per_class
+    assert [(entry["class"], entry["iou"]) for entry in rows] == [(entry["class"], entry["iou"]) for entry in expected]
+    assert [entry["class"] for entry in rows] == ["sky", "road", "car"]
+
+
 def test_the_page_shows_scores_differences_and_quoted_figures() -> None:
-    text = table_pages.page(table(quoted_only={"Other (supervised)": {"camvid": Figures(76.5)}}))
+    text = table_pages.page(table(quoted_only={"Other (supervised)": {"camvid-val": Figures(76.5)}}))
     camvid, mine = text.split("### ")[1:]
     assert text.startswith("## Some | table\n\n* made so\n")
     assert camvid.startswith("camvid-val: 2 videos, 12 frames, 3 classes, 6x5\n")
@@ -148,6 +156,6 @@ def test_the_chart_holds_all_scores_and_is_json() -> None:
 def test_quoted_figures_agree_with_the_papers_text(dataset: str, sd: float, svd: float) -> None:
     """Section 5.3 prints the differences of Table 1."""
     for backbone, printed in (("SD", sd), ("SVD", svd)):
-        ours, emerdiff = (METHODS[f"{name} ({backbone})"][dataset].miou for name in ("Ours", "EmerDiff"))
+        ours, emerdiff = (TABLE_1[f"{name} ({backbone})"][dataset].miou for name in ("Ours", "EmerDiff"))
         assert ours is not None and emerdiff is not None
         assert ours - emerdiff == pytest.approx(printed)

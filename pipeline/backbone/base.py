@@ -56,6 +56,9 @@ class Offset:
     values: Tensor
     place: Literal["after", "inside"] = "after"
 
+    def __getitem__(self, part: slice) -> Offset:
+        return Offset(self.values[part], self.place)
+
 
 @dataclass(frozen=True)
 class Schedule:

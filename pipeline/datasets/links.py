@@ -30,11 +30,16 @@ def check_registration(folder: Path, source: Mapping[str, str]) -> None:
         DataError: something else lies there.
     """
     artifacts.refuse_foreign(folder, lambda path: artifacts.is_json_of(path / MARK, SCHEMA))
-    if (folder / MARK).is_file():
-        earlier = json.loads((folder / MARK).read_text())
-        if earlier["source"] != dict(source):
-            text = ", ".join(f"{key} {value}" for key, value in earlier["source"].items())
-            raise DataError(f"{folder}: holds another registration ({text}); choose another --name")
+    earlier = read_source(folder)
+    if earlier is not None and earlier != dict(source):
+        text = ", ".join(f"{key} {value}" for key, value in earlier.items())
+        raise DataError(f"{folder}: holds another registration ({text}); choose another --name")
+
+
+def read_source(folder: Path) -> dict[str, str] | None:
+    """What a registration is of: `dataset`, `root` and `split`; None where no registration lies."""
+    file = folder / MARK
+    return dict(json.loads(file.read_text())["source"]) if artifacts.is_json_of(file, SCHEMA) else None
 
 
 def write_registration(folder: Path, source: Mapping[str, str], videos: Mapping[str, Video]) -> Path:
