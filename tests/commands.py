@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -13,6 +14,11 @@ import numpy as np
 import pytest
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "VIDSEG_DEVICE": "cpu", "COLUMNS": "200"}
+
+
+def heed_interrupts() -> None:
+    """For `preexec_fn`: a shell that starts the tests in the background has their children ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def vidseg_process(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

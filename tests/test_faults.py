@@ -27,7 +27,7 @@ from pipeline.backbone import Backbone
 from pipeline.errors import DataError, ResourceError
 from stages import backbones
 from tests import killing
-from tests.commands import ENVIRONMENT, error_line, tree_bytes, vidseg, write_frames, write_labels
+from tests.commands import ENVIRONMENT, error_line, heed_interrupts, tree_bytes, vidseg, write_frames, write_labels
 
 STAGES = ("ingest", "extract", "correspond", "segment", "upsample", "evaluate", "render", "summarize")
 PARAMS = {
@@ -159,7 +159,7 @@ def test_interrupted_and_continued(chain: Chain, tmp_path: Path) -> None:
     expected = chain.made_by("extract")
     out = tmp_path / "out"
     command = [sys.executable, "-m", "stages.main", *chain.command("extract", out)]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
     deadline = time.monotonic() + 120
     while not list(out.glob("tmp/*/latents.zarr/latents/c/0/0/0/0")) and time.monotonic() < deadline:
         time.sleep(0.001)
@@ -389,6 +389,11 @@ class SmallMemory:
         if len(latents) > self._most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return self._backbone.denoise(latents, *rest, **options)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        if len(latents) > self._most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return self._backbone.decode(latents)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pipeline.errors import DataError, UsageError
 from pipeline.feature_codec import encode, read_features
 from stages import extract, upsample
 from stages.settings import BackboneParams, DiffusionParams
-from tests.commands import ENVIRONMENT, error_line, tree_bytes, vidseg
+from tests.commands import ENVIRONMENT, error_line, heed_interrupts, tree_bytes, vidseg
 
 FRAMES, SIZE = 5, (64, 128)
 PARAMS = extract.Params(shard=2)
@@ -125,7 +125,8 @@ def test_int8_keeps_the_nearest_neighbours(rng: np.random.Generator) -> None:
 
 def start_extract(clip: Path, out: Path, model: Path) -> subprocess.Popen[bytes]:
     arguments = ["extract", clip, out, "--set", "extract.shard=1", "--set", f"backbone.path={model}"]
-    return subprocess.Popen([sys.executable, "-m", "stages.main", *map(str, arguments)], env=ENVIRONMENT)
+    command = [sys.executable, "-m", "stages.main", *map(str, arguments)]
+    return subprocess.Popen(command, env=ENVIRONMENT, preexec_fn=heed_interrupts)
 
 
 @pytest.mark.parametrize("shards", [1, 3])

@@ -311,7 +311,7 @@ items:
 
 def test_an_item_of_one_video(project: Path) -> None:
     ingest.run_item("ingest@one", None, ["ingest.size=64"])
-    assert read_source(project / "data/ingest/one/source") == ClipSource(project / "frames", 5.0)
+    assert read_source(project / "data/ingest/one/source") == ClipSource(Path("frames"), 5.0)
     truth = artifacts.open_store(project / "data/ingest/one/truth.zarr", artifacts.TRUTH)
     assert truth.attrs["indices"] == [0, 5, 16]
     assert videos_of("one") == [None]
@@ -325,7 +325,7 @@ def test_an_item_of_several_videos(project: Path) -> None:
     assert videos_of("two") == ["frames", "moving"]
     store = artifacts.open_store(project / "data/ingest/two/clip.zarr/moving", artifacts.CLIP)
     assert store.frames("frames") == 3
-    assert read_source(project / "data/ingest/two/source/moving") == ClipSource(project / "clip.mp4", 7.0)
+    assert read_source(project / "data/ingest/two/source/moving") == ClipSource(Path("clip.mp4"), 7.0)
     for name in ("frames", "moving"):
         assert (project / "data/ingest/two/seed" / name / "seed.json").is_file()
         assert (project / "data/ingest/two/truth.zarr" / name / "zarr.json").is_file()
@@ -338,7 +338,7 @@ def test_an_item_of_a_folder_of_videos(project: Path, frames: Path) -> None:
     assert videos_of("joined") == ["a", "b"]
     store = artifacts.open_store(project / "data/ingest/joined/clip.zarr/b", artifacts.CLIP)
     assert store.array("frames").shape[1:3] == (64, 128)
-    assert read_source(project / "data/ingest/joined/source/a") == ClipSource(project / "clips/a/frames", 3.0)
+    assert read_source(project / "data/ingest/joined/source/a") == ClipSource(Path("clips/a/frames"), 3.0)
 
 
 @pytest.mark.parametrize(
