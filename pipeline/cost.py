@@ -21,9 +21,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.artifacts import ArraySpec, label_dtype
 from pipeline.backbone import Backbone
-from pipeline.diffusion import DiffusionSettings, clean_pass
+from pipeline.backbone.small_decoder import outlined
+from pipeline.diffusion import CleanPass, DiffusionSettings, clean_pass
 from pipeline.extraction import ExtractionSettings, extract, feature_shape, latent_shape
+from pipeline.fast import FastSettings, compared, fast_keep, modulated_groups
 from pipeline.feature_codec import array_specs
+from pipeline.label_groups import Group
 from pipeline.modulation import ModulationSettings, jobs_of, modulate, to_keep
 
 Result = TypeVar("Result")
@@ -36,10 +39,11 @@ class Workload:
 
     Attributes:
         size, source_size: (H, W) at model size and of the source.
-        labels: of every frame; all are taken to be present in all frames.
+        labels: of every frame; all are taken to be present in all frames, each in one place.
         frames: per pass of the encoder and the clean denoising.
         samples: modulated samples per pass.
         modulation: None where labels are enlarged without the backbone.
+        fast: None in the exact mode.
     """
 
     size: Size
@@ -50,6 +54,7 @@ class Workload:
     diffusion: DiffusionSettings
     extraction: ExtractionSettings
     modulation: ModulationSettings | None
+    fast: FastSettings | None = None
 
 
 def flops_per_frame(outline: Backbone, load: Workload) -> dict[str, dict[str, float]]:
@@ -63,19 +68,34 @@ def flops_per_frame(outline: Backbone, load: Workload) -> dict[str, dict[str, fl
     _, encoding = _flops_of(lambda: outline.encode(frame))
     _, extracting = _flops_of(lambda: extract(outline, frame, [0], load.diffusion, load.extraction))
     found = {"extract": {"encode": encoding, "denoise": extracting - encoding}}
-    if load.modulation is not None:
+    if load.modulation is not None and load.fast is None:
         latents, denoising = _flops_of(lambda: _modulated(outline, one))
         _, decoding = _flops_of(lambda: outline.decode(latents))
         found["upsample"] = {"denoise": denoising, "decode": decoding}
+    elif load.modulation is not None:
+        passes, denoising = _flops_of(lambda: _Passes.of(outline, one))
+        _, decoding = _flops_of(passes.decode)
+        found["upsample"] = {"denoise": denoising, "decode": decoding}
     return found
+
+
+def samples_per_frame(outline: Backbone, load: Workload) -> int:
+    """Modulated samples of a frame: both signs of each label, or what the fast mode makes of them."""
+    if load.modulation is None:
+        return 0
+    if load.fast is None:
+        return 2 * load.labels
+    return len(load.fast.regrouped(_plane(outline, load))) * (2 if load.fast.signs == "both" else 1)
 
 
 def peak_bytes(outline: Backbone, load: Workload) -> dict[str, int]:
     """Bytes of tensors that are alive at once in the stages that run a backbone, beside the weights."""
     frames = np.zeros((load.frames, *load.size, 3), np.uint8)
     found = {"extract": _peak_of(lambda: extract(outline, frames, range(load.frames), load.diffusion, load.extraction))}
-    if load.modulation is not None:
+    if load.modulation is not None and load.fast is None:
         found["upsample"] = _peak_of(lambda: outline.decode(_modulated(outline, load)))
+    elif load.modulation is not None:
+        found["upsample"] = _peak_of(lambda: _Passes.of(outline, load).decode())
     return found
 
 
@@ -125,12 +145,47 @@ def _peak_of(work: Callable[[], object]) -> int:
 def _modulated(outline: Backbone, load: Workload) -> Tensor:
     """The first pass of samples through all steps, after the clean pass of the frames: (j, 4, h, w)."""
     assert load.modulation is not None
-    height, width, _ = outline.token_shape(load.modulation.block, load.size)
-    plane = torch.arange(height * width).reshape(1, height, width) % load.labels
+    plane = torch.from_numpy(_plane(outline, load))
     jobs = jobs_of(plane.expand(load.frames, -1, -1))[: load.samples]
     start = torch.empty(load.frames, *latent_shape(outline, load.size), device=outline.device)
     clean = clean_pass(outline, start, load.diffusion, keep=to_keep(load.modulation, load.diffusion))
     return modulate(outline, clean, jobs, load.diffusion, load.modulation, load.samples).final
+
+
+def _plane(outline: Backbone, load: Workload) -> np.ndarray:
+    """A coarse map (h, w) of compact segments: each token has the label of the nearest of K seeded points."""
+    assert load.modulation is not None
+    shape = outline.token_shape(load.modulation.block, load.size)[:2]
+    points = np.random.default_rng(0).random((load.labels, 2)) * np.array(shape)
+    tokens = np.moveaxis(np.indices(shape), 0, -1) + 0.5
+    return np.square(tokens[:, :, None] - points).sum(axis=-1).argmin(axis=-1)
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """The passes of one frame in the fast mode, after the clean pass of all."""
+
+    outline: Backbone
+    load: Workload
+    clean: CleanPass
+    groups: list[Group]
+    latents: Tensor
+
+    @classmethod
+    def of(cls, outline: Backbone, load: Workload) -> _Passes:
+        fast, modulation = load.fast, load.modulation
+        assert fast is not None and modulation is not None
+        steps = fast.diffusion(load.diffusion, modulation)
+        start = torch.empty(load.frames, *latent_shape(outline, load.size), device=outline.device)
+        clean = clean_pass(outline, start, steps, keep=fast_keep(modulation, steps, fast))
+        groups = fast.regrouped(_plane(outline, load))
+        latents = modulated_groups(outline, clean, 0, groups, steps, modulation, fast, load.samples)
+        return cls(outline, load, clean, groups, latents)
+
+    def decode(self) -> list[tuple[Tensor, Tensor]]:
+        assert self.load.fast is not None and self.load.modulation is not None
+        arguments = self.latents, self.groups, self.load.modulation, self.load.fast
+        return list(compared(self.outline, self.clean, 0, *arguments, outlined(self.outline.device)))
 
 
 class _FusedAttention(TorchFunctionMode):

@@ -15,13 +15,18 @@ from pipeline.noise import Noise, frame_noise, shared_noise
 
 @dataclass(frozen=True)
 class DiffusionSettings:
-    """Schedule and noise; the names are those of params.yaml, section `diffusion`."""
+    """Schedule and noise; the names are those of params.yaml, section `diffusion`.
+
+    Attributes:
+        skip: steps that are left out; the step before goes all the way to the step after.
+    """
 
     steps: int = 25
     start_step: int = 22
     guidance: float = 5.0
     noise: str = "per_frame"
     seed: int = 0
+    skip: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_step < self.steps:
@@ -30,9 +35,9 @@ class DiffusionSettings:
                 f"not {self.start_step}"
             )
 
-    def remaining(self) -> range:
-        """The steps that are run: start_step .. steps - 1."""
-        return range(self.start_step, self.steps)
+    def remaining(self) -> tuple[int, ...]:
+        """The steps that are run, from start_step to the end."""
+        return tuple(step for step in range(self.start_step, self.steps) if step not in self.skip)
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def clean_pass(
     keep: Mapping[int, Keep] | None = None,
 ) -> CleanPass:
     """Denoise `start` (b, 4, h, w) to the end, recording taps and keeping what variants share, by step."""
-    schedule = backbone.schedule(settings.steps)
+    schedule = backbone.schedule(settings.steps).without(settings.skip)
     latents, states, taps, kept = start, {}, {}, {}
     for step in settings.remaining():
         asked = (record or {}).get(step, ()), (keep or {}).get(step)

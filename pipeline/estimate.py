@@ -12,7 +12,10 @@ import numpy as np
 import torch
 
 from pipeline.backbone import Backbone
+from pipeline.backbone.small_decoder import outlined
 from pipeline.diffusion import DiffusionSettings, clean_pass
+from pipeline.fast import FastSettings, compared, fast_keep, modulated_groups
+from pipeline.label_groups import alone, whole_labels
 from pipeline.modulation import ModulationSettings, jobs_of, modulate, to_keep
 from pipeline.resize import MULTIPLE
 
@@ -41,9 +44,9 @@ class Costs:
         """Of the stage, per frame."""
         return self.encode + self.clean
 
-    def upsample(self, labels: int) -> float:
-        """Of the stage, per frame, with that many labels in it."""
-        return self.clean + 2 * labels * (self.modulate + self.decode) if self.decode else 0.0
+    def upsample(self, samples: int) -> float:
+        """Of the stage, per frame, with that many modulated samples (see `pipeline.cost.samples_per_frame`)."""
+        return self.clean + samples * (self.modulate + self.decode) if self.modulate else 0.0
 
     @property
     def total(self) -> float:
@@ -54,7 +57,11 @@ class Costs:
 
 
 def calibrate(
-    backbone: Backbone, size: Size, diffusion: DiffusionSettings, modulation: ModulationSettings | None
+    backbone: Backbone,
+    size: Size,
+    diffusion: DiffusionSettings,
+    modulation: ModulationSettings | None,
+    fast: FastSettings | None = None,
 ) -> Costs:
     """Time one frame of size (H, W) and one of its labels through the real code.
 
@@ -63,10 +70,11 @@ def calibrate(
 
     Args:
         modulation: None where labels are enlarged without the backbone.
+        fast: None in the exact mode.
     """
     part: Size = (MULTIPLE, MULTIPLE)
     while True:
-        costs = _round(backbone, part, diffusion, modulation)
+        costs = _round(backbone, part, diffusion, modulation, fast)
         following = min(2 * part[0], size[0]), min(2 * part[1], size[1])
         growth = following[0] * following[1] / (part[0] * part[1])
         if part == size or growth * costs.total > LONGEST:
@@ -75,10 +83,16 @@ def calibrate(
 
 
 def _round(
-    backbone: Backbone, size: Size, diffusion: DiffusionSettings, modulation: ModulationSettings | None
+    backbone: Backbone,
+    size: Size,
+    diffusion: DiffusionSettings,
+    modulation: ModulationSettings | None,
+    fast: FastSettings | None,
 ) -> Costs:
     frame = np.zeros((1, *size, 3), np.uint8)
     latents, encode = _timed(backbone, partial(backbone.encode, frame))
+    if modulation is not None and fast is not None:
+        return _fast_round(backbone, latents, encode, diffusion, modulation, fast)
     keep = {} if modulation is None else to_keep(modulation, diffusion)
     passed, clean = _timed(backbone, partial(clean_pass, backbone, latents, diffusion, keep=keep))
     if modulation is None:
@@ -89,6 +103,28 @@ def _round(
     )
     _, decode = _timed(backbone, partial(backbone.decode, result.final))
     return Costs(encode, clean, modulated / len(jobs), decode / len(jobs))
+
+
+def _fast_round(
+    backbone: Backbone,
+    latents: torch.Tensor,
+    encode: float,
+    diffusion: DiffusionSettings,
+    modulation: ModulationSettings,
+    fast: FastSettings,
+) -> Costs:
+    steps = fast.diffusion(diffusion, modulation)
+    keep = fast_keep(modulation, steps, fast)
+    passed, clean = _timed(backbone, partial(clean_pass, backbone, latents, steps, keep=keep))
+    size = latents.shape[-2] * backbone.latent_stride, latents.shape[-1] * backbone.latent_stride
+    groups = alone(whole_labels(np.zeros(backbone.token_shape(modulation.block, size)[:2], np.int64)))
+    result, modulated = _timed(
+        backbone, lambda: modulated_groups(backbone, passed, 0, groups, steps, modulation, fast, batch=2)
+    )
+    small = outlined(torch.device("cpu")).network.to(backbone.device)
+    _, decode = _timed(backbone, lambda: list(compared(backbone, passed, 0, result, groups, modulation, fast, small)))
+    samples = result.shape[1]
+    return Costs(encode, clean, modulated / samples, decode / samples)
 
 
 def _timed(backbone: Backbone, work: Callable[[], Result]) -> tuple[Result, float]:

@@ -46,7 +46,7 @@ class ModulationSettings:
         steps = diffusion.remaining()
         if self.modulate_step not in steps:
             raise UsageError(
-                f"upsample.modulate_step must be between diffusion.start_step = {steps.start} and {steps[-1]}, "
+                f"upsample.modulate_step must be between diffusion.start_step = {steps[0]} and {steps[-1]}, "
                 f"not {self.modulate_step}"
             )
         if self.blend and not self.modulate_step <= self.blend_last_step <= steps[-1]:
@@ -105,8 +105,13 @@ def to_keep(settings: ModulationSettings, diffusion: DiffusionSettings) -> dict[
     """What the clean pass must keep for the modulated passes: step -> parts."""
     return {
         step: Keep(settings.inject, settings.block if step == settings.modulate_step else None)
-        for step in range(settings.modulate_step, diffusion.steps)
+        for step in steps_from(settings.modulate_step, diffusion)
     }
+
+
+def steps_from(first: int, diffusion: DiffusionSettings) -> tuple[int, ...]:
+    """The steps that are run from `first` on."""
+    return tuple(step for step in diffusion.remaining() if step >= first)
 
 
 def modulate(
@@ -130,7 +135,7 @@ def modulate(
     blending = enlarge(masks, latents.shape[-2:], settings.mask_resize)[:, None]
     offsets = _offsets(backbone, masks, jobs.signs.to(before), latents, settings)
     unblended, states = {}, {}
-    for step in range(first, diffusion.steps):
+    for step in steps_from(first, diffusion):
         offset = Offset(offsets, settings.offset) if step == first else None
         latents = unblended[step] = _repeated(clean.kept[step], latents, frames, offset, batch)
         if settings.blend and step <= settings.blend_last_step:

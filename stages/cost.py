@@ -26,7 +26,7 @@ def workload(settings: Settings, size: Size, source_size: Size) -> Workload:
     from pipeline.cost import Workload
     from stages.backbones import diffusion_settings
     from stages.extract import extraction_settings
-    from stages.upsample import modulation_settings
+    from stages.upsample import fast_settings, modulation_settings
 
     upsample, modulation, diffusion = settings["upsample"], None, diffusion_settings(settings["diffusion"])
     if upsample.method == "modulation":
@@ -41,15 +41,17 @@ def workload(settings: Settings, size: Size, source_size: Size) -> Workload:
         diffusion,
         extraction_settings(settings["extract"]),
         modulation,
+        fast_settings(upsample),
     )
 
 
 def seconds_per_frame(backbone: Backbone, load: Workload) -> dict[str, float]:
     """Of the stages that run the backbone, by a short calibration."""
+    from pipeline.cost import samples_per_frame
     from pipeline.estimate import calibrate
 
-    costs = calibrate(backbone, load.size, load.diffusion, load.modulation)
-    return {"extract": costs.extract, "upsample": costs.upsample(load.labels)}
+    costs = calibrate(backbone, load.size, load.diffusion, load.modulation, load.fast)
+    return {"extract": costs.extract, "upsample": costs.upsample(samples_per_frame(backbone, load))}
 
 
 def collect(settings: Settings, source_size: Size, timed: bool) -> dict[str, Any]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from pipeline.artifacts import Store
     from pipeline.backbone import Backbone
+    from pipeline.backbone.small_decoder import SmallDecoder
+    from pipeline.fast import FastSettings
     from pipeline.modulation import ModulationSettings
     from pipeline.upsampling import MapSettings
 
@@ -48,6 +50,29 @@ class Params:
     filter: float = param(0.7, "s of Eq. 7; 1 = unfiltered", low=0.0, high=1.0)
     filter_resize: str = param("bilinear", "enlargement of masks in Eq. 7", choices=("bilinear", "lanczos"))
     batch: int = param(8, "modulated samples per pass", low=1)
+    mode: str = param(
+        "exact", "exact, or fast: the approximations that the parameters fast_* choose", choices=("exact", "fast")
+    )
+    fast_guidance: float | None = param(1.0, "guidance of upsampling; null = diffusion.guidance", low=0.0)
+    fast_signs: str = param("both", "I+ against I-, or plus: against the clean image", choices=("both", "plus"))
+    fast_steps: int = param(3, "steps that are run from modulate_step on, evenly spread", low=1)
+    fast_groups: str = param(
+        "labels",
+        "modulated in one pass: a single label, labels that do not touch, connected parts of labels that do not touch",
+        choices=("single", "labels", "parts"),
+    )
+    fast_gap: int = param(2, "tokens between what is modulated in one pass", low=1)
+    fast_decode: str = param(
+        "latent",
+        "full images, the box around the label, the small decoder, or none: latents enlarged along the image's edges",
+        choices=("full", "box", "small", "latent"),
+    )
+    fast_small_decoder: str | None = param(
+        None, "folder of the small decoder (diffusers' AutoencoderTiny) for this backbone's latents; null = none"
+    )
+    fast_deep: str = param(
+        "clean", "deep features after modulate_step: own, or the clean pass's", choices=("own", "clean")
+    )
 
 
 def run(
@@ -79,6 +104,7 @@ def run(
     modulates = params.method == "modulation"
     shown = {"upsample": plain(params)}
     weights_hash = None
+    small = small_decoder(params) if modulates else None
     if modulates:
         source = backbones.find(backbone_params) if backbone is None else None
         weights_hash = source.sha256 if source else backbone.fingerprint  # type: ignore[union-attr]
@@ -88,6 +114,7 @@ def run(
     mark = artifacts.fingerprint(
         "upsample", stage_version("upsample"), shown, weights_hash, frames_store.fingerprint,
         size, coarse_store.fingerprint, latents_store.fingerprint if modulates else None,
+        *([small.fingerprint] if small else []),
     )  # fmt: skip
     path = out / "labels.zarr"
     if artifacts.is_current(path, artifacts.LABELS, mark):
@@ -110,7 +137,8 @@ def run(
         for shard in shard_claims.claimed(writers, shards):
             if modulates:
                 assert backbone is not None
-                labels = _modulated(shard, latents_store, coarse_store, size, params, diffusion, backbone, advance)
+                stores = frames_store, latents_store, coarse_store
+                labels = _modulated(shard, *stores, size, params, diffusion, backbone, small, advance)
             else:
                 labels = _interpolated(shard, frames_store, coarse_store, size, params, advance)
             writer.write("labels", shard.start, labels.astype(dtype))
@@ -122,12 +150,14 @@ def run(
 
 def _modulated(
     shard: range,
+    clip: Store,
     latents: Store,
     coarse: Store,
     size: tuple[int, int],
     params: Params,
     diffusion: DiffusionParams,
     backbone: Backbone,
+    small: SmallDecoder | None,
     advance: cli.Advance,
 ) -> np.ndarray:
     import numpy as np
@@ -135,11 +165,12 @@ def _modulated(
 
     from pipeline import micro_batches
     from pipeline.diffusion import add_noise, draw_noise
+    from pipeline.fast import upsample_fast
     from pipeline.upsampling import upsample
     from stages.backbones import diffusion_settings
 
     steps, modulation = diffusion_settings(diffusion), modulation_settings(params)
-    maps = map_settings(params)
+    maps, fast = map_settings(params), fast_settings(params)
     sizes = {"upsample.batch": params.batch, "diffusion.batch": diffusion.batch}
     results = []
     # The same groups of frames as in extract, so that the clean pass is the same to the last bit.
@@ -149,17 +180,58 @@ def _modulated(
         indices = latents.attrs["source_indices"][first:last]
         noise = draw_noise(steps, indices, tuple(clean.shape[1:]))  # type: ignore[arg-type]
         start = add_noise(clean, noise.epsilon, steps, backbone)
-        planes = coarse.read("refined", first, last)
+        planes, guides = coarse.read("refined", first, last), clip.read("frames", first, last)
 
-        def work(sizes: micro_batches.Sizes, start: Tensor = start, planes: np.ndarray = planes) -> list[np.ndarray]:
-            frames = slice(sizes["diffusion.batch"])
-            batch = sizes["upsample.batch"]
-            labelled = upsample(backbone, start[frames], planes[frames], size, steps, modulation, maps, batch)
+        def work(
+            sizes: micro_batches.Sizes,
+            start: Tensor = start,
+            planes: np.ndarray = planes,
+            guides: np.ndarray = guides,
+        ) -> list[np.ndarray]:
+            part, batch = slice(sizes["diffusion.batch"]), sizes["upsample.batch"]
+            if fast is None:
+                labelled = upsample(backbone, start[part], planes[part], size, steps, modulation, maps, batch)
+            else:
+                labelled = upsample_fast(
+                    backbone, start[part], planes[part], guides[part], size, steps, modulation, maps, fast, batch, small
+                )
             return [frame.labels for frame in labelled]
 
         results += micro_batches.compute(work, sizes)
         advance(last - first)
     return np.stack(results)
+
+
+def fast_settings(params: Params) -> FastSettings | None:
+    """The library's settings for the fast mode; None in the exact mode."""
+    from pipeline.fast import FastSettings
+
+    if params.mode == "exact":
+        return None
+    return FastSettings(
+        params.fast_guidance, params.fast_signs, params.fast_steps, params.fast_groups,  # type: ignore[arg-type]
+        params.fast_gap, params.fast_decode, params.fast_deep,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def small_decoder(params: Params) -> SmallDecoder | None:
+    """The small decoder, where the parameters use it.
+
+    Raises:
+        UsageError: they do not say which.
+        WeightsError: it cannot be loaded.
+    """
+    from pipeline.backbone.small_decoder import load_small_decoder
+    from stages.backbones import choose_device
+
+    if params.mode == "exact" or params.fast_decode != "small":
+        return None
+    if params.fast_small_decoder is None:
+        raise UsageError(
+            "upsample.fast_decode = small needs upsample.fast_small_decoder: a folder with an AutoencoderTiny for this "
+            "backbone's latents (for SD 2.1: hf download madebyollin/taesd --local-dir FOLDER)"
+        )
+    return load_small_decoder(Path(params.fast_small_decoder).expanduser(), choose_device())
 
 
 def map_settings(params: Params) -> MapSettings:

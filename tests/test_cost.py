@@ -13,6 +13,7 @@ from pipeline import cost
 from pipeline.backbone.sd import StableDiffusion
 from pipeline.diffusion import DiffusionSettings
 from pipeline.estimate import Costs, calibrate
+from pipeline.fast import FastSettings
 from pipeline.modulation import ModulationSettings
 from stages import backbones
 from stages.cost import workload
@@ -56,6 +57,40 @@ def test_exact_mode_shares_what_labels_have_in_common(outline: StableDiffusion, 
     operations = cost.flops_per_frame(outline, workload(settings, SIZE, SIZE))["upsample"]
     assert operations["decode"] / 1e12 == pytest.approx(2 * LABELS * DECODER, rel=1e-3)
     assert sum(operations.values()) / 1e12 <= most < plain_schedule(guidance)
+
+
+EXACT_LEVERS = tuple(
+    f"upsample.{setting}"
+    for setting in ("mode=fast", "fast_guidance=null", "fast_groups=single", "fast_decode=full", "fast_deep=own")
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "at_most"),
+    [
+        ((), 1.0),  # no approximation costs what the exact mode costs
+        (("fast_deep=clean",), 0.79),
+        (("fast_steps=2",), 0.82),
+        (("fast_signs=plus",), 0.53),
+        (("fast_groups=labels",), 0.22),
+        (("fast_decode=box",), 0.52),
+        (("fast_decode=small",), 0.46),
+        (("fast_decode=latent",), 0.43),
+    ],
+)
+def test_each_lever_of_the_fast_mode_saves(outline: StableDiffusion, changes: tuple[str, ...], at_most: float) -> None:
+    base = ("diffusion.guidance=1", f"segment.clusters={LABELS}")
+    exact = cost.flops_per_frame(outline, workload(sd21(*base), SIZE, SIZE))["upsample"]
+    levers = (*EXACT_LEVERS, *(f"upsample.{change}" for change in changes))
+    found = cost.flops_per_frame(outline, workload(sd21(*base, *levers), SIZE, SIZE))["upsample"]
+    ratio = sum(found.values()) / sum(exact.values())
+    assert at_most - 0.03 <= ratio <= at_most + 1e-9
+
+
+def test_the_fast_mode_costs_a_thirtieth(outline: StableDiffusion) -> None:
+    settings = sd21("upsample.mode=fast", f"segment.clusters={LABELS}")
+    operations = cost.flops_per_frame(outline, workload(settings, SIZE, SIZE))["upsample"]
+    assert sum(operations.values()) / 1e12 <= 14.5
 
 
 @pytest.mark.parametrize(
@@ -121,14 +156,18 @@ def test_cache_bytes_are_those_of_the_stores(tiny_model: Path, tmp_path: Path, r
 def test_seconds_of_a_stage_are_those_of_its_parts() -> None:
     costs = Costs(encode=1.0, clean=2.0, modulate=3.0, decode=4.0)
     assert costs.extract == 3
-    assert costs.upsample(labels=5) == 2 + 10 * 7
-    assert Costs(encode=1.0, clean=2.0).upsample(labels=5) == 0
+    assert costs.upsample(samples=10) == 2 + 10 * 7
+    assert Costs(encode=1.0, clean=2.0).upsample(samples=0) == 0
 
 
-@pytest.mark.parametrize("modulation", [None, ModulationSettings()])
-def test_calibration_ends_and_times_what_will_run(modulation: ModulationSettings | None) -> None:
+@pytest.mark.parametrize(
+    ("modulation", "fast"), [(None, None), (ModulationSettings(), None), (ModulationSettings(), FastSettings())]
+)
+def test_calibration_ends_and_times_what_will_run(
+    modulation: ModulationSettings | None, fast: FastSettings | None
+) -> None:
     backbone = StableDiffusion(tiny.make_unet(), tiny.make_vae(), tiny.make_context(), "tiny", "hash")
-    costs = calibrate(backbone, (64, 192), DiffusionSettings(guidance=1.0), modulation)
+    costs = calibrate(backbone, (64, 192), DiffusionSettings(guidance=1.0), modulation, fast)
     assert costs.encode > 0 and costs.clean > 0
     assert (costs.modulate > 0 and costs.decode > 0) == (modulation is not None)
 

@@ -33,13 +33,13 @@ def make_unet(seed: int = 0, use_linear_projection: bool = True) -> UNet2DCondit
     ).eval()
 
 
-def make_vae(seed: int = 0) -> AutoencoderKL:
+def make_vae(seed: int = 0, attention: bool = False) -> AutoencoderKL:
     torch.manual_seed(seed)
     return AutoencoderKL(
         block_out_channels=(8, 8, 16, 16),
         layers_per_block=1,
         norm_num_groups=4,
-        mid_block_add_attention=False,
+        mid_block_add_attention=attention,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
     ).eval()

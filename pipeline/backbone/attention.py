@@ -56,6 +56,21 @@ def recorded(unet: nn.Module, taps: Collection[Tap]) -> Iterator[dict[Tap, Tenso
         yield store
 
 
+@contextmanager
+def recorded_output(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Within the context every call of the module appends its output.
+
+    Yields:
+        the outputs so far.
+    """
+    outputs: list[Tensor] = []
+    handle = module.register_forward_hook(lambda module, inputs, output: outputs.append(output.detach()))
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
 def _record(store: dict[Tap, Tensor], tap: Tap) -> Callable[..., None]:
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
         store[tap] = output.detach()

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.backbone.boxes import Box
+
 
 @dataclass(frozen=True)
 class Tap:
@@ -37,10 +39,12 @@ class Keep:
         attention: the attention of the decoder blocks; variants take over its queries and keys (injection).
         block: b_m, the decoder block whose cross-attention the variants offset; they share all that lies before.
             None: variants differ in their latents.
+        deep: what lies below the network's top level; variants take it over and run that level alone. Not with `block`.
     """
 
     attention: bool = False
     block: int | None = None
+    deep: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,16 @@ class Schedule:
 
     sigmas: Tensor
     timesteps: tuple[int, ...]
+
+    def without(self, skipped: Collection[int]) -> Schedule:
+        """The schedule in which the step before a skipped one goes to where that one would have gone.
+
+        Step numbers stay; the skipped steps are not to be run.
+        """
+        sigmas = self.sigmas.clone()
+        for step in sorted(skipped, reverse=True):
+            sigmas[step] = sigmas[step + 1]
+        return Schedule(sigmas, self.timesteps)
 
 
 class Variants(Protocol):
@@ -100,6 +114,19 @@ class Denoised:
     latents: Tensor
     taps: Mapping[Tap, Tensor] = field(default_factory=dict)
     kept: Kept | None = None
+
+
+class PartDecoder(Protocol):
+    """A decoder that holds the statistics of one whole image fixed, so that parts of variants can be decoded alone."""
+
+    @property
+    def whole(self) -> Tensor:
+        """(1, 3, H, W) float32, the image itself."""
+        ...
+
+    def part(self, latents: Tensor, box: Box) -> Tensor:
+        """The box of the image (3, 8h, 8w) float32 of other latents (4, H/8, W/8)."""
+        ...
 
 
 class Backbone(Protocol):
@@ -156,4 +183,8 @@ class Backbone(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (b, 3, H, W) float32, nominally in [-1, 1] but not clipped, of clean latents (b, 4, h, w)."""
+        ...
+
+    def part_decoder(self, latents: Tensor) -> PartDecoder:
+        """Ready to decode parts of variants of one frame's clean latents (1, 4, h, w)."""
         ...

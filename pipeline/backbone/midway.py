@@ -1,4 +1,4 @@
-"""A UNet's forward pass in two parts, so that several continuations share the first.
+"""A UNet's forward pass in parts, so that several continuations share what they have in common.
 
 For SD 2.1's topology: the UNet's own modules are called in the order in which its `forward` calls them.
 """
@@ -57,10 +57,36 @@ def first_part(unet: Any, sample: Tensor, timestep: int, context: Tensor, block:
 
 def second_part(unet: Any, midway: Midway) -> Tensor:
     """The rest of the pass: the network's output (b, 4, h, w)."""
-    hidden, skips = _after_resnet(unet, midway.block, midway.hidden, midway.context), list(midway.skips)
-    for block in range(midway.block + 1, BLOCKS_PER_LEVEL * len(unet.up_blocks)):
-        hidden = _resnet(unet, block, hidden, skips.pop(), midway.embedding)
-        hidden = _after_resnet(unet, block, hidden, midway.context)
+    hidden = _after_resnet(unet, midway.block, midway.hidden, midway.context)
+    following = range(midway.block + 1, BLOCKS_PER_LEVEL * len(unet.up_blocks))
+    return _blocks(unet, following, hidden, list(midway.skips), midway.embedding, midway.context)
+
+
+def deep_level(unet: Any) -> Any:
+    """The module whose output is all that the network's top level takes from below."""
+    return unet.up_blocks[-2]
+
+
+def top_level(unet: Any, sample: Tensor, timestep: int, context: Tensor, deep: Tensor) -> Tensor:
+    """The pass of scaled latents (b, 4, h, w) with the output of `deep_level` given: (b, c, h, w)."""
+    embedding = unet.time_embedding(unet.get_time_embed(sample, timestep))
+    hidden = unet.conv_in(sample)
+    skips = [hidden]
+    level = unet.down_blocks[0]
+    for resnet, attention in zip(level.resnets, level.attentions, strict=True):
+        hidden = resnet(hidden, embedding)
+        hidden = attention(hidden, encoder_hidden_states=context, return_dict=False)[0]
+        skips.append(hidden)
+    blocks = BLOCKS_PER_LEVEL * len(unet.up_blocks)
+    return _blocks(unet, range(blocks - BLOCKS_PER_LEVEL, blocks), deep, skips, embedding, context)
+
+
+def _blocks(
+    unet: Any, blocks: range, hidden: Tensor, skips: list[Tensor], embedding: Tensor, context: Tensor
+) -> Tensor:
+    for block in blocks:
+        hidden = _resnet(unet, block, hidden, skips.pop(), embedding)
+        hidden = _after_resnet(unet, block, hidden, context)
     return unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden)))
 
 

@@ -9,9 +9,10 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
-from pipeline.backbone.attention import BLOCKS_PER_LEVEL, recorded, tapped_module
+from pipeline.backbone.attention import BLOCKS_PER_LEVEL, recorded, recorded_output, tapped_module
 from pipeline.backbone.base import Denoised, Keep, Schedule, Tap
-from pipeline.backbone.midway import first_part, second_part
+from pipeline.backbone.local_decoding import LocalDecoder
+from pipeline.backbone.midway import deep_level, first_part, second_part
 from pipeline.backbone.schedule import GuidedStep, scaled_linear_schedule
 from pipeline.backbone.variants import KeptStep, shared_taps
 
@@ -81,7 +82,7 @@ class StableDiffusion:
         context = torch.cat([half.expand(len(latents), -1, -1) for half in halves])
         sample, midway = move.scaled(latents).to(self.unet.dtype), None
         shared = () if keep is None else shared_taps(keep)
-        with recorded(self.unet, {*record, *shared}) as taps:
+        with recorded(self.unet, {*record, *shared}) as taps, recorded_output(deep_level(self.unet)) as deep:
             if keep is None or keep.block is None:
                 epsilon = self.unet(sample, move.timestep, context, return_dict=False)[0]
             else:
@@ -89,12 +90,19 @@ class StableDiffusion:
                 epsilon = second_part(self.unet, midway)
         kept = None
         if keep is not None:
-            kept = KeptStep(self.unet, move, context, keep, {tap: taps[tap] for tap in shared}, midway)
+            of_shared = {tap: taps[tap] for tap in shared}
+            kept = KeptStep(self.unet, move, context, keep, of_shared, midway, deep[0] if keep.deep else None)
         return Denoised(move.moved(latents, epsilon.float()), {tap: taps[tap] for tap in record}, kept)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        scaled = latents / self.vae.config.scaling_factor
         # On a CPU the activations of a batch cost page faults: one image at a time is faster.
-        parts = scaled.split(1) if self.device.type == "cpu" else (scaled,)
-        return torch.cat([self.vae.decode(part, return_dict=False)[0] for part in parts]).float()
+        parts = latents.split(1) if self.device.type == "cpu" else (latents,)
+        return torch.cat([self._decode(part) for part in parts])
+
+    @torch.inference_mode()
+    def part_decoder(self, latents: Tensor) -> LocalDecoder:
+        return LocalDecoder.of(self._decode, self.vae.decoder, latents)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        return self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0].float()

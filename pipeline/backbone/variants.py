@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pipeline.backbone.attention import (
     ATTENTION_BLOCKS,
+    BLOCKS_PER_LEVEL,
     GivenOutput,
     GivenWeights,
     attention_weights,
@@ -23,7 +24,7 @@ from pipeline.backbone.attention import (
     transformer,
 )
 from pipeline.backbone.base import Keep, Offset, Tap
-from pipeline.backbone.midway import Midway, second_part
+from pipeline.backbone.midway import Midway, second_part, top_level
 from pipeline.backbone.schedule import GuidedStep
 
 
@@ -39,8 +40,9 @@ def shared_taps(keep: Keep) -> tuple[Tap, ...]:
 
 
 def _injected(keep: Keep) -> Sequence[int]:
-    # Up to the modulated block variants do not differ from the step itself.
-    return [block for block in ATTENTION_BLOCKS if keep.block is None or block > keep.block]
+    # Up to the modulated block variants do not differ from the step itself, and what is deep they do not run.
+    first = ATTENTION_BLOCKS.stop - BLOCKS_PER_LEVEL if keep.deep else (keep.block or 0) + 1
+    return [block for block in ATTENTION_BLOCKS if block >= first]
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class KeptStep:
         keep: what is kept.
         taps: those of `shared_taps`, each (halves * f, n, c).
         midway: the pass before the transformer of the kept block; None without one.
+        deep: what the network's top level takes from below, (halves * f, c, h, w); None unless that is kept.
     """
 
     unet: Any
@@ -62,6 +65,7 @@ class KeptStep:
     keep: Keep
     taps: Mapping[Tap, Tensor]
     midway: Midway | None
+    deep: Tensor | None = None
 
     @torch.inference_mode()
     def variants(self, frames: Collection[int]) -> FrameVariants:
@@ -101,7 +105,11 @@ class FrameVariants:
             else:
                 sample = step.move.scaled(latents).to(step.unet.dtype)
                 context = step.of_frames(step.context, frames)
-                epsilon = step.unet(sample, step.move.timestep, context, return_dict=False)[0]
+                if step.deep is None:
+                    epsilon = step.unet(sample, step.move.timestep, context, return_dict=False)[0]
+                else:
+                    deep = step.of_frames(step.deep, frames)
+                    epsilon = top_level(step.unet, sample, step.move.timestep, context, deep)
         return step.move.moved(latents, epsilon.float())
 
     def _processors(self, frames: Sequence[int], offset: Offset | None) -> dict[Any, Callable[..., Tensor]]:

@@ -1,0 +1,37 @@
+"""Boxes of latent cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Box:
+    """Rows top..bottom - 1 and columns left..right - 1, in latent cells."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @classmethod
+    def around(cls, mask: Tensor) -> Box:
+        """The smallest box that holds all positive cells of a mask (h, w); at least one is."""
+        rows, columns = (torch.nonzero(mask.amax(dim=axis) > 0).flatten() for axis in (1, 0))
+        return cls(int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1)
+
+    def grown(self, cells: int, size: tuple[int, int]) -> Box:
+        """With so many more cells on each side, within (h, w)."""
+        top, left = max(0, self.top - cells), max(0, self.left - cells)
+        return Box(top, min(size[0], self.bottom + cells), left, min(size[1], self.right + cells))
+
+    def scaled(self, factor: int) -> Box:
+        """In pixels, `factor` to a cell."""
+        return Box(*(factor * side for side in (self.top, self.bottom, self.left, self.right)))
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """That part of a tensor (..., h, w)."""
+        return tensor[..., self.top : self.bottom, self.left : self.right]

@@ -1,0 +1,84 @@
+"""Labels that can be modulated in one pass, since their regions do not touch (a colouring of their adjacency)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import networkx
+import numpy as np
+from scipy import ndimage
+
+#: A token touches the eight around it.
+TOUCHING = np.ones((3, 3), bool)
+
+
+@dataclass(frozen=True)
+class Region:
+    """Tokens of one label: `mask` (h, w) bool."""
+
+    label: int
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Group:
+    """Regions that are modulated together.
+
+    Attributes:
+        mask: (h, w) bool, all their tokens.
+        owners: (h, w) ints, the label of the nearest of these regions: whose response a pixel there shows.
+    """
+
+    mask: np.ndarray
+    owners: np.ndarray
+
+    @property
+    def labels(self) -> list[int]:
+        """Its labels, ascending."""
+        return [int(label) for label in np.unique(self.owners)]
+
+
+def whole_labels(plane: np.ndarray) -> list[Region]:
+    """One region per label of a coarse map (h, w), labels ascending."""
+    return [Region(int(label), plane == label) for label in np.unique(plane)]
+
+
+def connected_parts(plane: np.ndarray) -> list[Region]:
+    """The connected parts of each label of a coarse map (h, w), labels ascending; corners connect."""
+    parts = []
+    for region in whole_labels(plane):
+        numbers, count = ndimage.label(region.mask, TOUCHING)
+        parts += [Region(region.label, numbers == number) for number in range(1, count + 1)]
+    return parts
+
+
+def alone(regions: Sequence[Region]) -> list[Group]:
+    """Each region for itself: its label shows everywhere."""
+    return [Group(region.mask, np.full(region.mask.shape, region.label)) for region in regions]
+
+
+def coloured(regions: Sequence[Region], gap: int) -> list[Group]:
+    """As few groups as a greedy colouring finds, with at least `gap` >= 1 tokens between any two regions of a group."""
+    grown = [ndimage.binary_dilation(region.mask, TOUCHING, iterations=gap) for region in regions]
+    touching = networkx.Graph()
+    touching.add_nodes_from(range(len(regions)))
+    touching.add_edges_from(
+        (a, b) for a, b in combinations(range(len(regions)), 2) if (grown[a] & regions[b].mask).any()
+    )
+    colours = networkx.greedy_color(touching, strategy="DSATUR")
+    return [
+        _group([region for place, region in enumerate(regions) if colours[place] == colour])
+        for colour in range(max(colours.values()) + 1)
+    ]
+
+
+def _group(regions: Sequence[Region]) -> Group:
+    shape = regions[0].mask.shape
+    labels, covered = np.zeros(shape, np.int64), np.zeros(shape, bool)
+    for region in regions:
+        labels[region.mask] = region.label
+        covered |= region.mask
+    nearest = ndimage.distance_transform_edt(~covered, return_distances=False, return_indices=True)
+    return Group(covered, labels[tuple(nearest)])
