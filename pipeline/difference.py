@@ -15,7 +15,11 @@ EPSILON = 1e-5
 
 def squared_difference(difference: np.ndarray) -> np.ndarray:
     """D = ||I+ - I-||^2 per pixel (section 3.2): (H, W, 3) float grey levels -> (H, W) float32."""
-    return np.square(difference, dtype=np.float32).sum(axis=-1)
+    # Plane by plane: a sum over the last axis of three is ten times slower, and adds in the same order.
+    red, green, blue = np.square(np.moveaxis(difference, -1, 0), dtype=np.float32)
+    red += green
+    red += blue
+    return red
 
 
 def root_difference(difference: np.ndarray) -> np.ndarray:
@@ -35,7 +39,10 @@ def normalize(values: np.ndarray) -> np.ndarray:
 
 def filtered(values: np.ndarray, mask: np.ndarray, strength: float) -> np.ndarray:
     """Eq. 7: D~ = D M + s D (1 - M), with M (H, W) in [0, 1] at the map's size and s = `strength`."""
-    return values * mask + strength * values * (1 - mask)
+    outside = strength * values
+    outside *= 1 - mask
+    outside += values * mask
+    return outside
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int], method: str) -> np.ndarray:
@@ -45,8 +52,13 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int], method: str) -> np.ndar
     return cv2.resize(mask.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
 
 
+def resize_planes(planes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Like `resize_image`, of an image (3, H, W) that lies plane by plane."""
+    return planes if planes.shape[1:] == tuple(size) else np.stack([resize_image(plane, size) for plane in planes])
+
+
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A float32 or uint8 image (H, W, 3) at another size, bilinear with half-pixel centres."""
+    """A float32 or uint8 image (H, W) or (H, W, 3) at another size, bilinear with half-pixel centres."""
     if image.shape[:2] == tuple(size):
         return image
     return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
@@ -96,5 +108,5 @@ class RunningArgmax:
     def add(self, label: int, values: np.ndarray) -> None:
         """Let `label` compete with its map (H, W)."""
         better = values > self.best
-        self.best[better] = values[better]
-        self.labels[better] = label
+        np.copyto(self.labels, label, where=better)
+        np.copyto(self.best, values, where=better)

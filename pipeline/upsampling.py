@@ -63,8 +63,8 @@ def difference_map(plus: np.ndarray, minus: np.ndarray, size: tuple[int, int], s
     else:
         # Resizing is linear: one resize of the difference equals the difference of two resizes. Not clipped,
         # and in float: with a weak response the differences are below one grey level.
-        grey_levels = np.ascontiguousarray((plus - minus).transpose(1, 2, 0)) * np.float32(127.5)
-        resized = maps.resize_image(grey_levels, size)
+        grey_levels = (plus - minus) * np.float32(127.5)
+        resized = np.moveaxis(maps.resize_planes(grey_levels, size), 0, -1)
         kind = maps.squared_difference if settings.difference == "squared" else maps.root_difference
         values = maps.blur(kind(resized)) if settings.blur else kind(resized)
     return maps.normalize(values) if settings.normalize else values.astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -94,6 +95,19 @@ def test_a_usable_gpu_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda *args: moved.append(args[:2]) or args[2], raising=False)
     nearest_tokens(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32), 1)
     assert moved == [("resources", 0)]
+
+
+def test_missing_faiss_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without_faiss(name: str, *args: object, **kwargs: object) -> object:
+        if name == "faiss":
+            raise ImportError("No module named 'faiss'")
+        return real(name, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", without_faiss)
+    with pytest.raises(UsageError, match="pip install faiss-cpu"):
+        fit(np.eye(3), np.arange(3)).predict(np.eye(3)[None], 1)
 
 
 @pytest.mark.parametrize(

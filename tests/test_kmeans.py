@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import subprocess
 import sys
 
@@ -75,9 +74,38 @@ def test_threads_do_not_change_the_result() -> None:
 
 def test_greedy_seeds_spread_over_far_groups(blobs: tuple[np.ndarray, np.ndarray]) -> None:
     tokens, group = blobs
-    seeds = greedy_seeds(tokens, 5, np.random.default_rng(1))
-    chosen = [int(group[np.flatnonzero((tokens == seed).all(axis=1))[0]]) for seed in seeds]
-    assert sorted(chosen) == [0, 1, 2, 3, 4]
+    generators = [np.random.default_rng(seed) for seed in (1, 2)]
+    seeds, nearest = greedy_seeds(tokens, np.square(tokens).sum(axis=1), 5, generators)
+    for chosen, labels in zip(seeds, nearest, strict=True):
+        assert sorted(group[chosen]) == [0, 1, 2, 3, 4]
+        np.testing.assert_array_equal(group[chosen][labels], group)
+
+
+def plain_iterations(tokens: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Lloyd's algorithm in float64, every distance computed, until no token moves."""
+    while True:
+        centers = np.stack([tokens[labels == label].mean(axis=0) for label in range(labels.max() + 1)])
+        following = np.square(tokens[:, None] - centers).sum(axis=2).argmin(axis=1)
+        if np.array_equal(following, labels):
+            return labels
+        labels = following
+
+
+@pytest.mark.parametrize(("noise", "clusters"), [(0.3, 4), (1.0, 9), (3.0, 20)])
+def test_labels_are_those_of_plain_iterations(noise: float, clusters: int, rng: np.random.Generator) -> None:
+    smooth = rng.standard_normal((40, 24)).repeat(15, axis=0)
+    tokens = (smooth + noise * rng.standard_normal(smooth.shape)).astype(np.float32)
+    generators = [np.random.default_rng((7, run)) for run in range(3)]
+    _, nearest = greedy_seeds(tokens, np.square(tokens).sum(axis=1), clusters, generators)
+    found = [plain_iterations(tokens.astype(float), labels) for labels in nearest]
+    spreads = [
+        sum(np.square(tokens[run == label] - tokens[run == label].mean(axis=0)).sum() for label in np.unique(run))
+        for run in found
+    ]
+    best = found[int(np.argmin(spreads))]
+    ours = kmeans(tokens, clusters, restarts=3, seed=7)
+    assert ours.inertia == pytest.approx(min(spreads), rel=1e-5)
+    np.testing.assert_array_equal(best[:, None] == best, ours.labels[:, None] == ours.labels)
 
 
 @pytest.mark.parametrize("clusters", [1, 4, 6])
@@ -104,16 +132,3 @@ def test_more_clusters_than_tokens_is_refused_with_both_numbers() -> None:
 def test_nan_is_refused() -> None:
     with pytest.raises(DataError, match="NaN"):
         kmeans(np.full((6, 2), np.nan), 2, restarts=1, seed=0)
-
-
-def test_missing_faiss_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without_faiss(name: str, *args: object, **kwargs: object) -> object:
-        if name == "faiss":
-            raise ImportError("No module named 'faiss'")
-        return real(name, *args, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(builtins, "__import__", without_faiss)
-    with pytest.raises(UsageError, match="pip install faiss-cpu"):
-        kmeans(np.eye(6, dtype=np.float32), 2, restarts=1, seed=0)

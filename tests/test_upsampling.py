@@ -24,6 +24,13 @@ def test_squared_difference_is_the_papers_norm() -> None:
     np.testing.assert_allclose(maps.root_difference(difference), [[3, 5]])
 
 
+@pytest.mark.parametrize("size", [(20, 30), (31, 47), (9, 13)])
+def test_planes_are_enlarged_as_the_image_is(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).standard_normal((20, 30, 3), dtype=np.float32)
+    planes = maps.resize_planes(np.ascontiguousarray(image.transpose(2, 0, 1)), size)
+    np.testing.assert_array_equal(planes.transpose(1, 2, 0), maps.resize_image(image, size))
+
+
 def test_eq7_filter() -> None:
     """Eq. 7: D~ = D M + s D (1 - M)."""
     values = np.array([[10.0, 10.0, 10.0]], np.float32)
