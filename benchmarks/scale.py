@@ -37,7 +37,14 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("ingest", "extract", "correspond", "segment", "upsample", "evaluate", "render", "summarize")
 SIZE = 128
 VSPW_FRAMES = 71
-PARAMS = {"ingest.size": "native", "segment.clusters": "2", "evaluate.windows": "[8]"}
+#: Large batches: a tiny network spends its time between passes.
+PARAMS = {
+    "ingest.size": "native",
+    "diffusion.batch": "14",
+    "segment.clusters": "2",
+    "upsample.batch": "28",
+    "evaluate.windows": "[8]",
+}
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False)
 
