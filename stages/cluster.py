@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
-    from distributed import Client
+    from distributed import Client, Future
 
     from stages.cluster_board import Board
     from stages.cluster_plan import Plan
@@ -130,9 +130,9 @@ def _prepare(plan: Plan, threads: int, gpus: tuple[str, ...]) -> Site:
 
 def _distribute(client: Client, plan: Plan, site: Site, job: Job, retries: int, board: Board) -> list[Outcome]:
     """Run every chain on some worker; one that fails does not stop the others."""
-    from distributed import KilledWorker, as_completed
+    from distributed import as_completed
 
-    from stages.cluster_worker import TOPIC, ClonePlugin, Outcome, run_chain
+    from stages.cluster_worker import TOPIC, ClonePlugin, run_chain
 
     client.register_plugin(ClonePlugin(site))
     needs = {"GPU": 1} if job.gpu else None
@@ -149,17 +149,25 @@ def _distribute(client: Client, plan: Plan, site: Site, job: Job, retries: int, 
         with _listening(client, "all", lambda event: _tell_of_lost_worker(event, names)):
             for future in as_completed(list(futures)):
                 chain = futures.pop(future)
-                error = future.exception()
-                if isinstance(error, KilledWorker):
-                    outcome = Outcome(chain.key, {}, f"{retries + 1} workers were lost while they ran it")
-                elif error:
-                    outcome = Outcome(chain.key, {}, f"{error} (tried {retries + 1} times)")
-                else:
-                    outcome = future.result()
+                outcome = _outcome(chain.key, future, retries)
                 future.release()  # else it would run again when the worker that ran it is lost later
                 board.finish(chain.key, outcome.states)
                 outcomes.append(outcome)
     return outcomes
+
+
+def _outcome(key: str, future: Future[Outcome], retries: int) -> Outcome:
+    """How an item ended that is done."""
+    from distributed import KilledWorker
+
+    from stages.cluster_worker import Outcome
+
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        return Outcome(key, {}, f"{error.allowed_failures + 1} workers were lost while they ran it")
+    if error:
+        return Outcome(key, {}, f"{error} (tried {retries + 1} times)")
+    return future.result()
 
 
 @contextmanager
@@ -183,7 +191,7 @@ def _tell_of_lost_worker(event: Mapping[str, Any], names: Mapping[str, str]) -> 
         return
     for task in event["processing-tasks"]:
         if task in names:
-            cli.note(f"{names[task]}: its worker {event['worker']} is lost; another one goes on with it")
+            cli.note(f"{names[task]}: its worker {event['worker']} is lost")
 
 
 def _restore(plan: Plan, failed: dict[str, str]) -> None:

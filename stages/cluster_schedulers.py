@@ -141,6 +141,7 @@ def _cluster(scheduler: str, workers: int, job: Job, folder: Path) -> Any:
             dashboard_address=None, local_directory=str(folder), silence_logs=logging.ERROR, preload=[HEEDLESS],
         )  # fmt: skip
     import dask_jobqueue
+    from distributed.core import Status
 
     kind: Any = getattr(dask_jobqueue, QUEUES[scheduler])
     submit = kind.job_cls.submit_command
@@ -153,7 +154,10 @@ def _cluster(scheduler: str, workers: int, job: Job, folder: Path) -> Any:
         cluster.worker_spec.update(cluster.new_worker_spec())
     try:
         cluster.sync(_submitted, cluster)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
+        for refused in cluster.workers.values():
+            if refused.status is Status.created:
+                refused.status = Status.failed  # else closing takes it for one that still runs
         cluster.close()
         reason = " ".join(str(error).partition("stderr:")[2].split()) or str(error)
         raise ResourceError(f"--scheduler {scheduler}: `{submit}` takes no job: {reason}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -88,7 +89,7 @@ def test_an_item_of_a_killed_worker_is_run_by_another(tmp_path: Path, site: Path
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert len(set(slow_places())) == 2
-    assert "slow: its worker tcp://" in output and "is lost; another one goes on with it" in output
+    assert re.search(r"^slow: its worker tcp://\S+ is lost$", output, re.MULTILINE)
     assert "6 items: 12 ran\n" in output, "what the lost worker had finished is not run again"
     assert results(project) == serial
 
@@ -141,7 +142,8 @@ def test_an_interrupted_run_stops_its_stages_and_can_be_continued(tmp_path: Path
     assert process.returncode == 130, output
     assert output.endswith("interrupted; run the same command again to continue\n") and "Traceback" not in output
     assert not list((project.folder / ".dvc/tmp/cluster/clones").iterdir())
-    assert not [p for p in psutil.process_iter(["cmdline"]) if f"{tmp_path}" in " ".join(p.info["cmdline"] or ())]
+    running = [process.info["cwd"] or "" for process in psutil.process_iter(["cwd"])]
+    assert not [folder for folder in running if folder.startswith(str(tmp_path))]
     Path(f"{project.ran_file}.hold").unlink()
     assert "2 items: 2 ran, 2 restored" in project.cluster("--workers", "2")
 
