@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import WeightsError
+from pipeline.errors import UsageError, WeightsError
 from stages import cli
 from stages.resources import resource
 from stages.settings import BackboneParams, DiffusionParams, load
@@ -86,10 +86,14 @@ def check_lock(source: WeightsSource, lock: Path = LOCK) -> None:
 
     Raises:
         WeightsError: the lock names other weights.
+        UsageError: it is damaged.
     """
     if not lock.is_file():
         return
-    locked = json.loads(lock.read_text())
+    try:
+        locked = dict(json.loads(lock.read_text()))
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{lock}: damaged ({error}); run `vidseg backbone lock --params params.yaml`") from error
     if locked.get("sha256") != source.sha256:
         raise WeightsError(
             f"{lock} is for other weights ('{locked.get('name')}') than backbone.name = '{source.name}' has; "

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +17,10 @@ from pipeline.errors import DataError, UsageError
 from stages import cli
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
+
+    from distributed import Client, Future
 
     from stages.cluster_board import Board
     from stages.cluster_plan import Plan
@@ -49,9 +52,9 @@ def run(
         int, typer.Option(min=1, help="CPU threads of each stage; results keep their bytes for one number")
     ] = 1,
     retries: Annotated[int, typer.Option(min=0, help="how many lost workers an item survives")] = 3,
-    folder: Annotated[
+    clones: Annotated[
         Path | None,
-        typer.Option(help="shared folder for clones, logs and unfinished stores; default: .dvc/tmp/cluster"),
+        typer.Option(help="folder for the workers' clones, shared or a disk of each; default: in .dvc/tmp/cluster"),
     ] = None,
     gpu: Annotated[
         bool | None,
@@ -79,13 +82,15 @@ def run(
     from stages.cluster_plan import make_plan
 
     _check_extra()
-    schedulers.check_scheduler(scheduler)
-    plan = make_plan(targets or (), folder)
+    from stages.cluster_worker import remove_clones_of_the_dead
+
+    of_jobs = {"--memory": memory, "--walltime": walltime, "--queue": queue, "--directive": directive}
+    schedulers.check_scheduler(scheduler, of_jobs)
+    plan = make_plan(targets or (), clones)
     gpus = schedulers.local_gpus() if scheduler == schedulers.LOCAL and gpu is not False else ()
     if gpus and workers > len(gpus):
         raise UsageError(f"--workers {workers}: there are {len(gpus)} GPUs, one for each worker (or use --no-gpu)")
-    logs = plan.folder / "logs"
-    job = schedulers.Job(threads, memory, walltime, queue, bool(gpus or gpu), tuple(directive or ()), logs)
+    job = schedulers.Job(threads, memory, walltime, queue, bool(gpus or gpu), tuple(directive or ()), plan.logs)
     if dry_run:
         what = f"{workers} of {scheduler}, OMP_NUM_THREADS={threads}{', a GPU each' if job.gpu else ''}"
         print(plain_plan(plan, [("workers", what)]))
@@ -98,11 +103,12 @@ def run(
         with schedulers.connect(scheduler, workers, job, retries, site.clones) as client:
             outcomes = _distribute(client, plan, site, job, retries, board)
     finally:
+        remove_clones_of_the_dead(site.clones)
         shutil.rmtree(site.clones, ignore_errors=True)
         with suppress(OSError):
             site.scratch.rmdir()  # holds what an interrupted stage left, for the next run
     cli.note(f"{len(plan.chains)} items: {board.summary()}")
-    _restore(plan, {outcome.key: outcome.error for outcome in outcomes if outcome.error}, logs)
+    _restore(plan, {outcome.key: outcome.error for outcome in outcomes if outcome.error})
 
 
 def _check_extra() -> None:
@@ -115,43 +121,80 @@ def _check_extra() -> None:
 def _prepare(plan: Plan, threads: int, gpus: tuple[str, ...]) -> Site:
     from stages.cluster_worker import Site
 
-    clones = plan.folder / "clones" / f"{plan.revision[:12]}-{os.getpid()}"
-    scratch = Path(os.environ.get("VIDSEG_SCRATCH") or plan.folder / "scratch").resolve()
-    logs = plan.folder / "logs"
-    for needed in (clones, scratch, logs, plan.cache):
+    clones = plan.clones / f"{plan.revision[:12]}-{os.getpid()}"
+    for needed in (clones, plan.scratch, plan.logs, plan.cache):
         needed.mkdir(parents=True, exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
-    return Site(plan.project, plan.revision, plan.cache, clones, logs, scratch, threads, gpus, environment)
+    return Site(plan.project, plan.revision, plan.cache, clones, plan.logs, plan.scratch, threads, gpus, environment)
 
 
 def _distribute(client: Client, plan: Plan, site: Site, job: Job, retries: int, board: Board) -> list[Outcome]:
     """Run every chain on some worker; one that fails does not stop the others."""
     from distributed import as_completed
 
-    from stages.cluster_worker import TOPIC, ClonePlugin, Outcome, run_chain
+    from stages.cluster_worker import TOPIC, ClonePlugin, run_chain
 
     client.register_plugin(ClonePlugin(site))
     needs = {"GPU": 1} if job.gpu else None
     outcomes = []
-    with board.shown():
-        client.subscribe_topic(
-            TOPIC, lambda event: board.change(*(event[1][name] for name in ("key", "stage", "state")))
-        )
+    with (
+        board.shown(),
+        _listening(client, TOPIC, lambda event: board.change(event["key"], event["stage"], event["state"])),
+    ):
         futures = {
             client.submit(run_chain, chain, pure=False, retries=retries, resources=needs): chain
             for chain in plan.chains
         }
-        for future in as_completed(futures):
-            chain = futures[future]
-            error = future.exception()
-            outcome = Outcome(chain.key, {}, f"{error} (tried {retries + 1} times)") if error else future.result()
-            board.finish(chain.key, outcome.states)
-            outcomes.append(outcome)
-        client.unsubscribe_topic(TOPIC)
+        names = {str(future.key): chain.key for future, chain in futures.items()}
+        with _listening(client, "all", lambda event: _tell_of_lost_worker(event, names)):
+            for future in as_completed(list(futures)):
+                chain = futures.pop(future)
+                outcome = _outcome(chain.key, future, retries)
+                future.release()  # else it would run again when the worker that ran it is lost later
+                board.finish(chain.key, outcome.states)
+                outcomes.append(outcome)
     return outcomes
 
 
-def _restore(plan: Plan, failed: dict[str, str], logs: Path) -> None:
+def _outcome(key: str, future: Future[Outcome], retries: int) -> Outcome:
+    """How an item ended that is done."""
+    from distributed import KilledWorker
+
+    from stages.cluster_worker import Outcome
+
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        return Outcome(key, {}, f"{error.allowed_failures + 1} workers were lost while they ran it")
+    if error:
+        return Outcome(key, {}, f"{error} (tried {retries + 1} times)")
+    return future.result()
+
+
+@contextmanager
+def _listening(client: Client, topic: str, handler: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """While this is held, each event of a topic goes to the handler, in a thread of Dask's."""
+    client.subscribe_topic(topic, lambda event: handler(event[1]))
+    try:
+        yield
+    finally:
+        client.unsubscribe_topic(topic)
+
+
+def _tell_of_lost_worker(event: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    """Tell which items a lost worker had.
+
+    Args:
+        event: what Dask's scheduler says to all.
+        names: Dask's name of a task -> its item.
+    """
+    if event.get("action") != "remove-worker":
+        return
+    for task in event["processing-tasks"]:
+        if task in names:
+            cli.note(f"{names[task]}: its worker {event['worker']} is lost")
+
+
+def _restore(plan: Plan, failed: dict[str, str]) -> None:
     """Bring the results here from the cache; nothing of an item should have to run again.
 
     Raises:
@@ -161,13 +204,14 @@ def _restore(plan: Plan, failed: dict[str, str], logs: Path) -> None:
 
     targets = succeeded(plan, failed) if failed else list(plan.targets)
     if targets or not failed:
+        cli.note("restoring the results here")
         text = _dvc("repro", *targets)
         ran = [name for name in re.findall(r"Running stage '(.+?)'", text) if "@" in name]
         if ran:
             cli.note(f"warning: {len(ran)} stages of items had to run here: {', '.join(ran[:3])}")
     if failed:
         reasons = "; ".join(f"{key}: {reason}" for key, reason in sorted(failed.items()))
-        raise DataError(f"{len(failed)} of {len(plan.chains)} items failed: {reasons} (logs: {logs})")
+        raise DataError(f"{len(failed)} of {len(plan.chains)} items failed: {reasons} (logs: {plan.logs})")
     status = _dvc("status", *targets)
     if "up to date" not in status:
         raise DataError(f"the results are restored, but something changed meanwhile: {status.strip()}")

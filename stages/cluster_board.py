@@ -16,8 +16,17 @@ if TYPE_CHECKING:
 
     from stages.cluster_plan import Plan
 
-MARKS = {"waiting": "·", "running": "[yellow]running[/]", "ran": "[green]ran[/]", "restored": "[cyan]restored[/]"}
-FAILED = "[red]failed[/]"
+MARKS = {
+    "waiting": "·",
+    "running": "[yellow]running[/]",
+    "ran": "[green]ran[/]",
+    "restored": "[cyan]restored[/]",
+    "failed": "[red]failed[/]",
+}
+#: Which items are drawn when not all fit on the screen: those with such a stage, in this order.
+URGENT = ("running", "failed", "waiting")
+#: Lines of the screen that are no items: the head, the caption, the cursor's.
+OTHER_LINES = 3
 
 
 class Board:
@@ -37,18 +46,20 @@ class Board:
         from rich.console import Console
         from rich.live import Live
 
-        with Live(self.table(), console=Console(stderr=True), refresh_per_second=2) as live:
+        console = Console(stderr=True)
+        with Live(self.table(console.height - OTHER_LINES), console=console, refresh_per_second=2) as live:
             self._live = live
             yield
         self._live = None
 
     def change(self, key: str, stage: str, state: str) -> None:
         """Note the state of an item's stage; stages of other items, e.g. shared ones, are not shown."""
-        if self._states.get(key, {}).get(stage, state) == state:
+        before = self._states.get(key, {}).get(stage, state)
+        if before == state or (before, state) == ("ran", "restored"):  # an item that is tried again restores what ran
             return
         self._states[key][stage] = state
         if self._live is not None:
-            self._live.update(self.table())
+            self._live.update(self.table(self._live.console.height - OTHER_LINES))
         else:
             cli.note(f"{key}: {stage} {state}")
 
@@ -57,20 +68,27 @@ class Board:
         for stage, state in states.items():
             self.change(key, stage.partition("@")[0], state)
 
-    def table(self) -> Table:
-        """Items by stages."""
+    def table(self, most: int) -> Table:
+        """Items by stages; no more than `most` items, those that have something to tell."""
         from rich.table import Table
 
-        table = Table("item", *self._columns, box=None)
+        left_out = set(sorted(self._states, key=self._urgency)[max(most, 1) :])
+        caption = f"and {len(left_out)} more items; all: {self.summary()}" if left_out else None
+        table = Table("item", *self._columns, box=None, caption=caption, caption_justify="left")
         for key, states in self._states.items():
-            table.add_row(key, *(MARKS.get(states.get(stage, ""), FAILED) for stage in self._columns))
+            if key not in left_out:
+                table.add_row(key, *(MARKS.get(states.get(stage, ""), "") for stage in self._columns))
         return table
 
+    def _urgency(self, key: str) -> int:
+        states = self._states[key].values()
+        return next((rank for rank, state in enumerate(URGENT) if state in states), len(URGENT))
+
     def summary(self) -> str:
-        """How many stages ran, were restored, failed."""
+        """How many stages run, ran, were restored, failed, wait."""
         counts: Counter[str] = Counter(state for states in self._states.values() for state in states.values())
         return ", ".join(
-            f"{counts[state]} {state}" for state in ("ran", "restored", "failed", "waiting") if counts[state]
+            f"{counts[state]} {state}" for state in ("running", "ran", "restored", "failed", "waiting") if counts[state]
         )
 
 
@@ -80,7 +98,9 @@ def plain_plan(plan: Plan, rest: Sequence[tuple[str, Any]]) -> str:
         ("revision", plan.revision),
         ("project", plan.project),
         ("DVC cache", plan.cache),
-        ("shared folder", plan.folder),
+        ("clones", plan.clones),
+        ("logs", plan.logs),
+        ("unfinished", plan.scratch),
         *rest,
     ]
     lines = [f"{name:<14} {value}" for name, value in facts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import DataError, UsageError
-from stages.layout import DATA, NONE, item_videos
+from stages.layout import DATA, NONE, item_keys, item_videos
 from stages.settings import load
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 VIDEOS = Path("videos.yaml")
 PARAMS = Path("params.yaml")
+#: Of a project: clones, a log per item, unfinished stores.
+SHARED = Path(".dvc/tmp/cluster")
 #: What an entry of videos.yaml says of files.
 PATHS = ("path", "ground_truth", "classes", "mask")
 
@@ -46,7 +49,7 @@ class Plan:
         project: folder of the repository whose results these become.
         revision: the commit that workers check out.
         cache: DVC's cache, shared by all.
-        folder: for clones, logs and unfinished stores; shared by all.
+        clones: folder for the workers' clones; may be a disk of each machine.
         targets: what the project itself asks for at the end; none = everything.
         chains: one per item.
     """
@@ -54,7 +57,7 @@ class Plan:
     project: Path
     revision: str
     cache: Path
-    folder: Path
+    clones: Path
     targets: tuple[str, ...]
     chains: tuple[Chain, ...]
 
@@ -63,26 +66,42 @@ class Plan:
         """Names of the stages of all items, in the order of dvc.yaml."""
         return list(dict.fromkeys(stage for chain in self.chains for stage in chain.stages))
 
+    @property
+    def logs(self) -> Path:
+        """Folder for a log per item, and for what a batch system writes."""
+        return self.project / SHARED / "logs"
 
-def make_plan(targets: Sequence[str], folder: Path | None = None) -> Plan:
+    @property
+    def scratch(self) -> Path:
+        """Folder for unfinished stores, so that another worker can continue them."""
+        return Path(os.environ.get("VIDSEG_SCRATCH") or self.project / SHARED / "scratch").absolute()
+
+
+def make_plan(targets: Sequence[str], clones: Path | None = None) -> Plan:
     """The plan for stages, items' stages (`extract@KEY`) or, without targets, everything that dvc.yaml lists.
 
     Raises:
-        UsageError: no project, no commit, changes that git does not have, unknown targets, missing inputs.
+        UsageError: no project, no commit, changes that git does not have, unsafe keys, a dvc.yaml that DVC refuses,
+            unknown targets, missing inputs.
     """
     project = Path.cwd().resolve()
     if not (project / "dvc.yaml").is_file() or not (project / ".dvc").is_dir():
         raise UsageError(f"{project}: no dvc.yaml and .dvc here; run in the project's folder")
     revision = _revision(project)
+    item_keys()  # they become names of files
+    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     repo = Repo(str(project))
-    _refuse_changes(_written_by_dvc(repo))
-    chains = _chains(repo, targets)
+    try:
+        _refuse_changes(_written_by_dvc(repo))
+        chains = _chains(repo, targets)
+    except DvcException as error:
+        raise UsageError(f"dvc.yaml: {' '.join(str(error).split())}") from error
     if not chains:
-        raise UsageError(f"{' '.join(targets)}: no stage of an item; `dvc repro` alone does this")
-    shared = project / ".dvc/tmp/cluster" if folder is None else folder.resolve()
-    return Plan(project, revision, Path(repo.cache.local_cache_dir).resolve(), shared, tuple(targets), chains)
+        raise UsageError(f"{' '.join(targets) or 'dvc.yaml'}: no stage of an item; `dvc repro` alone does this")
+    clones = project / SHARED / "clones" if clones is None else clones.absolute()
+    return Plan(project, revision, Path(repo.cache.local_cache_dir).resolve(), clones, tuple(targets), chains)
 
 
 def in_project(path: str, project: Path) -> str | None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ResourceError, UsageError
+from stages import cli
 
 if TYPE_CHECKING:
     from dask_jobqueue import JobQueueCluster
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 LOCAL = "local"
 #: Batch systems and their classes in dask_jobqueue.
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster"}
+#: Of workers on this machine. Ctrl-C on a terminal reaches them too; the submitting process stops them in order.
+HEEDLESS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 #: How a job asks for a GPU, where every site does it alike.
 GPU_DIRECTIVES = {"slurm": ["--gres=gpu:1"], "lsf": ["-gpu num=1"]}
 
@@ -46,14 +51,20 @@ class Job:
     logs: Path
 
 
-def check_scheduler(name: str) -> None:
-    """Refuse a scheduler that is neither known nor an address.
+def check_scheduler(name: str, of_jobs: Mapping[str, object]) -> None:
+    """Refuse a scheduler that is neither known nor an address, and options that it has no use for.
+
+    Args:
+        of_jobs: options that only batch systems understand, with what was given.
 
     Raises:
         UsageError: names what there is.
     """
     if name not in (LOCAL, *QUEUES) and "://" not in name:
         raise UsageError(f"--scheduler {name}: give {LOCAL}, {', '.join(QUEUES)}, or an address like tcp://host:8786")
+    useless = [option for option, value in of_jobs.items() if value]
+    if useless and name not in QUEUES:
+        raise UsageError(f"{useless[0]} is for jobs of {', '.join(QUEUES)}; --scheduler {name} starts none")
 
 
 def local_gpus() -> tuple[str, ...]:
@@ -87,8 +98,8 @@ def connect(scheduler: str, workers: int, job: Job, retries: int, folder: Path) 
         folder: for Dask's own files on this machine.
 
     Raises:
-        ResourceError: no scheduler answers at an address.
-        UsageError: the batch system is not configured.
+        ResourceError: no scheduler answers at an address; the batch system takes no jobs.
+        UsageError: the batch system is not here or not configured, or the workers are started in another way.
     """
     import dask
     from distributed import Client
@@ -100,10 +111,25 @@ def connect(scheduler: str, workers: int, job: Job, retries: int, folder: Path) 
             except OSError as error:
                 raise ResourceError(f"--scheduler {scheduler}: no Dask scheduler answers there ({error})") from error
             with client:
+                _check_workers(scheduler, client, job)
                 yield client
             return
         with _cluster(scheduler, workers, job, folder) as cluster, Client(cluster) as client:
             yield client
+
+
+def _check_workers(address: str, client: Client, job: Job) -> None:
+    """Refuse workers that could not take an item, or would take several into one clone."""
+    found = client.scheduler_info()["workers"].values()
+    if any(worker["nthreads"] > 1 for worker in found):
+        raise UsageError(f"--scheduler {address}: its workers take several items at once; start them with --nthreads 1")
+    if found and job.gpu and not any("GPU" in worker["resources"] for worker in found):
+        raise UsageError(
+            f"--scheduler {address}: none of its {len(found)} workers offers a GPU; start them with "
+            "--resources GPU=1, or leave out --gpu"
+        )
+    if not found:
+        cli.note(f"{address} has no workers yet; waiting for them")
 
 
 def _cluster(scheduler: str, workers: int, job: Job, folder: Path) -> Any:
@@ -112,15 +138,35 @@ def _cluster(scheduler: str, workers: int, job: Job, folder: Path) -> Any:
 
         return LocalCluster(
             n_workers=workers, threads_per_worker=1, processes=True, resources=_resources(job), memory_limit=0,
-            dashboard_address=None, local_directory=str(folder),
+            dashboard_address=None, local_directory=str(folder), silence_logs=logging.ERROR, preload=[HEEDLESS],
         )  # fmt: skip
     import dask_jobqueue
+    from distributed.core import Status
 
-    kind: type[JobQueueCluster] = getattr(dask_jobqueue, QUEUES[scheduler])
+    kind: Any = getattr(dask_jobqueue, QUEUES[scheduler])
+    submit = kind.job_cls.submit_command
+    if shutil.which(submit) is None:
+        raise UsageError(f"--scheduler {scheduler}: there is no `{submit}` here; run this where jobs are submitted")
     with _explained(scheduler):
         cluster = kind(**_job_options(scheduler, job))
-    cluster.scale(jobs=workers)
+    # `scale` would submit in the background, where a refusal is only logged.
+    for _ in range(workers):
+        cluster.worker_spec.update(cluster.new_worker_spec())
+    try:
+        cluster.sync(_submitted, cluster)
+    except (OSError, RuntimeError, ValueError) as error:
+        for refused in cluster.workers.values():
+            if refused.status is Status.created:
+                refused.status = Status.failed  # else closing takes it for one that still runs
+        cluster.close()
+        reason = " ".join(str(error).partition("stderr:")[2].split()) or str(error)
+        raise ResourceError(f"--scheduler {scheduler}: `{submit}` takes no job: {reason}") from error
+    cli.note(f"{workers} jobs are submitted; items begin as soon as one of them runs")
     return cluster
+
+
+async def _submitted(cluster: JobQueueCluster) -> None:
+    await cluster
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from distributed import Worker, WorkerPlugin, get_worker
 
+from stages import yaml_files
 from stages.cluster_plan import VIDEOS, Chain, relative_names
 
 #: Topic of the events that workers send, and name of the plugin that holds a worker's clone.
@@ -48,7 +49,7 @@ class Site:
         project: repository to clone, and folder of inputs that are not in git.
         revision: to check out.
         cache: absolute path of DVC's cache.
-        clones: folder for this run's clones.
+        clones: folder for this run's clones; may be a disk of each machine.
         logs: folder for a log per item.
         scratch: folder for unfinished stores, so that another worker can continue them.
         threads: of each stage.
@@ -194,17 +195,15 @@ class Clone:
         The name is part of the run-cache's key. To a clone an absolute path is outside, to the project it is inside:
         without this the project would not find what the clone has made.
         """
-        import yaml
-
-        content = yaml.safe_load((self.folder / VIDEOS).read_text())
+        content = yaml_files.read(self.folder / VIDEOS, "commit it")
         relative = relative_names(content, self.site.project)
         if relative == content:
             return
         names = ".videos-of-clone.yaml"
-        (self.folder / names).write_text(yaml.safe_dump(relative))
-        pipeline = yaml.safe_load((self.folder / "dvc.yaml").read_text())
+        yaml_files.write(self.folder / names, relative)
+        pipeline = yaml_files.read(self.folder / "dvc.yaml", "commit it")
         pipeline["vars"] = [names if source == str(VIDEOS) else source for source in pipeline["vars"]]
-        (self.folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
+        yaml_files.write(self.folder / "dvc.yaml", pipeline)
 
     def _call(self, *command: str, folder: Path | None = None) -> None:
         result = subprocess.run(command, cwd=folder, env=self.environment(), capture_output=True, text=True)

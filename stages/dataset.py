@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from pipeline.datasets.listing import Video
 
-#: Items of videos.yaml: with seven stages each, DVC's graph stays below 300 stages, above which it is slow.
-MOST_ITEMS = 42
 #: Up to that many videos each are an item of their own; more are joined.
 SINGLE = 40
 #: Videos that an item joins at most.
@@ -139,12 +137,12 @@ def grouped(name: str, found: Sequence[Video], per_item: int | None = None) -> d
 
 
 def _check_count(items: int, others: int, found: int) -> None:
-    if items + others <= MOST_ITEMS:
+    if items + others <= videos.MOST_ITEMS:
         return
-    room = MOST_ITEMS - others
+    room = videos.MOST_ITEMS - others
     fewer = f"give --per-item {-(-found // room)} or --first N" if room > 0 else "remove items from it"
     raise UsageError(
-        f"{videos.VIDEOS}: {items} items beside {others} others; DVC is slow with more than {MOST_ITEMS} "
+        f"{videos.VIDEOS}: {items} items beside {others} others; DVC is slow with more than {videos.MOST_ITEMS} "
         f"(300 stages): {fewer}"
     )
 

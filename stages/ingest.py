@@ -293,7 +293,7 @@ def _path(entry: dict[str, Any], key: str) -> Path | None:
 def video_names(key: str, entries: list[dict[str, Any]]) -> list[str | None]:
     """The sub-folders of an item's videos; [None] for an item of one video, which has none."""
     for entry in entries:
-        unknown = sorted(set(entry) - ENTRY_KEYS)
+        unknown = sorted(map(str, set(entry) - ENTRY_KEYS))
         if unknown:
             raise UsageError(
                 f"videos.yaml: item '{key}' has the unknown entry '{unknown[0]}'; "

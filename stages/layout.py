@@ -91,7 +91,7 @@ def item_keys(videos_file: Path = Path("videos.yaml")) -> list[str]:
     """The keys of all items of videos.yaml, sorted.
 
     Raises:
-        UsageError: no such file, no items, or a key that is not safe.
+        UsageError: no such file, no items, or a key that is not safe or not text.
     """
     items = _items(videos_file)
     if not items:
@@ -104,7 +104,10 @@ def _items(videos_file: Path) -> dict[str, Any]:
     items = (content.get("items") or {}) if isinstance(content, dict) else None
     if not isinstance(items, dict):
         raise UsageError(f"{videos_file}: expected `items:` with keys, each with a list of videos")
-    return {str(key): entries for key, entries in items.items()}
+    for key in items:
+        if not isinstance(key, str):  # DVC leaves such an item out without a word
+            raise UsageError(f"{videos_file}: the key {key!r} is no text to YAML; put it in quotes")
+    return items
 
 
 def item_videos(key: str, videos_file: Path = Path("videos.yaml")) -> list[dict[str, Any]]:

@@ -14,6 +14,8 @@ from stages import cli, yaml_files
 from stages.layout import KEY, NONE, item_keys, item_videos
 
 VIDEOS = Path("videos.yaml")
+#: With seven stages each, DVC's graph stays below 300 stages, above which it is slow.
+MOST_ITEMS = 42
 
 app = cli.new_app("The videos that `dvc repro` works on (videos.yaml).")
 
@@ -97,6 +99,11 @@ def _write(key: str, entry: dict[str, Any]) -> None:
     items = content.setdefault("items", {})
     if key in items:
         raise UsageError(f"{VIDEOS}: there is an item '{key}' already; choose another --key or edit the file")
+    if len(items) >= MOST_ITEMS:
+        raise UsageError(
+            f"{VIDEOS}: {len(items)} items already, and DVC is slow with more (300 stages); "
+            "`vidseg dataset register FOLDER --dataset folders` joins many videos to few items"
+        )
     items[key] = [entry]
     yaml_files.write(VIDEOS, content)
 

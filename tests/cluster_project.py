@@ -11,13 +11,15 @@ from pathlib import Path
 
 import yaml
 
-from tests.commands import ENVIRONMENT
+from tests.commands import ENVIRONMENT, heed_interrupts
 
 #: Each stage notes that it ran, and where; `hold` is a file that lets the item `slow` wait in it, while it exists.
+#: A clone is named after its worker, which the item `deadly` kills.
 STAGE = """
 stage=${DVC_STAGE%@*} key=${DVC_STAGE#*@}
 echo "$DVC_STAGE $(basename "$PWD")" >> "$VIDSEG_TEST_RAN"
 while [ "$key" = slow ] && [ -e "$VIDSEG_TEST_RAN.hold" ]; do sleep 0.1; done
+if [ "$key" = deadly ]; then kill -9 "${PWD##*-}"; sleep 60; fi
 if [ "$key" = broken ]; then echo "error: videos/broken: frame 3 is damaged"; exit 3; fi
 mkdir -p "data/$stage/$key"
 cat "$1/$key"/* > "data/$stage/$key/out"
@@ -81,11 +83,12 @@ class Checkout:
         self.run("git", "add", "--all")
         self.run("git", "commit", "--quiet", "--message", "project")
 
-    def start(self, *command: str) -> subprocess.Popen[str]:
-        """Start a command here."""
+    def start(self, *command: str, terminal: bool = False) -> subprocess.Popen[str]:
+        """Start a command here; as on a terminal of its own, if so: signals to its group reach its children."""
         return subprocess.Popen(
-            command, cwd=self.folder, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+            command, cwd=self.folder, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=terminal, preexec_fn=heed_interrupts,
+        )  # fmt: skip
 
     def run(self, *command: str, check: int = 0) -> str:
         """Run a command here; returns what it prints. Fails the test unless the exit code is `check`."""

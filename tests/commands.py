@@ -18,7 +18,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "VIDSEG_DEVICE": "cpu", "CO
 
 def heed_interrupts() -> None:
     """For `preexec_fn`: a shell that starts the tests in the background has their children ignore SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def vidseg_process(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.commands import ENVIRONMENT
+from tests.commands import ENVIRONMENT, heed_interrupts
 
 #: Imported once, in a process that the others are forked from: importing torch takes longer than a tiny stage.
 PRELOADED = ("torch", "diffusers", "zarr", "faiss", "av", "stages.main", "pipeline.upsampling", "tests.killing")
@@ -21,10 +21,11 @@ _CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir")
 
 @dataclass(frozen=True)
 class Kill:
-    """SIGKILL just before the n-th change below a folder (counted from 1), or some seconds after that moment."""
+    """A signal just before the n-th change below a folder (counted from 1), or some seconds after that moment."""
 
     operation: int
     delay: float = 0.0
+    signal: signal.Signals = signal.SIGKILL
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def _main(arguments: list[str], out: str, log: str, kill: Kill | None) -> None:
 
     os.environ.update(ENVIRONMENT)
     torch.set_num_threads(1)
+    heed_interrupts()
     with open(log, "w") as stream:  # noqa: PTH123
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
@@ -73,7 +75,7 @@ def _main(arguments: list[str], out: str, log: str, kill: Kill | None) -> None:
         if _changes(event, details, out):
             changes.append(event)
             if kill is not None and next(counter) == kill.operation:
-                _die(kill.delay)
+                _die(kill)
 
     sys.addaudithook(watch)
     sys.argv = ["vidseg", *arguments]
@@ -89,8 +91,8 @@ def _changes(event: str, details: tuple[object, ...], out: str) -> bool:
     return bool(event in _CHANGES or writes) and str(details[0]).startswith(out)
 
 
-def _die(delay: float) -> None:
-    if delay:
-        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+def _die(kill: Kill) -> None:
+    if kill.delay:
+        threading.Timer(kill.delay, os.kill, (os.getpid(), kill.signal)).start()
     else:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), kill.signal)

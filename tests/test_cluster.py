@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from tests.cluster_project import Checkout, cluster_command, quick_project, real_project, write_video
@@ -87,6 +89,8 @@ def test_an_item_of_a_killed_worker_is_run_by_another(tmp_path: Path, site: Path
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert len(set(slow_places())) == 2
+    assert re.search(r"^slow: its worker tcp://\S+ is lost$", output, re.MULTILINE)
+    assert "6 items: 12 ran\n" in output, "what the lost worker had finished is not run again"
     assert results(project) == serial
 
 
@@ -114,6 +118,63 @@ def test_an_item_that_fails_does_not_stop_the_others(tmp_path: Path, site: Path)
     assert [stage for stage, _ in project.ran()].count("extract@broken") == 1, "bad input is not tried again"
     assert sorted(path.name for path in (project.folder / "data/render").iterdir()) == ["a", "c"]
     assert "frame 3 is damaged" in (project.folder / ".dvc/tmp/cluster/logs/broken.log").read_text()
+
+
+def test_an_item_that_kills_every_worker_is_given_up(tmp_path: Path, site: Path) -> None:
+    project = quick_project(tmp_path / "project", site, ["a", "deadly"])
+    output = project.cluster("--retries", "1", check=3)
+    assert "1 of 2 items failed: deadly: 2 workers were lost while they ran it (logs: " in output
+    assert [stage for stage, _ in project.ran()].count("extract@deadly") == 2
+    assert (project.folder / "data/render/a/out").is_file()
+
+
+def test_an_interrupted_run_stops_its_stages_and_can_be_continued(tmp_path: Path, site: Path) -> None:
+    """Ctrl-C on a terminal: all processes of the run get the signal."""
+    project = quick_project(tmp_path / "project", site, ["a", "slow"])
+    Path(f"{project.ran_file}.hold").touch()
+    process = project.start(*cluster_command("--workers", "2"), terminal=True)
+    while not {"extract@slow", "render@a"} <= {stage for stage, _ in project.ran()}:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert output.endswith("interrupted; run the same command again to continue\n") and "Traceback" not in output
+    assert not list((project.folder / ".dvc/tmp/cluster/clones").iterdir())
+    running = [process.info["cwd"] or "" for process in psutil.process_iter(["cwd"])]
+    assert not [folder for folder in running if folder.startswith(str(tmp_path))]
+    Path(f"{project.ran_file}.hold").unlink()
+    assert "2 items: 2 ran, 2 restored" in project.cluster("--workers", "2")
+
+
+SBATCH = """#!/bin/sh
+if [ -e "$0.refuses" ]; then echo "sbatch: error: invalid account" >&2; exit 1; fi
+sh "$1" > "$0.log" 2>&1 &
+echo $! >> "$0.jobs"
+echo "Submitted batch job $!"
+"""
+
+
+def test_jobs_of_slurm(tmp_path: Path, site: Path) -> None:
+    """The generated job script, run here by what stands for sbatch and scancel."""
+    project = quick_project(tmp_path / "project", site, ["a", "b"])
+    for name, content in {"sbatch": SBATCH, "scancel": '#!/bin/sh\nkill "$1"\n'}.items():
+        (site / name).write_text(content)
+        (site / name).chmod(0o755)
+    project.environment["PATH"] = f"{site}{os.pathsep}{project.environment['PATH']}"
+    arguments = ("--scheduler", "slurm", "--memory", "2GB", "--workers", "2", "--clones", str(tmp_path / "disk"))
+    (site / "sbatch.refuses").touch()
+    output = project.cluster(*arguments, check=5)
+    assert "error: --scheduler slurm: `sbatch` takes no job: sbatch: error: invalid account" in output
+    assert "Traceback" not in output
+    (site / "sbatch.refuses").unlink()
+    output = project.cluster(*arguments)
+    assert "2 jobs are submitted; items begin as soon as one of them runs" in output
+    assert "2 items: 4 ran" in output and "Traceback" not in output
+    assert len((site / "sbatch.jobs").read_text().split()) == 2
+    assert (project.folder / "data/render/b/out").is_file()
+    assert not list((tmp_path / "disk").iterdir())
 
 
 @pytest.mark.slow

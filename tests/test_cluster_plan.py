@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,15 @@ def alone(monkeypatch: pytest.MonkeyPatch, project: Checkout) -> None:
     monkeypatch.setenv("VIDSEG_DEVICE", "cpu")
 
 
+def test_where_clones_and_unfinished_stores_lie(project: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clones may be on each machine's own disk: logs and unfinished stores stay where all see them."""
+    monkeypatch.setenv("VIDSEG_SCRATCH", "/shared/scratch")
+    lines = dry_run(project, "--clones", "/local/disk").stdout.splitlines()
+    assert "clones         /local/disk" in lines
+    assert f"logs           {project.folder}/.dvc/tmp/cluster/logs" in lines
+    assert "unfinished     /shared/scratch" in lines
+
+
 def dry_run(project: Checkout, *arguments: str, check: int = 0):  # type: ignore[no-untyped-def]
     return vidseg("cluster", "run", "--dry-run", *arguments, cwd=project.folder, check=check)
 
@@ -35,7 +45,9 @@ def test_the_plan(project: Checkout) -> None:
         f"revision       {revision}",
         f"project        {project.folder}",
         f"DVC cache      {project.folder}/.dvc/cache",
-        f"shared folder  {project.folder}/.dvc/tmp/cluster",
+        f"clones         {project.folder}/.dvc/tmp/cluster/clones",
+        f"logs           {project.folder}/.dvc/tmp/cluster/logs",
+        f"unfinished     {project.folder}/.dvc/tmp/cluster/scratch",
         "workers        3 of local, OMP_NUM_THREADS=2",
         "items          3",
         "  a  extract render  <- dvc repro render@a",
@@ -99,6 +111,8 @@ def test_a_job_without_a_gpu_asks_for_none(project: Checkout) -> None:
     [
         (["--scheduler", "cloud"], "--scheduler cloud: give local, slurm, pbs, sge, lsf, or an address like tcp://"),
         (["--scheduler", "slurm"], "--scheduler slurm: You must specify how much cores and memory"),
+        (["--queue", "gpu"], "--queue is for jobs of slurm, pbs, sge, lsf; --scheduler local starts none"),
+        (["--memory", "4GB", "--scheduler", "tcp://a:1"], "--memory is for jobs of slurm, pbs, sge, lsf; --scheduler"),
         (["nothing"], "nothing: "),
         (["render@d"], "give stages of dvc.yaml, or STAGE@ITEM"),
     ],
@@ -127,9 +141,30 @@ def lose_dvc(project: Checkout) -> None:
     (project.folder / "dvc.yaml").rename(project.folder / "dvc.yml")
 
 
+def name_an_item(key: object) -> Callable[[Checkout], None]:
+    def change(project: Checkout) -> None:
+        file = project.folder / "videos.yaml"
+        items = yaml.safe_load(file.read_text())["items"]
+        file.write_text(yaml.safe_dump({"items": {key: items["a"]}}))
+        project.commit()
+
+    return change
+
+
+def overlap(project: Checkout) -> None:
+    file = project.folder / "dvc.yaml"
+    file.write_text(file.read_text().replace("data/render/${key}\n", "data/extract/${key}\n"))
+    project.commit()
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (name_an_item("../x"), "item '../x': keys may hold letters, digits, '_' and '-' only"),
+        (name_an_item("/tmp/x"), "item '/tmp/x': keys may hold letters, digits, '_' and '-' only"),
+        (name_an_item("a;touch pwned"), "item 'a;touch pwned': keys may hold letters"),
+        (name_an_item(12), "videos.yaml: the key 12 is no text to YAML; put it in quotes"),
+        (overlap, "dvc.yaml: output 'data/extract/a' is specified in"),
         (change_a_file, "uncommitted changes: stage.sh; workers see only what is committed: commit, stash or ignore"),
         (add_a_file, "uncommitted changes: new stage.py; workers see only"),
         (lose_a_video, "videos.yaml: path of item 'b': no such file or folder: "),
@@ -161,6 +196,30 @@ def test_an_address_where_nobody_answers(project: Checkout) -> None:
     assert "--scheduler tcp://127.0.0.1:9: no Dask scheduler answers there" in error_line(result)
 
 
+@pytest.mark.parametrize(
+    ("workers", "arguments", "message"),
+    [
+        ({"threads_per_worker": 2}, [], "its workers take several items at once; start them with --nthreads 1"),
+        ({"threads_per_worker": 1}, ["--gpu"], "none of its 1 workers offers a GPU; start them with --resources GPU=1"),
+    ],
+)
+def test_workers_that_cannot_take_an_item(
+    project: Checkout, workers: dict[str, int], arguments: list[str], message: str
+) -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, processes=False, dashboard_address=None, protocol="tcp", **workers) as cluster:
+        address = cluster.scheduler_address
+        result = vidseg("cluster", "run", "--scheduler", address, *arguments, cwd=project.folder, check=2)
+    assert f"--scheduler {address}: {message}" in error_line(result)
+
+
+def test_a_batch_system_that_is_not_here(project: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    result = vidseg("cluster", "run", "--scheduler", "slurm", "--memory", "2GB", cwd=project.folder, check=2)
+    assert "--scheduler slurm: there is no `sbatch` here; run this where jobs are submitted" in error_line(result)
+
+
 def test_more_workers_than_gpus(project: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     from stages import cluster_schedulers
 
@@ -185,11 +244,30 @@ def test_the_table(project: Checkout, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert capsys.readouterr().err == "a: extract running\nb: extract restored\nb: render failed\n"
     console = Console(width=60)
     with console.capture() as drawn:
-        console.print(board.table())
+        console.print(board.table(most=9))
     assert [line.split() for line in drawn.get().splitlines()] == [
         ["item", "extract", "render"], ["a", "running", "·"], ["b", "restored", "failed"], ["c", "·", "·"],
     ]  # fmt: skip
-    assert board.summary() == "1 restored, 1 failed, 3 waiting"
+    assert board.summary() == "1 running, 1 restored, 1 failed, 3 waiting"
+
+
+def test_the_table_of_more_items_than_the_screen_has_lines(project: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    from stages.cluster_board import Board
+    from stages.cluster_plan import make_plan
+
+    monkeypatch.chdir(project.folder)
+    board = Board(make_plan(["extract@a", "extract@b", "render@c"]))
+    board.change("a", "extract", "ran")
+    board.change("a", "extract", "restored")
+    board.change("c", "extract", "running")
+    console = Console(width=60)
+    with console.capture() as drawn:
+        console.print(board.table(most=2))
+    lines = drawn.get().splitlines()
+    assert [line.split() for line in lines[:3]] == [["item", "extract", "render"], ["b", "·"], ["c", "running", "·"]]
+    assert " ".join(" ".join(lines[3:]).split()) == "and 1 more items; all: 1 running, 1 ran, 2 waiting"
 
 
 def test_a_registration_in_the_project_has_the_names_that_dvc_gives_it(tmp_path: Path) -> None:

@@ -122,12 +122,14 @@ def test_killed_and_run_again_gives_the_same_bytes(chain: Chain, tmp_path: Path,
     assert undisturbed.code == 0, undisturbed.output
     assert tree_bytes(out) == expected
     draw = random.Random(f"{stage} {kills}")
-    for number in range(kills):
+    counted = 0
+    while counted < kills:
         shutil.rmtree(out)
-        kill = killing.Kill(draw.randint(1, undisturbed.until_the_final_rename), draw.uniform(0, 0.02) * (number % 2))
+        kill = killing.Kill(draw.randint(1, undisturbed.until_the_final_rename), draw.uniform(0, 0.02) * (counted % 2))
         died = killing.run(command, out, log, kill)
         assert died.code in ((-signal.SIGKILL,) if not kill.delay else (-signal.SIGKILL, 0)), died.output
         assert_nothing_half_written(out, expected)
+        counted += died.code != 0 and tree_bytes(out) != expected  # else it came after the final rename
         again = killing.run(command, out, log)
         assert again.code == 0, f"{kill}: {again.output}"
         assert tree_bytes(out) == expected, kill
@@ -152,6 +154,24 @@ def test_killed_while_it_replaces_an_earlier_result(chain: Chain, tmp_path: Path
         assert finished(out) in (old, expected, {})
         assert killing.run(command, out, log).code == 0
         assert finished(out) == expected
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_interrupted_and_run_again_gives_the_same_bytes(chain: Chain, tmp_path: Path, stage: str) -> None:
+    """SIGINT in the middle of writing, and just before the final rename."""
+    expected = chain.made_by(stage)
+    out, log = tmp_path / "out", tmp_path / "log"
+    command = chain.command(stage, out)
+    last = killing.run(command, out, log).until_the_final_rename
+    for operation in {(last + 1) // 2, last}:
+        shutil.rmtree(out)
+        stopped = killing.run(command, out, log, killing.Kill(operation, signal=signal.SIGINT))
+        assert stopped.code == 130, stopped.output
+        assert stopped.output.splitlines()[-1] == "interrupted; run the same command again to continue"
+        assert "Traceback" not in stopped.output
+        assert_nothing_half_written(out, expected)
+        assert killing.run(command, out, log).code == 0
+        assert tree_bytes(out) == expected, operation
 
 
 def test_interrupted_and_continued(chain: Chain, tmp_path: Path) -> None:
@@ -348,6 +368,15 @@ def test_a_folder_that_cannot_be_written(chain: Chain, disk: Disk, stage: str) -
     disk.make_read_only()
     line = error_line(vidseg(*chain.command(stage, disk.folder / "out"), check=5))
     assert str(disk.folder) in line and "cannot be written" in line
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; see the test of a read-only disk")
+def test_a_folder_that_is_not_ours_to_write(chain: Chain, tmp_path: Path, stage: str) -> None:
+    chain.made_by(stage)
+    (tmp_path / "theirs").mkdir(mode=0o555)
+    line = error_line(vidseg(*chain.command(stage, tmp_path / "theirs" / "out"), check=5))
+    assert str(tmp_path / "theirs") in line and "cannot be written" in line
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -73,6 +73,26 @@ def test_dvc_runs_nothing_for_a_hostile_key(project: Project) -> None:
     assert before <= after
 
 
+PATHS = (
+    "frames; touch pwned",
+    "$(touch pwned)",
+    "`touch pwned`",
+    "frames\ntouch pwned",
+    "frames' ; touch 'pwned",
+    "-q",
+)
+
+
+def test_no_shell_reads_the_paths_of_an_item(project: Project) -> None:
+    """The real `dvc repro`: a path is the name of a folder, whatever it holds."""
+    for number, path in enumerate(PATHS):
+        (project.folder / "frames").rename(project.folder / path)
+        project.write_videos({f"item{number}": [{"path": path}]})
+        assert project.run_stages("ingest") == [f"ingest@item{number}"]
+        (project.folder / path).rename(project.folder / "frames")
+    assert not list(project.folder.rglob("pwned*"))
+
+
 @pytest.mark.parametrize("key", KEYS[:-1])
 def test_hostile_keys_are_refused(tmp_path: Path, key: str) -> None:
     (tmp_path / "videos.yaml").write_text(yaml.safe_dump({"items": {key: [ITEM]}}))

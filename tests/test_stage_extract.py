@@ -300,3 +300,14 @@ def torch_nan(count: int):  # type: ignore[no-untyped-def]
     import torch
 
     return torch.full((count, 3, *SIZE), float("nan"))
+
+
+@pytest.mark.parametrize("content", ["<<<<<<< HEAD\n{}\n", "[1]", "", '{"sha256": "'])
+def test_a_damaged_lock_is_named(tiny_model: Path, tmp_path: Path, content: str) -> None:
+    from stages import backbones
+
+    lock = tmp_path / "backbone.lock"
+    lock.write_text(content)
+    source = backbones.find(BackboneParams(path=str(tiny_model)))
+    with pytest.raises(UsageError, match="backbone.lock: damaged .*; run `vidseg backbone lock --params params.yaml`"):
+        backbones.check_lock(source, lock)

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from stages.layout import beside, item_keys
+from stages.videos import MOST_ITEMS
 from tests.commands import error_line, vidseg
 
 NONE = "inputs/none"
@@ -61,6 +62,8 @@ def test_what_is_refused_changes_nothing(project: Path, arguments: list[str], co
         (None, "videos.yaml: no such file"),
         ("items: {}", "videos.yaml: lists no items"),
         ("items: {a.b: []}", "item 'a.b': keys may hold letters"),
+        ("items: {a: [], 0012: []}", "videos.yaml: the key 12 is no text to YAML; put it in quotes"),
+        ("items: {true: []}", "videos.yaml: the key True is no text to YAML; put it in quotes"),
     ],
 )
 def test_a_summary_needs_items(tmp_path: Path, content: str | None, message: str) -> None:
@@ -71,8 +74,17 @@ def test_a_summary_needs_items(tmp_path: Path, content: str | None, message: str
     assert not (tmp_path / "out").exists()
 
 
-def test_keys_are_sorted_text(tmp_path: Path) -> None:
-    (tmp_path / "videos.yaml").write_text("items: {b: [], 7: [], a: []}")
+def test_no_more_items_than_dvc_can_take(project: Path) -> None:
+    others = {f"other-{number}": [{"path": "clip.mp4"}] for number in range(MOST_ITEMS)}
+    (project / "videos.yaml").write_text(yaml.safe_dump({"items": others}))
+    line = error_line(vidseg("videos", "add", "clip.v2 (final).mp4", cwd=project, check=2))
+    assert "videos.yaml: 42 items already, and DVC is slow with more (300 stages)" in line
+    assert "vidseg dataset register FOLDER --dataset folders" in line
+    assert items(project) == others
+
+
+def test_keys_are_sorted(tmp_path: Path) -> None:
+    (tmp_path / "videos.yaml").write_text("items: {b: [], '7': [], a: []}")
     assert item_keys(tmp_path / "videos.yaml") == ["7", "a", "b"]
 
 
