@@ -39,6 +39,12 @@ def shared_noise(seed: int, frames: int, shape: tuple[int, int, int]) -> Noise:
     return frame_noise(seed, [0] * frames, shape)
 
 
+def image_noise(seed: int, source_index: int, shape: tuple[int, int, int]) -> Tensor:
+    """Noise (3, H, W) for the image of one frame, by (seed, source frame index); other draws than `frame_noise`'s."""
+    mixed = np.random.SeedSequence((seed, source_index, 1)).generate_state(1)[0]
+    return torch.randn(shape, generator=torch.Generator().manual_seed(int(mixed)))
+
+
 def batch_noise(seed: int, shape: tuple[int, int, int, int]) -> Noise:
     """The authors' rule: one draw for a whole batch, by position; seeded anew for every batch."""
     generator = torch.Generator().manual_seed(seed)
