@@ -29,7 +29,7 @@ class DiffusionSettings:
     noise: str = "per_frame"
     seed: int = 0
     guidance_first: float = 1.0
-    motion: Motion = Motion()
+    motion: Motion = field(default_factory=Motion)
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_step < self.steps:
@@ -82,9 +82,7 @@ def add_noise(latents: Tensor, epsilon: Tensor, settings: DiffusionSettings, bac
     return latents + float(sigma) * epsilon.to(latents.device)
 
 
-def condition(
-    backbone: Backbone, frame: np.ndarray, source_index: int, settings: DiffusionSettings
-) -> Conditioning:
+def condition(backbone: Backbone, frame: np.ndarray, source_index: int, settings: DiffusionSettings) -> Conditioning:
     """What a window is conditioned on, from its first frame (H, W, 3) uint8; nothing for an image model."""
     if backbone.window is None:
         return UNCONDITIONED

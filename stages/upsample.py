@@ -47,7 +47,9 @@ class Params:
     normalize: bool = param(True, "difference maps divided by their own maximum")
     filter: float = param(0.7, "s of Eq. 7; 1 = unfiltered", low=0.0, high=1.0)
     filter_resize: str = param("bilinear", "enlargement of masks in Eq. 7", choices=("bilinear", "lanczos"))
-    batch: int = param(8, "modulated samples per pass; a video model's are whole windows of frames, at least one", low=1)
+    batch: int = param(
+        8, "modulated samples per pass; a video model's are whole windows of frames, at least one", low=1
+    )
     attention: str = param(
         "cross_spatial",
         "which attention of the block is modulated; image models have the first only",
@@ -112,7 +114,11 @@ def run(
         scratch_of(out),
         artifacts.LABELS,
         mark,
-        {"labels": artifacts.ArraySpec((total, *size), dtype, window or artifacts.shard_frames(coarse_store.array("refined")))},
+        {
+            "labels": artifacts.ArraySpec(
+                (total, *size), dtype, window or artifacts.shard_frames(coarse_store.array("refined"))
+            )
+        },
         params={**coarse_store.params, **shown},
         backbone=coarse_store.attrs.get("backbone"),
         attrs={"clip": frames_store.fingerprint, "names": frames_store.attrs["names"]},
@@ -123,8 +129,8 @@ def run(
             if window is not None:
                 assert backbone is not None
                 labels = upsample_shard(
-                    frames_store, latents_store, coarse_store, shard, window, size, backbone, diffusion_settings(diffusion),
-                    modulation_settings(params), map_settings(params), params.batch, params.decode,
+                    frames_store, latents_store, coarse_store, shard, window, size, backbone,
+                    diffusion_settings(diffusion), modulation_settings(params), map_settings(params), params.batch, params.decode,
                 )  # fmt: skip
                 advance(len(shard))
             elif modulates:
@@ -255,7 +261,6 @@ def check_same_diffusion(
 def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards: slice = EVERY_SHARD) -> None:
     """Upsample every video of an item, loading the backbone once and only if it is needed."""
     from stages import backbones
-
     from stages.windows import check_same_window
 
     settings = load(params_file, sets or ())

@@ -57,9 +57,8 @@ def check_same_window(latents: Path, settings: Settings) -> None:
 
     made, now = stored_window(artifacts.open_store(latents, artifacts.LATENTS)), settings["extract"].window
     if settings["upsample"].method == "modulation" and made != now:
-        words = {None: "null"}
         raise DataError(
-            f"{latents} was made with extract.window = {words.get(made, made)}, now it is {words.get(now, now)}; "
+            f"{latents} was made with extract.window = {made or 'null'}, now it is {now or 'null'}; "
             "run `vidseg extract` with these parameters first"
         )
 

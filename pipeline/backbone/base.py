@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
 #: The attentions of a decoder block. The temporal ones are a video model's: sequences of b frames, one per token.
 Layer = Literal["self", "cross", "temporal_self", "temporal_cross"]
 #: What Eq. 2 offsets, by the names of `upsample.attention`; which of them a model has is `Backbone.modulated`.

@@ -39,7 +39,7 @@ class Midway:
         return Midway(self.block, change(self.hidden), skips, change(self.embedding), change(self.context))
 
 
-def first_part(unet: Any, sample: Tensor, timestep: int, context: Tensor, block: int) -> Midway:
+def first_part(unet: Any, sample: Tensor, timestep: float, context: Tensor, block: int) -> Midway:
     """The pass of scaled latents (b, 4, h, w) up to the transformer of a decoder block."""
     embedding = unet.time_embedding(unet.get_time_embed(sample, timestep))
     hidden = unet.conv_in(sample)

@@ -78,9 +78,7 @@ def _image(name: str, unet: Any, vae: Any, context: Tensor) -> StableDiffusion:
 
 
 def _video(name: str, unet: Any, vae: Any, encoder: Any) -> StableVideoDiffusion:
-    return StableVideoDiffusion(
-        _frozen(unet), _frozen(vae), ClipImageEmbedding(_frozen(encoder)), name, NO_WEIGHTS
-    )
+    return StableVideoDiffusion(_frozen(unet), _frozen(vae), ClipImageEmbedding(_frozen(encoder)), name, NO_WEIGHTS)
 
 
 def _frozen(network: Any) -> Any:

@@ -135,7 +135,7 @@ class StableVideoDiffusion:
     ) -> Denoised:
         move = VideoStep.of(schedule, step, guidance, len(latents))
         injected = self._kept_layers(keep)
-        shared = {Tap(block, layer, kind) for block, layer in injected for kind in ("query", "key")}  # type: ignore[arg-type]
+        shared = {Tap(block, layer, kind) for block, layer in injected for kind in ("query", "key")}
         outputs, taps, patterns = [], [], []
         for conditional in move.halves:
             with recorded(self.unet, {*record, *shared}) as tapped:
@@ -163,7 +163,7 @@ class StableVideoDiffusion:
 
     def _pattern(self, block: int, layer: Layer, taps: Mapping[Tap, Tensor]) -> Tensor:
         # Kept as weights: for 14 frames these take an eighth of the memory of queries and keys.
-        query, key = (taps[Tap(block, layer, kind)] for kind in ("query", "key"))  # type: ignore[arg-type]
+        query, key = (taps[Tap(block, layer, kind)] for kind in ("query", "key"))
         return attention_weights(attention_of(self.unet, block, layer), query, key)
 
 

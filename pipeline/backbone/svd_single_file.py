@@ -144,7 +144,9 @@ ENCODER_NAMES: tuple[Rename, ...] = (
 
 def _decoder_resnet(match: re.Match[str]) -> str:
     """Of a residual block with its part and layer, all in one: `up.LEVEL.block.N` or `mid.block_N`."""
-    place = f"up_blocks.{3 - int(match[1])}.resnets.{match[2]}" if match[1] else f"mid_block.resnets.{int(match[3]) - 1}"
+    place = (
+        f"up_blocks.{3 - int(match[1])}.resnets.{match[2]}" if match[1] else f"mid_block.resnets.{int(match[3]) - 1}"
+    )
     rest = match[4]
     if rest == "mix_factor":
         return f"decoder.{place}.time_mixer.mix_factor"

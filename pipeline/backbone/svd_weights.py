@@ -16,6 +16,7 @@ from pipeline.backbone.image_embedding import ClipImageEmbedding
 from pipeline.backbone.svd import StableVideoDiffusion
 from pipeline.errors import WeightsError
 
+
 @dataclass(frozen=True)
 class VideoParts:
     """A loaded model before it is put together, float32 on the CPU: networks, largest and smallest noise level."""

@@ -324,7 +324,9 @@ def _weight_files(name: str, path: Path) -> list[Path]:
         if not (path / "image_encoder").is_dir():
             raise WeightsError(f"{path}: no image_encoder/; fetch this folder of the model as well")
         refuse_pickles_without_safetensors(path / "image_encoder")
-        return [file for part in ("unet", "vae", "image_encoder") for file in sorted((path / part).glob("*.safetensors"))]
+        return [
+            file for part in ("unet", "vae", "image_encoder") for file in sorted((path / part).glob("*.safetensors"))
+        ]
     files = [path / EMPTY_PROMPT] if (path / EMPTY_PROMPT).is_file() else []
     for part in ("unet", "vae") if files else ("unet", "vae", "text_encoder"):
         files += sorted((path / part).glob("*.safetensors"))
