@@ -130,7 +130,8 @@ def run(
                 assert backbone is not None
                 labels = upsample_shard(
                     frames_store, latents_store, coarse_store, shard, window, size, backbone,
-                    diffusion_settings(diffusion), modulation_settings(params), map_settings(params), params.batch, params.decode,
+                    diffusion_settings(diffusion), modulation_settings(params), map_settings(params),
+                    params.batch, params.decode,
                 )  # fmt: skip
                 advance(len(shard))
             elif modulates:

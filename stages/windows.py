@@ -126,9 +126,11 @@ def upsample_shard(
 
     def work(sizes: micro_batches.Sizes) -> list[np.ndarray]:
         part = slice(sizes["extract.window"])
-        passes = WindowPasses(sizes["upsample.batch"], decode, shard.start - frames.start)
+        passes = WindowPasses(sizes.get("upsample.batch", batch), decode, shard.start - frames.start)
         return upsample_window(
             backbone, start[part], conditioning, planes[part], size, diffusion, modulation, maps, passes
         )
 
-    return np.stack(micro_batches.compute(work, {"upsample.batch": batch, "extract.window": len(frames)}))
+    # A batch of less than two windows is one window.
+    sizes = {"upsample.batch": batch} if batch >= 2 * len(frames) else {}
+    return np.stack(micro_batches.compute(work, {**sizes, "extract.window": len(frames)}))

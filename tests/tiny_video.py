@@ -24,7 +24,7 @@ def make_unet(seed: int = 0) -> UNetSpatioTemporalConditionModel:
     torch.manual_seed(seed)
     return UNetSpatioTemporalConditionModel(
         sample_size=16,
-        block_out_channels=(32, 32, 32, 32),
+        block_out_channels=(32, 32, 64, 64),  # one value per group would be too few where a frame is one token
         num_attention_heads=(1, 2, 2, 2),
         cross_attention_dim=WIDTH,
         layers_per_block=2,
