@@ -48,7 +48,8 @@ def outline(name: str, path: Path | None, dtype: torch.dtype) -> Outline:
             vae = AutoencoderKLTemporalDecoder.from_config(config("vae", SVD_VAE))
             vision = CLIPVisionConfig.from_dict(config("image_encoder", SVD_IMAGE_ENCODER))
             encoder = CLIPVisionModelWithProjection(vision)
-        return _video(name, Module.to(unet, dtype), vae, Module.to(encoder, dtype))
+        # The mix factors are made on the CPU whatever the device is.
+        return _video(name, Module.to(unet, "meta", dtype), Module.to(vae, "meta"), Module.to(encoder, dtype))
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(config("unet", SD21_UNET))
         vae = AutoencoderKL.from_config(config("vae", SD21_VAE))
