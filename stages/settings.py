@@ -182,6 +182,17 @@ def preset_backbones(name: str) -> tuple[str, ...] | None:
     return _preset(name)[1]
 
 
+def preset_for(kind: str, backbone: str) -> str:
+    """The preset of a kind for a backbone: of that name, or one of its variants `<kind>_...`."""
+    for name in sorted(_presets()):
+        backbones = preset_backbones(name) if name == kind or name.startswith(f"{kind}_") else ()
+        if backbones is None or backbone in backbones:
+            return name
+    raise UsageError(
+        f"there is no preset '{kind}' for backbone '{backbone}'; there are: {', '.join(sorted(_presets()))}"
+    )
+
+
 def check_backbone(given: Mapping[str, Mapping[str, Any]], backbones: tuple[str, ...] | None, what: str) -> None:
     """Refuse parameters that are for other backbones than the one that is named.
 

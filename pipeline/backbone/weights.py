@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import Module
 
@@ -301,15 +301,30 @@ def refuse_pickles_without_safetensors(folder: Path) -> None:
         raise WeightsError(f"{folder}: no .safetensors file; fetch the weights of this part as well")
 
 
-def _check_family(name: str, folder: Path) -> None:
-    """Refuse a folder whose denoiser is an image model's where a video model's is named, and the reverse."""
+def _check_family(name: str, path: Path) -> None:
+    """Refuse a denoiser of an image model where a video model is named, and the reverse."""
     needed, other = (VIDEO_UNET, IMAGE_UNET) if name in VIDEO_NAMES else (IMAGE_UNET, VIDEO_UNET)
-    if read_json(folder / "unet" / "config.json").get("_class_name") == other:
+    if (_file_family(path) if path.is_file() else _folder_family(path)) == other:
         names = "sd21" if name in VIDEO_NAMES else VIDEO_NAMES[0]
         raise WeightsError(
-            f"{folder}: its denoiser is a {other}, but backbone.name = '{name}' needs a {needed}; set backbone.path "
+            f"{path}: its denoiser is a {other}, but backbone.name = '{name}' needs a {needed}; set backbone.path "
             f"to such a model, or backbone.name to '{names}' (`vidseg preset apply {names}`)"
         )
+
+
+def _folder_family(folder: Path) -> str | None:
+    family: str | None = read_json(folder / "unet" / "config.json").get("_class_name")
+    return family
+
+
+def _file_family(path: Path) -> str | None:
+    """By the names of the conditioning's tensors; None where there are none, or the file cannot be read."""
+    with suppress(SafetensorError, OSError), safe_open(path, framework="pt") as file:
+        names = set(file.keys())
+        for prefix, family in (("cond_stage_model.", IMAGE_UNET), ("conditioner.", VIDEO_UNET)):
+            if any(name.startswith(prefix) for name in names):
+                return family
+    return None
 
 
 def _weight_files(name: str, path: Path) -> list[Path]:
