@@ -80,7 +80,8 @@ def methods(
             "`emerdiff` on top of it.",
             "Quoted figures are the paper's Table 1, over whole validation sets, beside `ours` and EmerDiff those of "
             f"{' and '.join(beside)}; nothing here measured them. Class sets and clips are not the paper's: each "
-            "heading says which were scored here, and for CamVid the authors name 32 classes in one place and 11 in another.",
+            "heading says which were scored here, and for CamVid the authors name 32 classes in one place and 11 in "
+            "another.",
         ),
         heads=("method",),
         rows=run.rows,
