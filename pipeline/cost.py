@@ -44,6 +44,8 @@ class Workload:
         samples: modulated samples per pass.
         modulation: None where labels are enlarged without the backbone.
         fast: None in the exact mode.
+        window: frames that a video model sees together; None = each frame alone (see `window_cost`).
+        together: frames that it decodes together.
     """
 
     size: Size
@@ -55,6 +57,8 @@ class Workload:
     extraction: ExtractionSettings
     modulation: ModulationSettings | None
     fast: FastSettings | None = None
+    window: int | None = None
+    together: int = 1
 
 
 def flops_per_frame(outline: Backbone, load: Workload) -> dict[str, dict[str, float]]:
@@ -65,16 +69,16 @@ def flops_per_frame(outline: Backbone, load: Workload) -> dict[str, dict[str, fl
     """
     one = replace(load, frames=1, samples=2 * load.labels)
     frame = np.zeros((1, *load.size, 3), np.uint8)
-    _, encoding = _flops_of(lambda: outline.encode(frame))
-    _, extracting = _flops_of(lambda: extract(outline, frame, [0], load.diffusion, load.extraction))
+    _, encoding = flops_of(lambda: outline.encode(frame))
+    _, extracting = flops_of(lambda: extract(outline, frame, [0], load.diffusion, load.extraction))
     found = {"extract": {"encode": encoding, "denoise": extracting - encoding}}
     if load.modulation is not None and load.fast is None:
-        latents, denoising = _flops_of(lambda: _modulated(outline, one))
-        _, decoding = _flops_of(lambda: outline.decode(latents))
+        latents, denoising = flops_of(lambda: _modulated(outline, one))
+        _, decoding = flops_of(lambda: outline.decode(latents))
         found["upsample"] = {"denoise": denoising, "decode": decoding}
     elif load.modulation is not None:
-        passes, denoising = _flops_of(lambda: _Passes.of(outline, one))
-        _, decoding = _flops_of(passes.decode)
+        passes, denoising = flops_of(lambda: _Passes.of(outline, one))
+        _, decoding = flops_of(passes.decode)
         found["upsample"] = {"denoise": denoising, "decode": decoding}
     return found
 
@@ -91,11 +95,11 @@ def samples_per_frame(outline: Backbone, load: Workload) -> int:
 def peak_bytes(outline: Backbone, load: Workload) -> dict[str, int]:
     """Bytes of tensors that are alive at once in the stages that run a backbone, beside the weights."""
     frames = np.zeros((load.frames, *load.size, 3), np.uint8)
-    found = {"extract": _peak_of(lambda: extract(outline, frames, range(load.frames), load.diffusion, load.extraction))}
+    found = {"extract": peak_of(lambda: extract(outline, frames, range(load.frames), load.diffusion, load.extraction))}
     if load.modulation is not None and load.fast is None:
-        found["upsample"] = _peak_of(lambda: outline.decode(_modulated(outline, load)))
+        found["upsample"] = peak_of(lambda: outline.decode(_modulated(outline, load)))
     elif load.modulation is not None:
-        found["upsample"] = _peak_of(lambda: _Passes.of(outline, load).decode())
+        found["upsample"] = peak_of(lambda: _Passes.of(outline, load).decode())
     return found
 
 
@@ -130,13 +134,15 @@ def _bytes(spec: ArraySpec) -> int:
     return int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
 
 
-def _flops_of(work: Callable[[], Result]) -> tuple[Result, float]:
+def flops_of(work: Callable[[], Result]) -> tuple[Result, float]:
+    """The result of work on the meta device, and its floating-point operations."""
     with _FusedAttention(), FlopCounterMode(display=False) as counter:
         result = work()
     return result, float(counter.get_total_flops())
 
 
-def _peak_of(work: Callable[[], object]) -> int:
+def peak_of(work: Callable[[], object]) -> int:
+    """The most bytes that tensors made by work on the meta device hold at once."""
     with _FusedAttention(), _LiveBytes() as memory:
         work()
     return memory.peak

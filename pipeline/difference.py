@@ -14,12 +14,12 @@ EPSILON = 1e-5
 
 
 def squared_difference(difference: np.ndarray) -> np.ndarray:
-    """D = ||I+ - I-||^2 per pixel (section 3.2): (H, W, 3) float grey levels -> (H, W) float32."""
-    # Plane by plane: a sum over the last axis of three is ten times slower, and adds in the same order.
-    red, green, blue = np.square(np.moveaxis(difference, -1, 0), dtype=np.float32)
-    red += green
-    red += blue
-    return red
+    """D = ||I+ - I-||^2 per pixel (section 3.2): (H, W, c) float, e.g. grey levels -> (H, W) float32."""
+    # Plane by plane: a sum over a last axis of three is ten times slower, and adds in the same order.
+    total, *others = np.square(np.moveaxis(difference, -1, 0), dtype=np.float32)
+    for plane in others:
+        total += plane
+    return total
 
 
 def root_difference(difference: np.ndarray) -> np.ndarray:

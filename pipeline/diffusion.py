@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.backbone import Backbone, Keep, Kept, Tap
+from pipeline.backbone import UNCONDITIONED, Backbone, Conditioning, Keep, Kept, Motion, Tap
 from pipeline.errors import UsageError
-from pipeline.noise import Noise, frame_noise, shared_noise
+from pipeline.noise import Noise, frame_noise, image_noise, shared_noise
 
 
 @dataclass(frozen=True)
 class DiffusionSettings:
-    """Schedule and noise; the names are those of params.yaml, section `diffusion`.
+    """Schedule, noise and conditioning; the names are those of params.yaml, section `diffusion`.
 
     Attributes:
+        guidance_first, motion: of video models only: the scale of a window's first frame, from which it goes
+            linearly to `guidance` at the last; what the model is told of a window.
         skip: steps that are left out; the step before goes all the way to the step after.
     """
 
@@ -26,6 +29,8 @@ class DiffusionSettings:
     guidance: float = 5.0
     noise: str = "per_frame"
     seed: int = 0
+    guidance_first: float = 1.0
+    motion: Motion = field(default_factory=Motion)
     skip: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -38,6 +43,10 @@ class DiffusionSettings:
     def remaining(self) -> tuple[int, ...]:
         """The steps that are run, from start_step to the end."""
         return tuple(step for step in range(self.start_step, self.steps) if step not in self.skip)
+
+    def guidance_of(self, window: int) -> tuple[float, ...]:
+        """The scale of each frame of a window: one frame has that of the first."""
+        return tuple(np.linspace(self.guidance_first, self.guidance, window).tolist())
 
 
 @dataclass(frozen=True)
@@ -75,19 +84,35 @@ def add_noise(latents: Tensor, epsilon: Tensor, settings: DiffusionSettings, bac
     return latents + float(sigma) * epsilon.to(latents.device)
 
 
+def condition(backbone: Backbone, frame: np.ndarray, source_index: int, settings: DiffusionSettings) -> Conditioning:
+    """What a window is conditioned on, from its first frame (H, W, 3) uint8; nothing for an image model."""
+    if backbone.window is None:
+        return UNCONDITIONED
+    noise = image_noise(settings.seed, source_index, (3, *frame.shape[:2]))
+    return backbone.condition(frame, noise, settings.motion)
+
+
 def clean_pass(
     backbone: Backbone,
     start: Tensor,
     settings: DiffusionSettings,
     record: Mapping[int, Sequence[Tap]] | None = None,
     keep: Mapping[int, Keep] | None = None,
+    conditioning: Conditioning = UNCONDITIONED,
 ) -> CleanPass:
-    """Denoise `start` (b, 4, h, w) to the end, recording taps and keeping what variants share, by step."""
+    """Denoise `start` (b, 4, h, w) to the end, recording taps and keeping what variants share, by step.
+
+    Args:
+        conditioning: from `condition`; a video model's `start` is the whole window.
+    """
     schedule = backbone.schedule(settings.steps).without(settings.skip)
+    guidance = settings.guidance if backbone.window is None else settings.guidance_of(len(start))
     latents, states, taps, kept = start, {}, {}, {}
     for step in settings.remaining():
         asked = (record or {}).get(step, ()), (keep or {}).get(step)
-        result = backbone.denoise(latents, step, schedule, settings.guidance, record=asked[0], keep=asked[1])
+        result = backbone.denoise(
+            latents, step, schedule, guidance, record=asked[0], keep=asked[1], conditioning=conditioning
+        )
         latents = states[step] = result.latents
         taps[step] = result.taps
         if result.kept is not None:

@@ -13,11 +13,12 @@ import torch
 
 from pipeline.backbone import Backbone
 from pipeline.backbone.small_decoder import outlined
-from pipeline.diffusion import DiffusionSettings, clean_pass
+from pipeline.diffusion import DiffusionSettings, clean_pass, condition
 from pipeline.fast import FastSettings, compared, fast_keep, modulated_groups
 from pipeline.label_groups import alone, whole_labels
-from pipeline.modulation import ModulationSettings, jobs_of, modulate, to_keep
+from pipeline.modulation import ModulationSettings, modulate, to_keep
 from pipeline.resize import MULTIPLE
+from pipeline.window_upsampling import jobs_for
 
 Result = TypeVar("Result")
 Size = tuple[int, int]
@@ -63,7 +64,7 @@ def calibrate(
     modulation: ModulationSettings | None,
     fast: FastSettings | None = None,
 ) -> Costs:
-    """Time one frame of size (H, W) and one of its labels through the real code.
+    """Time one frame of size (H, W) and one of its labels through the real code: a video model's in a window of two.
 
     Begins with a small frame, which also warms up, and doubles its sides as long as that is quick. What is then
     still smaller than `size` is scaled by area; small frames are slower per pixel, so this errs on the long side.
@@ -89,20 +90,25 @@ def _round(
     modulation: ModulationSettings | None,
     fast: FastSettings | None,
 ) -> Costs:
-    frame = np.zeros((1, *size, 3), np.uint8)
-    latents, encode = _timed(backbone, partial(backbone.encode, frame))
+    # In a window of one frame there would be no guidance.
+    count = 1 if backbone.window is None else 2
+    frames = np.zeros((count, *size, 3), np.uint8)
+    latents, encode = _timed(backbone, partial(backbone.encode, frames))
     if modulation is not None and fast is not None:
         return _fast_round(backbone, latents, encode, diffusion, modulation, fast)
+    conditioning = condition(backbone, frames[0], 0, diffusion)
     keep = {} if modulation is None else to_keep(modulation, diffusion)
-    passed, clean = _timed(backbone, partial(clean_pass, backbone, latents, diffusion, keep=keep))
+    passed, clean = _timed(
+        backbone, partial(clean_pass, backbone, latents, diffusion, keep=keep, conditioning=conditioning)
+    )
     if modulation is None:
-        return Costs(encode, clean)
-    jobs = jobs_of(torch.zeros(1, *backbone.token_shape(modulation.block, size)[:2]))
+        return Costs(encode / count, clean / count)
+    jobs = jobs_for(backbone, torch.zeros(count, *backbone.token_shape(modulation.block, size)[:2]))
     result, modulated = _timed(
         backbone, partial(modulate, backbone, passed, jobs, diffusion, modulation, batch=len(jobs))
     )
     _, decode = _timed(backbone, partial(backbone.decode, result.final))
-    return Costs(encode, clean, modulated / len(jobs), decode / len(jobs))
+    return Costs(encode / count, clean / count, modulated / len(jobs), decode / len(jobs))
 
 
 def _fast_round(

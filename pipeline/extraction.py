@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.backbone import Backbone, Tap
-from pipeline.diffusion import DiffusionSettings, add_noise, clean_pass, conditional_half, draw_noise, psnr
+from pipeline.diffusion import DiffusionSettings, add_noise, clean_pass, condition, conditional_half, draw_noise, psnr
 from pipeline.errors import DataError, UsageError
 from pipeline.features import aggregate, max_abs_normalize
 
@@ -54,6 +54,11 @@ class Extracted:
     matching: Tensor
     reconstruction: Tensor
 
+    def last(self, frames: int) -> Extracted:
+        """The same of the last frames only."""
+        parts = (self.latents, self.aggregated, self.matching, self.reconstruction)
+        return Extracted(*(part[-frames:] for part in parts))
+
 
 def extract(
     backbone: Backbone,
@@ -64,6 +69,8 @@ def extract(
 ) -> Extracted:
     """Features of frames (b, H, W, 3) uint8 whose noise is keyed by their source indices.
 
+    A video model sees them as one window.
+
     Raises:
         UsageError: feature_step is not among the steps that are run, or a block has no attention.
     """
@@ -73,7 +80,8 @@ def extract(
     latents = backbone.encode(frames, noise.posterior if settings.encode == "sample" else None)
     start = add_noise(latents, noise.epsilon, diffusion, backbone)
     taps = [Tap(block, "self", "query") for block in sorted({*settings.blocks, settings.matching_block})]
-    clean = clean_pass(backbone, start, diffusion, {settings.feature_step: taps})
+    conditioning = condition(backbone, frames[0], source_indices[0], diffusion)
+    clean = clean_pass(backbone, start, diffusion, {settings.feature_step: taps}, conditioning=conditioning)
     queries = {
         tap.block: conditional_half(value, len(frames)).float()
         for tap, value in clean.taps[settings.feature_step].items()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline import difference as maps
-from pipeline.backbone import Backbone, Box, Keep
+from pipeline.backbone import Backbone, Box, DecodesParts, Keep
 from pipeline.diffusion import CleanPass, DiffusionSettings, clean_pass
 from pipeline.errors import DataError
 from pipeline.finite import first_broken
@@ -192,6 +192,7 @@ def _boxes(
     backbone: Backbone, clean: Tensor, latents: Tensor, groups: Sequence[Group], modulation: ModulationSettings
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """I+ and I- inside the box around what is modulated; the clean image outside."""
+    assert isinstance(backbone, DecodesParts), f"{backbone.name} decodes whole images only"
     decoder = backbone.part_decoder(clean)
     masks = enlarge(
         torch.from_numpy(np.stack([group.mask for group in groups])), latents.shape[-2:], modulation.mask_resize

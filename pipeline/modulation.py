@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from pipeline.backbone import Backbone, Keep, Kept, Offset
+from pipeline.backbone import Modulated as ModulatedAttention
 from pipeline.diffusion import CleanPass, DiffusionSettings
 from pipeline.errors import UsageError
 
@@ -26,6 +27,7 @@ class ModulationSettings:
         blend, blend_last_step: Eq. 6, from modulate_step to that step.
         mask_resize: how M_l is enlarged to the latents, `bilinear` (paper) or `nearest` (authors' code).
         inject: keep queries and keys of the clean pass.
+        attention: which attention of the block is offset, one of the model's.
     """
 
     strength: float = 50.0
@@ -36,6 +38,7 @@ class ModulationSettings:
     blend_last_step: int = 23
     mask_resize: Literal["bilinear", "nearest"] = "bilinear"
     inject: bool = True
+    attention: ModulatedAttention = "cross_spatial"
 
     def check(self, diffusion: DiffusionSettings) -> None:
         """Refuse a modulation outside the steps that are run.
@@ -136,7 +139,7 @@ def modulate(
     offsets = _offsets(backbone, masks, jobs.signs.to(before), latents, settings)
     unblended, states = {}, {}
     for step in steps_from(first, diffusion):
-        offset = Offset(offsets, settings.offset) if step == first else None
+        offset = Offset(offsets, settings.offset, settings.attention) if step == first else None
         latents = unblended[step] = _repeated(clean.kept[step], latents, frames, offset, batch)
         if settings.blend and step <= settings.blend_last_step:
             latents = blend(latents, clean.states[step][frames], blending)

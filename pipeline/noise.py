@@ -39,6 +39,29 @@ def shared_noise(seed: int, frames: int, shape: tuple[int, int, int]) -> Noise:
     return frame_noise(seed, [0] * frames, shape)
 
 
+def image_noise(seed: int, source_index: int, shape: tuple[int, int, int]) -> Tensor:
+    """Noise (3, H, W) for the image of one frame, by (seed, source frame index); other draws than `frame_noise`'s."""
+    mixed = np.random.SeedSequence((seed, source_index, 1)).generate_state(1)[0]
+    return torch.randn(shape, generator=torch.Generator().manual_seed(int(mixed)))
+
+
+def window_noise(
+    seed: int, shape: tuple[int, int, int, int], size: tuple[int, int], unused: int = 0
+) -> tuple[Noise, Tensor]:
+    """The authors' rule for a video model: one draw for a whole window, by position, and the image noise (3, H, W).
+
+    Args:
+        shape: (b, 4, h, w) of the latents.
+        size: (H, W) of the frames.
+        unused: draws of the latents' shape that are thrown away (one in their single-video script).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    posterior = torch.randn(shape, generator=generator)
+    image = torch.randn((3, *size), generator=generator)
+    epsilon = [torch.randn(shape, generator=generator) for _ in range(unused + 1)][-1]
+    return Noise(posterior, epsilon), image
+
+
 def batch_noise(seed: int, shape: tuple[int, int, int, int]) -> Noise:
     """The authors' rule: one draw for a whole batch, by position; seeded anew for every batch."""
     generator = torch.Generator().manual_seed(seed)

@@ -37,6 +37,9 @@ TABLE_1: Mapping[str, Mapping[str, Figures]] = {
     },
 }  # fmt: skip
 
+#: Rows of Table 1 with an image and with a video model: (the method, EmerDiff).
+IMAGE_ROWS, VIDEO_ROWS = ("Ours (SD)", "EmerDiff (SD)"), ("Ours (SVD)", "EmerDiff (SVD)")
+
 #: Table 2, SD 2.1: (B = 14, masked modulation, feature aggregation, CBR) -> figures; in the paper's order.
 TABLE_2: Mapping[tuple[bool, bool, bool, bool], Figures] = {
     (False, False, False, False): Figures(33.4, 70.6, 60.2),
@@ -47,4 +50,16 @@ TABLE_2: Mapping[tuple[bool, bool, bool, bool], Figures] = {
     (True, True, True, False): Figures(46.6, 87.6, 85.7),
     (True, True, False, True): Figures(47.4, 89.2, 87.5),
     (True, True, True, True): Figures(46.5, 89.8, 88.4),
+}
+
+#: Table 2, Stable Video Diffusion.
+TABLE_2_VIDEO: Mapping[tuple[bool, bool, bool, bool], Figures] = {
+    (False, False, False, False): Figures(26.6, 82.2, 78.3),
+    (True, False, False, False): Figures(38.9, 90.2, 88.7),
+    (True, True, False, False): Figures(38.6, 90.5, 89.0),
+    (True, False, True, False): Figures(39.0, 89.8, 88.6),
+    (True, False, False, True): Figures(38.4, 90.4, 89.1),
+    (True, True, True, False): Figures(39.4, 90.2, 89.2),
+    (True, True, False, True): Figures(37.1, 91.5, 90.3),
+    (True, True, True, True): Figures(38.2, 92.3, 91.3),
 }

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.backbone import Backbone
-    from pipeline.backbone.sd import StableDiffusion
+    from pipeline.backbone.outline import Outline
     from pipeline.backbone.weights import WeightsSource
     from pipeline.diffusion import DiffusionSettings
 
@@ -39,8 +39,8 @@ def load_backbone(params: BackboneParams, source: WeightsSource | None = None) -
     return weights.load(source or find(params), choose_dtype(params.dtype, device), device)
 
 
-def outline(params: BackboneParams) -> StableDiffusion:
-    """The networks that the parameters name, without weights: sd21 needs none to be on this machine."""
+def outline(params: BackboneParams) -> Outline:
+    """The networks that the parameters name, without weights: none need be on this machine."""
     from pipeline.backbone import outline, weights
 
     embedded = resource("models") / "compact"
@@ -76,9 +76,13 @@ def dtype_name(params: BackboneParams) -> str:
 
 def diffusion_settings(params: DiffusionParams) -> DiffusionSettings:
     """The library's settings for the section `diffusion`."""
+    from pipeline.backbone import Motion
     from pipeline.diffusion import DiffusionSettings
 
-    return DiffusionSettings(params.steps, params.start_step, params.guidance, params.noise, params.seed)
+    motion = Motion(params.fps_id, params.motion_bucket, params.noise_augmentation)
+    return DiffusionSettings(
+        params.steps, params.start_step, params.guidance, params.noise, params.seed, params.guidance_first, motion
+    )
 
 
 def check_lock(source: WeightsSource, lock: Path = LOCK) -> None:

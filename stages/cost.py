@@ -42,6 +42,8 @@ def workload(settings: Settings, size: Size, source_size: Size) -> Workload:
         extraction_settings(settings["extract"]),
         modulation,
         fast_settings(upsample),
+        settings["extract"].window,
+        (settings["extract"].window or 1) if upsample.decode == "joint" else 1,
     )
 
 
@@ -60,15 +62,18 @@ def collect(settings: Settings, source_size: Size, timed: bool) -> dict[str, Any
     Args:
         timed: whether to calibrate; it takes some seconds.
     """
-    from pipeline import cost
-    from pipeline.backbone.outline import filled
+    from pipeline import cost, window_cost
+    from pipeline.backbone.outline import filled, networks
     from pipeline.resize import model_size
     from stages import backbones
+    from stages.windows import check_model
 
     outline = backbones.outline(settings["backbone"])
     task = workload(settings, model_size(*source_size, settings["ingest"].size), source_size)
-    weights = cost.weight_bytes(outline.unet, outline.vae)
-    flops, peaks = cost.flops_per_frame(outline, task), cost.peak_bytes(outline, task)
+    check_model(settings, outline)
+    weights = cost.weight_bytes(*networks(outline))
+    counting = cost if task.window is None else window_cost
+    flops, peaks = counting.flops_per_frame(outline, task), counting.peak_bytes(outline, task)
     cache = cost.cache_bytes(outline, task, settings["extract"].dtype)
     device = backbones.choose_device()
     seconds = seconds_per_frame(filled(outline, device), task) if timed else {}
@@ -80,6 +85,13 @@ def collect(settings: Settings, source_size: Size, timed: bool) -> dict[str, Any
             stages[stage]["memory_gb"] = (weights + peaks[stage]) / 1e9
         if stage in seconds:
             stages[stage]["seconds_per_frame"] = seconds[stage]
+    windows: dict[str, Any] = {}
+    if task.window is not None and task.modulation is not None:
+        plain = window_cost.plain_schedule(outline, task)
+        windows = {
+            "window": task.window,
+            "plain_schedule": {"denoiser_calls": plain.denoiser_calls, "tflop_per_window": plain.flops / 1e12},
+        }
     return {
         "backbone": outline.name,
         "device": str(device),
@@ -88,12 +100,13 @@ def collect(settings: Settings, source_size: Size, timed: bool) -> dict[str, Any
         "labels": task.labels,
         "guidance": task.diffusion.guidance,
         "weights_gb": weights / 1e9,
+        **windows,
         "stages": stages,
     }
 
 
 def main(
-    backbone: Annotated[str | None, typer.Option(help="compact or sd21 (backbone.name); needs no weights")] = None,
+    backbone: Annotated[str | None, typer.Option(help="name of a backbone (backbone.name); needs no weights")] = None,
     size: Annotated[str, typer.Option(metavar="HxW", help="frame size of the video")] = "480x854",
     labels: Annotated[int | None, typer.Option(help="number of segments K (segment.clusters)")] = None,
     time: Annotated[bool, typer.Option(help="calibrate on this machine, which takes some seconds")] = True,
@@ -140,6 +153,13 @@ def _table(found: dict[str, Any]) -> str:
             _cell(values, "seconds_per_frame", 10, ".2f"),
         )
         lines.append(f"{name:<12}" + "".join(cells))
+    if "plain_schedule" in found:
+        plain = found["plain_schedule"]
+        lines += [
+            "",
+            f"a window is {found['window']} frames; with nothing shared it would be "
+            f"{plain['denoiser_calls']} denoiser calls and {plain['tflop_per_window']:.0f} TFLOP",
+        ]
     return "\n".join(lines)
 
 

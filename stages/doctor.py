@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stages import cli
+from stages.settings import backbone_names
 
 PACKAGES = (
     "vidseg",
@@ -36,7 +37,7 @@ def collect() -> dict[str, Any]:
         "versions": {name: _version(name) for name in PACKAGES},
         "device": _device(),
         "faiss": _faiss(),
-        "backbones": {name: _weights(name) for name in ("compact", "sd21")},
+        "backbones": {name: _weights(name) for name in backbone_names()},
         "free_disk_gb": _free_gb(Path.cwd()),
         "dvc_cache": _dvc_cache(Path.cwd()),
     }

@@ -36,7 +36,8 @@ class Params:
     )
     encode: str = param("mode", "mode of the autoencoder's posterior, or a seeded sample", choices=("mode", "sample"))
     dtype: str = param("float16", "how features are stored", choices=("float16", "float32", "int8"))
-    shard: int = param(14, "frames per file", low=1)
+    shard: int = param(14, "frames per file; a video model's is its window", low=1)
+    window: int | None = param(None, "video models: frames that are seen together; null = each frame alone", low=1)
 
 
 #: Below this the clean reconstruction has lost what should be segmented.
@@ -61,8 +62,10 @@ def run(
         the path of features.zarr; latents.zarr lies beside it.
     """
     from pipeline import artifacts, extraction, feature_codec, shard_claims
+    from pipeline.windows import check_window
     from stages import backbones
     from stages.backbones import diffusion_settings
+    from stages.windows import extract_shard
 
     source = artifacts.open_store(clip, artifacts.CLIP)
     weights = backbones.find(backbone_params) if backbone is None else None
@@ -83,16 +86,20 @@ def run(
     settings.check(steps)
     if backbone is None:
         backbone = backbones.load_backbone(backbone_params, weights)
+    window = check_window(params.window, backbone)
 
     frames, height, width = source.array("frames").shape[:3]
     indices = source.attrs["source_indices"]
+    per_file = window or params.shard
+    if window is not None and frames < window:
+        cli.note(f"extract: {clip} has {frames} frames, extract.window is {window}: one shorter window")
     *grid, channels = extraction.feature_shape(backbone, (height, width), settings)
     features = artifacts.StoreWriter(
         features_path,
         scratch_of(out),
         artifacts.FEATURES,
         mark,
-        feature_codec.array_specs((frames, grid[0] * grid[1], channels), params.dtype, params.shard),
+        feature_codec.array_specs((frames, grid[0] * grid[1], channels), params.dtype, per_file),
         attrs={
             "grid": grid,
             "encoding": params.dtype,
@@ -109,7 +116,7 @@ def run(
         mark,
         {
             "latents": artifacts.ArraySpec(
-                (frames, *extraction.latent_shape(backbone, (height, width))), "float32", params.shard
+                (frames, *extraction.latent_shape(backbone, (height, width))), "float32", per_file
             )
         },
         attrs={"clip": source.fingerprint, "source_indices": indices},
@@ -122,13 +129,13 @@ def run(
         cli.note(f"extract: continuing at frame {missing[0].start if missing else frames} of {frames}")
     with cli.progress("extract", sum(len(shard) for shard in missing)) as advance:
         for shard in shard_claims.claimed(writers, shards):
-            parts = []
             images = source.read("frames", shard.start, shard.stop)
-            for start in range(0, len(shard), diffusion.batch):
-                batch = slice(start, min(start + diffusion.batch, len(shard)))
-                numbers = indices[shard.start + batch.start : shard.start + batch.stop]
-                parts.append(_extract(backbone, images[batch], numbers, steps, settings, diffusion.batch))
-                advance(batch.stop - batch.start)
+            if window is not None:
+                parts = [extract_shard(source, shard, window, backbone, steps, settings)]
+                advance(len(shard))
+            else:
+                numbers = indices[shard.start : shard.stop]
+                parts = _frames_alone(backbone, images, numbers, steps, settings, diffusion.batch, advance)
             for name in ("aggregated", "matching"):
                 values = extraction.gather(parts, name)
                 for array, encoded in feature_codec.encode(name, values, params.dtype).items():
@@ -156,6 +163,23 @@ def _warn_of_poor_reconstruction(clip: Path, psnr: Mapping[str, float]) -> None:
             f"{min(low.values()):.1f} dB, window at frame {min(low, key=lambda k: low[k])}); "
             "what the autoencoder loses cannot be segmented"
         )
+
+
+def _frames_alone(
+    backbone: Backbone,
+    images: np.ndarray,
+    indices: Sequence[int],
+    diffusion: DiffusionSettings,
+    settings: ExtractionSettings,
+    batch: int,
+    advance: cli.Advance,
+) -> list[Extracted]:
+    parts = []
+    for start in range(0, len(images), batch):
+        part = slice(start, min(start + batch, len(images)))
+        parts.append(_extract(backbone, images[part], indices[part], diffusion, settings, batch))
+        advance(part.stop - part.start)
+    return parts
 
 
 def _extract(

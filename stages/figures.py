@@ -115,6 +115,11 @@ class _Shot:
         given = settings["diffusion"]
         upsample.check_same_diffusion(latents_store, given, settings["backbone"], source.sha256)
         backbone = backbones.load_backbone(settings["backbone"], source)
+        if backbone.window is not None:
+            raise UsageError(
+                f"{backbone.name} sees a window of frames together; these pictures of one frame need an image model, "
+                "e.g. --set backbone.name=compact with stores made by it"
+            )
         return cls(clip_store, latents_store, frame, given, backbone)
 
     def picture(self) -> np.ndarray:

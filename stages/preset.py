@@ -9,7 +9,7 @@ import typer
 
 from stages import cli, yaml_files
 from stages.resources import resource
-from stages.settings import from_mapping, read_preset
+from stages.settings import check_backbone, from_mapping, preset_backbones, read_preset
 
 app = cli.new_app("Named sets of parameters.")
 
@@ -43,6 +43,7 @@ def apply(
 
     preset = read_preset(name)
     content = yaml_files.read(file, "run in the project's folder or give --file")
+    check_backbone(content, preset_backbones(name), f"preset '{name}'")
     for section, values in preset.items():
         from_mapping(section, declared(section), values)
         present = content.setdefault(section, {})

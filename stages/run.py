@@ -101,10 +101,12 @@ def _check_params(settings: Settings, backbone: Backbone, size: tuple[int, int])
     from stages.backbones import diffusion_settings
     from stages.extract import extraction_settings
     from stages.upsample import modulation_settings
+    from stages.windows import check_model
 
     extract, segment = settings["extract"], settings["segment"]
     steps = diffusion_settings(settings["diffusion"])
     extraction_settings(extract).check(steps)
+    check_model(settings, backbone)
     if settings["upsample"].method == "modulation":
         modulation_settings(settings["upsample"]).check(steps)
     height, width, _ = backbone.token_shape(extract.matching_block, size)

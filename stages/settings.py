@@ -50,7 +50,7 @@ def param(
 class BackboneParams:
     """Section `backbone`: which diffusion model is read."""
 
-    name: str = param("compact", "compact, sd21", choices=("compact", "sd21"))
+    name: str = param("compact", "compact, sd21, svd (a video model)", choices=("compact", "sd21", "svd"))
     path: str | None = param(None, "local diffusers folder, hub id or single-file checkpoint; null = the name's own")
     revision: str | None = param(
         None, "revision of a hub id; null = what the local cache calls main (backbone.lock pins the weights by hash)"
@@ -62,20 +62,40 @@ class BackboneParams:
     )
 
 
+def backbone_names() -> tuple[str, ...]:
+    """The backbones that there are."""
+    names: tuple[str, ...] = BackboneParams.__dataclass_fields__["name"].metadata["choices"]
+    return names
+
+
 @dataclass(frozen=True)
 class DiffusionParams:
     """Section `diffusion`: the schedule and noise that extract and upsample share."""
 
     steps: int = param(25, "Euler steps of the schedule", low=1, high=1000)
     start_step: int = param(22, "t_inv: the step at which noise is added and denoising starts", low=0)
-    guidance: float = param(5.0, "classifier-free guidance against an all-zero context; 1 = off", low=0.0)
+    guidance: float = param(
+        5.0,
+        "classifier-free guidance against an all-zero context; 1 = off; a video model's at a window's last frame",
+        low=0.0,
+    )
     noise: str = param(
         "per_frame",
         "per_frame: by source frame index; shared: the same for all",
         choices=("per_frame", "shared"),
     )
     seed: int = param(0, "seed of the noise", low=0)
-    batch: int = param(4, "frames per pass of the encoder and the clean denoising", low=1)
+    batch: int = param(
+        4, "frames per pass of the encoder and the clean denoising; a video model's is its window", low=1
+    )
+    guidance_first: float = param(
+        1.0, "video models: guidance at a window's first frame, then linear to diffusion.guidance", low=0.0
+    )
+    fps_id: int = param(14, "video models: frames per second that the model is told", low=0)
+    motion_bucket: int = param(127, "video models: amount of motion that the model is told", low=0, high=255)
+    noise_augmentation: float = param(
+        0.02, "video models: standard deviation of the noise on the window's first frame", low=0.0
+    )
 
 
 @dataclass(frozen=True)
@@ -101,12 +121,13 @@ def load(params_file: Path | None = None, sets: Iterable[str] = ()) -> Settings:
     Raises:
         UsageError: unknown section or key, wrong type, or a value out of range; the message names the key.
     """
-    given = _read_yaml(params_file) if params_file is not None else {}
+    given, backbones = _read_yaml(params_file) if params_file is not None else ({}, None)
     where = {(section, key): str(params_file) for section, values in given.items() for key in values}
     for text in sets:
         section, key, value = _parse_set(text)
         given.setdefault(section, {})[key] = value
         where[section, key] = "--set"
+    check_backbone(given, backbones, str(params_file))
     layers = [_backbone_preset(given), given]
     merged: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for layer in layers:
@@ -153,28 +174,74 @@ def read_preset(name: str) -> dict[str, dict[str, Any]]:
     Raises:
         UsageError: there is no such preset; the message lists those that exist.
     """
+    return _preset(name)[0]
+
+
+def preset_backbones(name: str) -> tuple[str, ...] | None:
+    """The backbones that a preset of that name is for (its key `for`); None = any."""
+    return _preset(name)[1]
+
+
+def preset_for(kind: str, backbone: str) -> str:
+    """The preset of a kind for a backbone: of that name, or one of its variants `<kind>_...`."""
+    for name in sorted(_presets()):
+        backbones = preset_backbones(name) if name == kind or name.startswith(f"{kind}_") else ()
+        if backbones is None or backbone in backbones:
+            return name
+    raise UsageError(
+        f"there is no preset '{kind}' for backbone '{backbone}'; there are: {', '.join(sorted(_presets()))}"
+    )
+
+
+def check_backbone(given: Mapping[str, Mapping[str, Any]], backbones: tuple[str, ...] | None, what: str) -> None:
+    """Refuse parameters that are for other backbones than the one that is named.
+
+    Args:
+        given: sections; without `backbone.name` it is the default one.
+        backbones: those that the parameters are for; None = any.
+        what: is refused.
+
+    Raises:
+        UsageError: names the remedy.
+    """
+    name = _backbone_name(given)
+    if backbones is not None and name not in backbones:
+        raise UsageError(
+            f"{what} is for backbone {' or '.join(backbones)}, but backbone.name is '{name}'; "
+            f"`vidseg preset apply {backbones[-1]}` first, or choose another of `vidseg preset list`"
+        )
+
+
+def _preset(name: str) -> tuple[dict[str, dict[str, Any]], tuple[str, ...] | None]:
     known = _presets()
     if name not in known:
         raise UsageError(f"unknown preset '{name}'; there are: {', '.join(sorted(known))}")
     return _read_yaml(known[name])
 
 
+def _backbone_name(given: Mapping[str, Mapping[str, Any] | None]) -> str:
+    return str((given.get("backbone") or {}).get("name", BackboneParams.name))
+
+
 def _backbone_preset(given: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    name = str(given.get("backbone", {}).get("name", "compact"))
-    return read_preset(name) if name in _presets() else {}
+    name = _backbone_name(given)
+    return read_preset(name) if name in backbone_names() else {}
 
 
 def _presets() -> dict[str, Path]:
     return {file.stem: file for file in resource("presets").glob("*.yaml")}
 
 
-def _read_yaml(path: Path) -> dict[str, dict[str, Any]]:
+def _read_yaml(path: Path) -> tuple[dict[str, dict[str, Any]], tuple[str, ...] | None]:
+    """Sections, and the backbones that they are for."""
     content = yaml_files.load(Path(path), "give a parameter file like params.yaml") or {}
+    backbones = content.pop("for", None) if isinstance(content, dict) else None
     if not isinstance(content, dict) or not all(isinstance(v, dict | None) for v in content.values()):
         raise UsageError(f"{path}: expected sections with keys, like `segment: {{clusters: 20}}`")
-    return {
+    sections = {
         str(section): {str(key): value for key, value in (values or {}).items()} for section, values in content.items()
     }
+    return sections, tuple(backbones) if backbones else None
 
 
 def _parse_set(text: str) -> tuple[str, str, Any]:

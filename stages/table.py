@@ -61,13 +61,16 @@ def methods(
     from pipeline.quoted import TABLE_1
     from pipeline.tables import Pair, Table
     from stages import table_run
-    from stages.table_rows import method_rows
+    from stages.experiments import PARAMS
+    from stages.settings import load
+    from stages.table_rows import method_rows, quoted_rows
 
-    plan = table_run.plan(_choose(method_rows(), rows), datasets)
+    settings = load(PARAMS)
+    plan = table_run.plan(_choose(method_rows(settings), rows), datasets)
     if dry_run:
         return _show(plan)
     run = table_run.run(plan, out, jobs)
-    beside = ("Ours (SD)", "EmerDiff (SD)")
+    beside = quoted_rows(settings)
     table = Table(
         name="table1",
         title="Table 1: methods",
@@ -76,8 +79,9 @@ def methods(
             "`ours` is params.yaml; the baselines are the presets `coarse` (bilinear), `joint_bilateral` and "
             "`emerdiff` on top of it.",
             "Quoted figures are the paper's Table 1, over whole validation sets, beside `ours` and EmerDiff those of "
-            "Stable Diffusion 2.1; nothing here measured them. Class sets and clips are not the paper's: each heading "
-            "says which were scored here, and for CamVid the authors name 32 classes in one place and 11 in another.",
+            f"{' and '.join(beside)}; nothing here measured them. Class sets and clips are not the paper's: each "
+            "heading says which were scored here, and for CamVid the authors name 32 classes in one place and 11 in "
+            "another.",
         ),
         heads=("method",),
         rows=run.rows,
@@ -107,7 +111,7 @@ def ablation(
     from stages import table_run
     from stages.experiments import PARAMS
     from stages.settings import load
-    from stages.table_rows import UNMASKED_STRENGTH, ablation_pairs, ablation_rows
+    from stages.table_rows import UNMASKED_STRENGTH, ablation_pairs, ablation_rows, quoted_rows
 
     settings = load(PARAMS)
     plan = table_run.plan(_choose(ablation_rows(settings), rows), datasets)
@@ -122,7 +126,7 @@ def ablation(
             f"With masked modulation lambda is {settings['upsample'].strength:g} (upsample.strength; the paper: 50), "
             f"blended; without it lambda is {UNMASKED_STRENGTH:g}, unblended. CBR is the vote along "
             f"trajectories and the filter s = {settings['upsample'].filter:g}; without it there is neither.",
-            "Quoted figures are the paper's Table 2, Stable Diffusion 2.1 on the first 30 videos of VSPW val; "
+            f"Quoted figures are the paper's Table 2, {quoted_rows(settings)[0]}, on the first 30 videos of VSPW val; "
             "nothing here measured them. `unclear`: the interval holds zero.",
         ),
         heads=("B", "masked modulation", "feature aggregation", "CBR"),

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from itertools import permutations
 from typing import Any
 
-from pipeline.quoted import TABLE_1, TABLE_2, Figures
+from pipeline.quoted import IMAGE_ROWS, TABLE_1, TABLE_2, TABLE_2_VIDEO, VIDEO_ROWS, Figures
 from pipeline.tables import ALL, Pair
-from stages.settings import Settings, read_preset
+from stages.settings import Settings, preset_for, read_preset
 
 #: Baselines, presets of that name.
 BASELINES = {"coarse": "bilinear", "joint_bilateral": "joint bilateral", "emerdiff": "EmerDiff"}
@@ -37,16 +37,32 @@ class RowSpec:
     quoted: Mapping[str, Figures] = field(default_factory=dict)
 
 
-def method_rows() -> tuple[RowSpec, ...]:
-    """Table 1: the method as configured, and the baselines."""
-    ours = RowSpec("ours", ("ours",), (), TABLE_1["Ours (SD)"])
+def method_rows(settings: Settings) -> tuple[RowSpec, ...]:
+    """Table 1: the method as configured, and the baselines, beside the paper's figures of this kind of model."""
+    ours, emerdiff = quoted_rows(settings)
+    backbone = settings["backbone"].name
     return (
-        ours,
+        RowSpec("ours", ("ours",), (), TABLE_1[ours]),
         *(
-            RowSpec(name, (title,), preset_sets(name), TABLE_1["EmerDiff (SD)"] if name == "emerdiff" else {})
+            RowSpec(
+                name,
+                (title,),
+                preset_sets(preset_for(name, backbone)),
+                TABLE_1[emerdiff] if name == "emerdiff" else {},
+            )
             for name, title in BASELINES.items()
         ),
     )
+
+
+def quoted_rows(settings: Settings) -> tuple[str, str]:
+    """The rows of the paper's Table 1 that stand beside the method and EmerDiff."""
+    return VIDEO_ROWS if is_video(settings) else IMAGE_ROWS
+
+
+def is_video(settings: Settings) -> bool:
+    """Whether the parameters are a video model's."""
+    return settings["extract"].window is not None
 
 
 def ablation_rows(settings: Settings) -> tuple[RowSpec, ...]:
@@ -57,7 +73,7 @@ def ablation_rows(settings: Settings) -> tuple[RowSpec, ...]:
     """
     return tuple(
         RowSpec(_key(switches), ("14" if switches[0] else "1", *map(_tick, switches[1:])), sets, {ALL: figures})
-        for switches, figures in TABLE_2.items()
+        for switches, figures in (TABLE_2_VIDEO if is_video(settings) else TABLE_2).items()
         for sets in [_ablation_sets(switches, settings)]
     )
 
@@ -66,6 +82,7 @@ def _ablation_sets(switches: tuple[bool, bool, bool, bool], settings: Settings) 
     batched, masked, aggregated, refined = switches
     vote = settings["segment"].vote
     return (
+        *_video_sets(batched, aggregated, settings),
         f"segment.window={14 if batched else 1}",
         f"segment.features={'aggregated' if aggregated else 'matching'}",
         f"segment.vote={('forward' if vote == 'none' else vote) if refined else 'none'}",
@@ -74,6 +91,14 @@ def _ablation_sets(switches: tuple[bool, bool, bool, bool], settings: Settings) 
         f"upsample.strength={settings['upsample'].strength if masked else UNMASKED_STRENGTH}",
         f"upsample.filter={settings['upsample'].filter if refined else 1.0}",
     )
+
+
+def _video_sets(batched: bool, aggregated: bool, settings: Settings) -> tuple[str, ...]:
+    """What an ablation changes before the features: a video model's depend on B, and its single block is another."""
+    if not is_video(settings):
+        return ()
+    window = () if batched else ("extract.window=1",)
+    return window if aggregated else (*window, f"extract.matching_block={settings['upsample'].block}")
 
 
 def ablation_pairs(rows: tuple[RowSpec, ...]) -> tuple[Pair, ...]:

@@ -36,7 +36,7 @@ class Params:
         choices=("modulation", "bilinear", "nearest", "joint_bilateral"),
     )
     strength: float = param(50.0, "lambda of Eq. 2; 10 without blending", low=0.0)
-    block: int = param(7, "b_m: decoder block whose cross-attention is modulated", low=3, high=11)
+    block: int = param(7, "b_m: decoder block whose attention is modulated", low=3, high=11)
     modulate_step: int = param(22, "t_m: step at which it is modulated", low=0)
     offset: str = param("after", "offset after or inside the output projection", choices=("after", "inside"))
     blend: bool = param(True, "latent blending (Eq. 6)")
@@ -49,7 +49,17 @@ class Params:
     normalize: bool = param(True, "difference maps divided by their own maximum")
     filter: float = param(0.7, "s of Eq. 7; 1 = unfiltered", low=0.0, high=1.0)
     filter_resize: str = param("bilinear", "enlargement of masks in Eq. 7", choices=("bilinear", "lanczos"))
-    batch: int = param(8, "modulated samples per pass", low=1)
+    batch: int = param(
+        8, "modulated samples per pass; a video model's are whole windows of frames, at least one", low=1
+    )
+    attention: str = param(
+        "cross_spatial",
+        "which attention of the block is modulated; image models have the first only",
+        choices=("cross_spatial", "self_spatial", "self_temporal", "self_spatial_temporal"),
+    )
+    decode: str = param(
+        "single", "video models: frames decoded alone, or a window's together", choices=("single", "joint")
+    )
     mode: str = param(
         "exact", "exact, or fast: the approximations that the parameters fast_* choose", choices=("exact", "fast")
     )
@@ -94,6 +104,7 @@ def run(
     from pipeline import artifacts, shard_claims
     from stages import backbones
     from stages.backbones import diffusion_settings
+    from stages.windows import check_upsampling, stored_window, upsample_shard
 
     if params.method == "modulation":
         modulation_settings(params).check(diffusion_settings(diffusion))
@@ -121,13 +132,20 @@ def run(
         return path
     if modulates and backbone is None:
         backbone = backbones.load_backbone(backbone_params, source)
+    if modulates:
+        check_upsampling(params, backbone)  # type: ignore[arg-type]
+    window = stored_window(latents_store) if modulates else None
     dtype = str(coarse_store.array("refined").dtype)
     writer = artifacts.StoreWriter(
         path,
         scratch_of(out),
         artifacts.LABELS,
         mark,
-        {"labels": artifacts.ArraySpec((total, *size), dtype, artifacts.shard_frames(coarse_store.array("refined")))},
+        {
+            "labels": artifacts.ArraySpec(
+                (total, *size), dtype, window or artifacts.shard_frames(coarse_store.array("refined"))
+            )
+        },
         params={**coarse_store.params, **shown},
         backbone=coarse_store.attrs.get("backbone"),
         attrs={"clip": frames_store.fingerprint, "names": frames_store.attrs["names"]},
@@ -135,7 +153,15 @@ def run(
     writers = (writer,)
     with cli.progress("upsample", sum(len(shard) for shard in shard_claims.lacking(writers, shards))) as advance:
         for shard in shard_claims.claimed(writers, shards):
-            if modulates:
+            if window is not None:
+                assert backbone is not None
+                labels = upsample_shard(
+                    frames_store, latents_store, coarse_store, shard, window, size, backbone,
+                    diffusion_settings(diffusion), modulation_settings(params), map_settings(params),
+                    params.batch, params.decode,
+                )  # fmt: skip
+                advance(len(shard))
+            elif modulates:
                 assert backbone is not None
                 stores = frames_store, latents_store, coarse_store
                 labels = _modulated(shard, *stores, size, params, diffusion, backbone, small, advance)
@@ -247,7 +273,7 @@ def modulation_settings(params: Params) -> ModulationSettings:
 
     return ModulationSettings(
         params.strength, params.block, params.modulate_step, params.offset, params.blend,  # type: ignore[arg-type]
-        params.blend_last_step, params.mask_resize, params.inject,  # type: ignore[arg-type]
+        params.blend_last_step, params.mask_resize, params.inject, params.attention,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -298,7 +324,7 @@ def check_same_diffusion(
     made = {f"diffusion.{key}": value for key, value in latents.params["diffusion"].items()}
     now["backbone.dtype"], made["backbone.dtype"] = dtype_name(backbone), latents.params["backbone"]["dtype"]
     for key, value in now.items():
-        if made[key] != value:
+        if made.get(key, value) != value:  # an older store lacks what came later and does not concern it
             raise DataError(
                 f"{latents.path} was made with {key} = {made[key]}, now it is {value}; "
                 "run `vidseg extract` with these parameters first"
@@ -308,6 +334,7 @@ def check_same_diffusion(
 def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards: slice = EVERY_SHARD) -> None:
     """Upsample every video of an item, loading the backbone once and only if it is needed."""
     from stages import backbones
+    from stages.windows import check_same_window
 
     settings = load(params_file, sets or ())
     key, backbone = item_key(item), None
@@ -316,6 +343,7 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards
         backbones.check_lock(source)
         backbone = backbones.load_backbone(settings["backbone"], source)
     for video in videos_of(key):
+        check_same_window(place("extract", key, video) / "latents.zarr", settings)
         run(
             place("ingest", key, video) / "clip.zarr",
             place("extract", key, video) / "latents.zarr",
@@ -349,7 +377,10 @@ def main(
     """
     part = parse_shards(shards)
     if clip and latents and coarse and out_dir:
+        from stages.windows import check_same_window
+
         settings = load(params, set_ or ())
+        check_same_window(latents, settings)
         sections = settings["upsample"], settings["diffusion"], settings["backbone"]
         run(clip, latents, coarse, out_dir, *sections, shards=part)
     elif item is not None:

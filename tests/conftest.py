@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests import tiny
+from tests import tiny, tiny_video
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -32,6 +32,12 @@ def no_dvc_stage(monkeypatch: pytest.MonkeyPatch) -> None:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny seeded model in diffusers layout."""
     return tiny.save_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_video_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny seeded video model in diffusers layout."""
+    return tiny_video.save_model(tmp_path_factory.mktemp("models") / "tiny_video")
 
 
 @pytest.fixture(scope="session")

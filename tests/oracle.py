@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.backbone import Denoised, Keep, Schedule, Tap
+from pipeline.backbone import UNCONDITIONED, Conditioning, Denoised, Keep, Modulated, Motion, Schedule, Tap
 from pipeline.backbone.schedule import scaled_linear_schedule
 
 STRIDE = 4
@@ -27,6 +27,8 @@ class OracleBackbone:
     name = "oracle"
     fingerprint = "oracle"
     latent_stride = 8
+    window: int | None = None
+    modulated: tuple[Modulated, ...] = ("cross_spatial",)
 
     def __init__(
         self,
@@ -61,19 +63,23 @@ class OracleBackbone:
         self._window = [self._known[frame.tobytes()] for frame in frames]
         return torch.zeros(len(frames), 4, frames.shape[1] // 8, frames.shape[2] // 8)
 
+    def condition(self, frame: np.ndarray, noise: Tensor, motion: Motion) -> Conditioning:
+        return UNCONDITIONED
+
     def denoise(
         self,
         latents: Tensor,
         step: int,
         schedule: Schedule,
-        guidance: float,
+        guidance: float | Sequence[float],
         *,
         record: Collection[Tap] = (),
         keep: Keep | None = None,
+        conditioning: Conditioning = UNCONDITIONED,
     ) -> Denoised:
         features = self._embedding[self._planes[self._window]] + self._noise[self._window]
         tokens = torch.from_numpy(features).flatten(1, 2)
         return Denoised(latents, {tap: tokens for tap in record})
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, together: int = 1) -> Tensor:
         return torch.zeros(len(latents), 3, latents.shape[2] * 8, latents.shape[3] * 8)

@@ -31,7 +31,7 @@ DEFAULT_FOLDER = SHARED / "reference"
 GIVEN_FOLDER = os.environ.get("VIDSEG_REFERENCE")
 FOLDER = Path(GIVEN_FOLDER) if GIVEN_FOLDER is not None else DEFAULT_FOLDER
 
-Compute = Callable[["Case", int, re.Match[str]], np.ndarray]
+Compute = Callable[[Any, int, re.Match[str]], np.ndarray]  # of a Case or a kind of it
 Compare = Callable[[np.ndarray, np.ndarray], str | None]
 
 

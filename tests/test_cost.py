@@ -44,8 +44,8 @@ def plain_schedule(guidance: float) -> float:
 
 def test_a_multiplication_with_its_addition_counts_twice(outline: StableDiffusion) -> None:
     latents = torch.empty(1, 4, *(side // 8 for side in SIZE), device="meta")
-    _, unet = cost._flops_of(lambda: outline.denoise(latents, 22, outline.schedule(25), 1.0))
-    _, decoder = cost._flops_of(lambda: outline.decode(latents))
+    _, unet = cost.flops_of(lambda: outline.denoise(latents, 22, outline.schedule(25), 1.0))
+    _, decoder = cost.flops_of(lambda: outline.decode(latents))
     assert unet / 1e12 == pytest.approx(UNET, abs=1e-3)
     assert decoder / 1e12 == pytest.approx(DECODER, abs=1e-3)
     assert plain_schedule(5.0) == pytest.approx(435, abs=1)
@@ -106,7 +106,7 @@ def test_the_fast_mode_costs_a_thirtieth(outline: StableDiffusion) -> None:
 )
 def test_peak_is_what_is_alive_at_once(work: object, values: int) -> None:
     start = torch.empty(100, device="meta")
-    assert cost._peak_of(lambda: work(start)) == 4 * values  # type: ignore[operator]
+    assert cost.peak_of(lambda: work(start)) == 4 * values  # type: ignore[operator]
 
 
 def options(model: Path, *more: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from pipeline.backbone.local_decoding import MARGIN
 from pipeline.backbone.sd import StableDiffusion
 from pipeline.backbone.small_decoder import load_small_decoder
 from pipeline.diffusion import DiffusionSettings
-from pipeline.errors import WeightsError
+from pipeline.errors import UsageError, WeightsError
 from pipeline.fast import FastSettings, GroupMap, label_groups_frame, upsample_fast
 from pipeline.guided_filter import guided_filter
 from pipeline.label_groups import Group, Region, alone, coloured, connected_parts, whole_labels
 from pipeline.modulation import ModulationSettings
 from pipeline.upsampling import MapSettings, upsample
+from stages.upsample import Params
+from stages.windows import check_upsampling
 from tests import tiny
 from tests.commands import error_line, vidseg, write_frames
 
@@ -277,6 +280,13 @@ def test_guided_filter_keeps_the_edge_of_the_guide(rng: np.random.Generator) -> 
 
 
 # The stage
+
+
+def test_windows_of_a_video_model_are_not_for_the_fast_mode(backbone: StableDiffusion) -> None:
+    backbone = copy.copy(backbone)
+    backbone.window = 14
+    with pytest.raises(UsageError, match="upsample.mode is fast, but tiny sees windows of frames; set it to exact"):
+        check_upsampling(Params(mode="fast"), backbone)
 
 
 def options(model: Path, *more: str) -> list[str]:

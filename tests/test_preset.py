@@ -40,6 +40,78 @@ SHARED = {
 }
 
 
+#: The authors' two video scripts and our defaults for the same model, where they differ: default, data set, single.
+VIDEO_CHOICES = {
+    ("extract", "encode"): ("mode", "sample", "sample"),
+    ("correspond", "rule"): ("constrained", "reject", "reject"),
+    ("segment", "kmeans_frames"): ("first", "window", "window"),
+    ("segment", "first_frame"): ("keep", "predict", "predict"),
+    ("upsample", "attention"): ("self_spatial_temporal", "self_spatial_temporal", "cross_spatial"),
+    ("upsample", "mask_resize"): ("bilinear", "nearest", "nearest"),
+    ("upsample", "difference"): ("squared", "wrapped", "wrapped"),
+    ("upsample", "filter_resize"): ("bilinear", "lanczos", "lanczos"),
+}
+VIDEO_SHARED = {
+    ("backbone", "name"): "svd",
+    ("diffusion", "start_step"): 17,
+    ("diffusion", "guidance"): 2.5,
+    ("diffusion", "guidance_first"): 1.0,
+    ("diffusion", "fps_id"): 14,
+    ("diffusion", "motion_bucket"): 127,
+    ("diffusion", "noise_augmentation"): 0.02,
+    ("extract", "window"): 14,
+    ("extract", "blocks"): (6, 7, 8),
+    ("extract", "matching_block"): 7,
+    ("upsample", "block"): 8,
+    ("upsample", "modulate_step"): 17,
+    ("upsample", "blend_last_step"): 24,
+    ("upsample", "strength"): 50.0,
+    ("upsample", "decode"): "single",
+}
+BACKBONES = ("compact", "sd21", "svd")
+
+
+@pytest.mark.parametrize(("column", "name"), [*enumerate(("svd", "svd_reference", "svd_reference_single"))])
+def test_presets_of_the_video_model(column: int, name: str) -> None:
+    loaded = settings.load(resource("presets") / f"{name}.yaml")
+    for (section, key), values in VIDEO_CHOICES.items():
+        assert getattr(loaded[section], key) == values[column], f"{section}.{key}"
+    for (section, key), value in VIDEO_SHARED.items():
+        assert getattr(loaded[section], key) == value, f"{section}.{key}"
+
+
+def test_a_backbone_brings_its_defaults() -> None:
+    for name in BACKBONES:
+        chosen = settings.load(None, [f"backbone.name={name}"]).as_dict()
+        assert chosen == settings.load(resource("presets") / f"{name}.yaml").as_dict()
+
+
+def test_backbones_set_the_same_parameters() -> None:
+    """Going from one backbone to another leaves nothing of the first behind."""
+    keys = [
+        {(section, key) for section, values in settings.read_preset(name).items() for key in values}
+        for name in BACKBONES
+    ]
+    assert keys[0] == keys[1] == keys[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "remedy"),
+    [("svd_reference", "compact", "svd"), ("emerdiff_svd", "sd21", "svd"), ("paper", "svd", "sd21")],
+)
+def test_presets_of_another_backbone_are_refused(name: str, backbone: str, remedy: str, tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(f"backbone: {{name: {backbone}}}\n")
+    line = error_line(vidseg("preset", "apply", name, "--file", file, check=2))
+    assert f"preset '{name}' is for backbone" in line
+    assert f"backbone.name is '{backbone}'; `vidseg preset apply {remedy}` first" in line
+    assert file.read_text() == f"backbone: {{name: {backbone}}}\n"
+    preset.apply(remedy, file)
+    preset.apply(name, file)
+    with pytest.raises(UsageError, match=f"{name}.yaml is for backbone .*, but backbone.name is '{backbone}'"):
+        settings.load(resource("presets") / f"{name}.yaml", [f"backbone.name={backbone}"])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_presets_are_valid(name: str) -> None:
     settings.load(resource("presets") / f"{name}.yaml")
@@ -116,6 +188,8 @@ def test_show_and_list_print_the_presets() -> None:
 
 def test_unknown_names_and_files_are_explained(tmp_path: Path) -> None:
     unknown = error_line(vidseg("preset", "show", "papr", check=2))
-    assert "unknown preset 'papr'; there are: coarse, compact, emerdiff, joint_bilateral, paper" in unknown
+    assert (
+        "unknown preset 'papr'; there are: coarse, compact, emerdiff, emerdiff_svd, joint_bilateral, paper" in unknown
+    )
     with pytest.raises(UsageError, match="no such file; run in the project's folder or give --file"):
         preset.apply("paper", tmp_path / "params.yaml")

@@ -19,7 +19,7 @@ from pipeline import artifacts
 from pipeline.coarse_truth import coarse_truth
 from pipeline.datasets.links import MARK, SCHEMA
 from pipeline.errors import DataError, UsageError, VidsegError
-from pipeline.quoted import TABLE_2
+from pipeline.quoted import TABLE_2, Figures
 from pipeline.score_files import item_record
 from stages import experiments, oracle, programs, table_items, table_rows
 from stages import settings as settings_
@@ -83,13 +83,28 @@ def test_pairs_of_the_ablation_differ_by_one_switch() -> None:
 
 
 def test_the_baselines() -> None:
-    loaded = {row.key: settings_.load(None, row.sets) for row in table_rows.method_rows()}
+    loaded = {row.key: settings_.load(None, row.sets) for row in table_rows.method_rows(SETTINGS)}
     assert list(loaded) == ["ours", "coarse", "joint_bilateral", "emerdiff"]
     methods = {key: made["upsample"].method for key, made in loaded.items()}
     assert methods == {
         "ours": "modulation", "coarse": "bilinear", "joint_bilateral": "joint_bilateral", "emerdiff": "modulation",
     }  # fmt: skip
     assert loaded["ours"].as_dict() == settings_.load().as_dict()
+
+
+def test_rows_of_a_video_model_have_its_windows_and_figures() -> None:
+    video = settings_.load(None, ["backbone.name=svd"])
+    methods = {row.key: row for row in table_rows.method_rows(video)}
+    assert methods["ours"].quoted["vspw"] == Figures(53.2, 89.3, 88.0)
+    assert methods["emerdiff"].quoted["vspw"] == Figures(39.7, 82.1, 78.5)
+    rows = {row.key: row for row in table_rows.ablation_rows(video)}
+    assert list(rows["b1"].quoted.values()) == [Figures(26.6, 82.2, 78.3)]
+    name = ("backbone.name=svd",)
+    first = settings_.load(None, (*name, *rows["b1"].sets))
+    assert (first["extract"].window, first["extract"].matching_block) == (1, 8)
+    assert first.as_dict() == settings_.load(None, methods["emerdiff"].sets).as_dict()
+    last = settings_.load(None, (*name, *rows["b14_mask_aggr_cbr"].sets))
+    assert (last["extract"].window, last["extract"].matching_block) == (14, 7)
 
 
 def test_emerdiff_is_the_first_row_of_the_ablation() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.backbone.base import Tap
+from pipeline.backbone.base import Layer, Tap
 from pipeline.errors import UsageError
 
 BLOCKS_PER_LEVEL = 3
@@ -22,8 +22,11 @@ BLOCKS_PER_LEVEL = 3
 ATTENTION_BLOCKS = range(3, 12)
 
 
-def transformer(unet: nn.Module, block: int) -> Any:
-    """The spatial transformer block of decoder block 0..11 of SD 2.1's topology.
+def transformer(unet: nn.Module, block: int, blocks: str = "transformer_blocks") -> Any:
+    """The transformer block of decoder block 0..11 of SD 2.1's topology.
+
+    Args:
+        blocks: the list that holds it: of spatial layers, or a video model's `temporal_transformer_blocks`.
 
     Raises:
         UsageError: that block has no attention (0, 1, 2 have none).
@@ -32,12 +35,19 @@ def transformer(unet: nn.Module, block: int) -> Any:
     attentions = getattr(level, "attentions", None)
     if attentions is None:
         raise UsageError(f"decoder block {block} has no attention; choose one of 3..11")
-    return attentions[block % BLOCKS_PER_LEVEL].transformer_blocks[0]
+    return getattr(attentions[block % BLOCKS_PER_LEVEL], blocks)[0]
+
+
+def attention_of(unet: nn.Module, block: int, layer: Layer) -> Any:
+    """One attention of a decoder block."""
+    spatial = layer in ("self", "cross")
+    layers = transformer(unet, block, "transformer_blocks" if spatial else "temporal_transformer_blocks")
+    return layers.attn1 if layer in ("self", "temporal_self") else layers.attn2
 
 
 def tapped_module(unet: nn.Module, tap: Tap) -> Any:
     """The module whose output a tap names."""
-    attention = getattr(transformer(unet, tap.block), "attn1" if tap.layer == "self" else "attn2")
+    attention = attention_of(unet, tap.block, tap.layer)
     modules = {"query": attention.to_q, "key": attention.to_k, "output": attention}
     return modules[tap.tensor]
 
@@ -118,6 +128,49 @@ class GivenWeights:
             mixed[:, of_frame] = torch.einsum("gknm,gjmkd->gjnkd", self.weights[:, frame], values[:, of_frame])
         projection, dropout = attention.to_out
         return dropout(projection(mixed.flatten(-2).flatten(0, 1)))
+
+
+@dataclass(frozen=True)
+class GivenPattern:
+    """Self-attention whose weights are known; the values are its own.
+
+    Attributes:
+        weights: (f, heads, n, n), each row a distribution, for f sequences; a batch is j times these.
+    """
+
+    weights: Tensor
+
+    def __call__(self, attention: Any, hidden_states: Tensor, **_: Any) -> Tensor:
+        values = attention.to_v(hidden_states).unflatten(0, (-1, len(self.weights)))
+        mixed = torch.einsum("fknm,jfmkd->jfnkd", self.weights, values.unflatten(-1, (attention.heads, -1)))
+        projection, dropout = attention.to_out
+        return dropout(projection(mixed.flatten(-2).flatten(0, 1)))
+
+
+@contextmanager
+def shifted(values: Mapping[Any, Tensor], place: str) -> Iterator[None]:
+    """Within the context the outputs of these attention modules (b, n, c) have values (b, n, 1) added: Eq. 2.
+
+    Args:
+        place: `after` the output projection f, or `inside` it.
+    """
+    with ExitStack() as handles:
+        for attention, value in values.items():
+            # Before hooks that are there already, so that these see the changed output.
+            if place == "after":
+                handle = attention.register_forward_hook(_add_to_output(value), prepend=True)
+            else:
+                handle = attention.to_out[0].register_forward_pre_hook(_add_to_input(value))
+            handles.callback(handle.remove)
+        yield
+
+
+def _add_to_output(value: Tensor) -> Callable[..., Tensor]:
+    return lambda module, inputs, output: output + value.to(output)
+
+
+def _add_to_input(value: Tensor) -> Callable[..., tuple[Tensor]]:
+    return lambda module, inputs: (inputs[0] + value.to(inputs[0]),)
 
 
 def attention_weights(attention: Any, query: Tensor, key: Tensor) -> Tensor:

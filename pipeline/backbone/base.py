@@ -4,13 +4,14 @@ Terms. A *latent* is the autoencoder's code of a frame, scaled to unit-like vari
 steps goes from noise level sigma_i to sigma_{i+1}; the last step ends at sigma_S = 0. *Block* i (0..11) is the
 paper's numbering of decoder blocks (section 3.1). A *tap* names one tensor inside a block's attention.
 With guidance a denoiser runs two *halves*: first the unconditional (all-zero context), then the conditional.
+A *window* is the frames that a video model sees together; image models see each frame alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,17 +19,56 @@ from torch import Tensor
 
 from pipeline.backbone.boxes import Box
 
+#: The attentions of a decoder block. The temporal ones are a video model's: sequences of b frames, one per token.
+Layer = Literal["self", "cross", "temporal_self", "temporal_cross"]
+#: What Eq. 2 offsets, by the names of `upsample.attention`; which of them a model has is `Backbone.modulated`.
+Modulated = Literal["cross_spatial", "self_spatial", "self_temporal", "self_spatial_temporal"]
+
 
 @dataclass(frozen=True)
 class Tap:
-    """One attention tensor, (halves * b, n, c).
+    """One attention tensor, (halves * b, n, c); of a temporal layer (halves * n, b, c).
 
     `query` and `key` are taken after their linear map, before the split into heads; `output` after the projection f.
     """
 
     block: int
-    layer: Literal["self", "cross"]
+    layer: Layer
     tensor: Literal["query", "key", "output"]
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What a video model is told about a window beside its first frame; the names are those of params.yaml.
+
+    Attributes:
+        fps_id: frames per second.
+        motion_bucket: how much moves, 0..255.
+        noise_augmentation: standard deviation of the noise on the first frame, whose values lie in [-1, 1].
+    """
+
+    fps_id: int = 14
+    motion_bucket: int = 127
+    noise_augmentation: float = 0.02
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the denoising of a window is conditioned on beside its latents; an image model needs nothing.
+
+    Attributes:
+        latent: (4, h, w) float32 of the window's first frame, in the autoencoder's own scale.
+        token: (1, c) float32, that frame's embedding.
+        ids: (3,) float32: fps, motion bucket, noise level.
+    """
+
+    latent: Tensor | None = None
+    token: Tensor | None = None
+    ids: Tensor | None = None
+
+
+#: Of an image model.
+UNCONDITIONED = Conditioning()
 
 
 @dataclass(frozen=True)
@@ -37,8 +77,8 @@ class Keep:
 
     Attributes:
         attention: the attention of the decoder blocks; variants take over its queries and keys (injection).
-        block: b_m, the decoder block whose cross-attention the variants offset; they share all that lies before.
-            None: variants differ in their latents.
+        block: b_m, the decoder block whose attention the variants offset; an image model's share all that lies
+            before. None: variants differ in their latents.
         deep: what lies below the network's top level; variants take it over and run that level alone. Not with `block`.
     """
 
@@ -49,27 +89,29 @@ class Keep:
 
 @dataclass(frozen=True)
 class Offset:
-    """The modulation +-lambda * M_l of Eq. 2 on the cross-attention of the block that was kept.
+    """The modulation +-lambda * M_l of Eq. 2 on an attention of the block that was kept.
 
     Attributes:
         values: (j, n) float, signed strength times the mask of each token; the same for all channels and halves.
         place: `after` adds to the output of the projection f, as the authors' code; `inside` adds to its input,
             as Eq. 2 is printed.
+        attention: which attention, one of the model's `modulated`.
     """
 
     values: Tensor
     place: Literal["after", "inside"] = "after"
+    attention: Modulated = "cross_spatial"
 
     def __getitem__(self, part: slice) -> Offset:
-        return Offset(self.values[part], self.place)
+        return replace(self, values=self.values[part])
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Noise levels: `sigmas` (steps + 1,) float32, the last one 0, and the model's `timesteps` (steps,) ints."""
+    """Noise levels: `sigmas` (steps + 1,) float32, the last one 0, and the model's `timesteps` (steps,)."""
 
     sigmas: Tensor
-    timesteps: tuple[int, ...]
+    timesteps: tuple[float, ...]
 
     def without(self, skipped: Collection[int]) -> Schedule:
         """The schedule in which the step before a skipped one goes to where that one would have gone.
@@ -89,8 +131,9 @@ class Variants(Protocol):
         """The next latents (j, 4, h, w) of j variants.
 
         Args:
-            latents: (j, 4, h, w); at a step kept with its block, those of the frames themselves.
-            frames: (j,) which frame of the kept step each variant is of.
+            latents: (j, 4, h, w); at a step kept with its block, an image model's are those of the frames themselves.
+            frames: (j,) which frame of the kept step each variant is of; a video model's are whole windows, each
+                all frames in order.
             offset: modulation, at a step kept with its block.
         """
         ...
@@ -141,6 +184,10 @@ class Backbone(Protocol):
     fingerprint: str
     #: Pixels per latent cell.
     latent_stride: int
+    #: Frames of the windows that it was trained on; None: it sees every frame alone.
+    window: int | None
+    #: The attentions that can be modulated.
+    modulated: tuple[Modulated, ...]
 
     @property
     def device(self) -> torch.device:
@@ -162,28 +209,50 @@ class Backbone(Protocol):
         """
         ...
 
+    def condition(self, frame: np.ndarray, noise: Tensor, motion: Motion) -> Conditioning:
+        """What a window is conditioned on, from its first frame (H, W, 3) uint8.
+
+        Only asked of models with a `window`.
+
+        Args:
+            noise: (3, H, W) standard normal, for the noise augmentation.
+        """
+        ...
+
     def denoise(
         self,
         latents: Tensor,
         step: int,
         schedule: Schedule,
-        guidance: float,
+        guidance: float | Sequence[float],
         *,
         record: Collection[Tap] = (),
         keep: Keep | None = None,
+        conditioning: Conditioning = UNCONDITIONED,
     ) -> Denoised:
-        """One Euler step of noisy latents (b, 4, h, w).
+        """One Euler step of noisy latents (b, 4, h, w): for a video model those of one window.
 
         Args:
-            guidance: scale against the all-zero context; 1 runs the conditional half only.
+            guidance: scale against the all-zero context; 1 runs the conditional half only. A video model's may
+                differ by frame: (b,).
             record: taps to return.
             keep: what to keep for variants; None: there will be none.
+            conditioning: of this window, from `condition`.
         """
         ...
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Images (b, 3, H, W) float32, nominally in [-1, 1] but not clipped, of clean latents (b, 4, h, w)."""
+    def decode(self, latents: Tensor, together: int = 1) -> Tensor:
+        """Images (b, 3, H, W) float32, nominally in [-1, 1] but not clipped, of clean latents (b, 4, h, w).
+
+        Args:
+            together: a video model decodes so many consecutive frames as one clip; b is a multiple of it.
+        """
         ...
+
+
+@runtime_checkable
+class DecodesParts(Protocol):
+    """What a backbone has beside, if parts of its images can be decoded alone."""
 
     def part_decoder(self, latents: Tensor) -> PartDecoder:
         """Ready to decode parts of variants of one frame's clean latents (1, 4, h, w)."""

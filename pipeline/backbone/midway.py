@@ -39,7 +39,7 @@ class Midway:
         return Midway(self.block, change(self.hidden), skips, change(self.embedding), change(self.context))
 
 
-def first_part(unet: Any, sample: Tensor, timestep: int, context: Tensor, block: int) -> Midway:
+def first_part(unet: Any, sample: Tensor, timestep: float, context: Tensor, block: int) -> Midway:
     """The pass of scaled latents (b, 4, h, w) up to the transformer of a decoder block."""
     embedding = unet.time_embedding(unet.get_time_embed(sample, timestep))
     hidden = unet.conv_in(sample)
@@ -67,7 +67,7 @@ def deep_level(unet: Any) -> Any:
     return unet.up_blocks[-2]
 
 
-def top_level(unet: Any, sample: Tensor, timestep: int, context: Tensor, deep: Tensor) -> Tensor:
+def top_level(unet: Any, sample: Tensor, timestep: float, context: Tensor, deep: Tensor) -> Tensor:
     """The pass of scaled latents (b, 4, h, w) with the output of `deep_level` given: (b, c, h, w)."""
     embedding = unet.time_embedding(unet.get_time_embed(sample, timestep))
     hidden = unet.conv_in(sample)

@@ -7,44 +7,83 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLTemporalDecoder,
+    UNet2DConditionModel,
+    UNetSpatioTemporalConditionModel,
+)
+from torch import Tensor
 from torch.nn import Module
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from pipeline.backbone.image_embedding import ClipImageEmbedding
 from pipeline.backbone.sd import StableDiffusion
 from pipeline.backbone.single_file import SD21_UNET, SD21_VAE
-from pipeline.backbone.weights import EMPTY_PROMPT, read_json, stored_prompt
+from pipeline.backbone.svd import StableVideoDiffusion
+from pipeline.backbone.svd_single_file import SVD_IMAGE_ENCODER, SVD_UNET, SVD_VAE
+from pipeline.backbone.weights import EMPTY_PROMPT, VIDEO_NAMES, read_json, stored_prompt
 
 #: Tokens of a prompt of SD's text encoders.
 PROMPT_TOKENS = 77
+NO_WEIGHTS = "no weights"
+
+Outline = StableDiffusion | StableVideoDiffusion
 
 
-def outline(name: str, path: Path | None, dtype: torch.dtype) -> StableDiffusion:
+def outline(name: str, path: Path | None, dtype: torch.dtype) -> Outline:
     """The networks of a backbone on the meta device.
 
     Args:
-        path: its folder or checkpoint; what this does not say, or None, is SD 2.1's.
+        path: its folder or checkpoint; what this does not say, or None, is that of the published model.
     """
     folder = Path() if path is None else path if path.is_dir() else path.parent
-    unet_config = (path and read_json(folder / "unet" / "config.json")) or dict(SD21_UNET)
-    vae_config = (path and read_json(folder / "vae" / "config.json")) or dict(SD21_VAE)
+
+    def config(part: str, published: Any) -> dict[str, Any]:
+        return (path and read_json(folder / part / "config.json")) or dict(published)
+
+    if name in VIDEO_NAMES:
+        with torch.device("meta"):
+            unet = UNetSpatioTemporalConditionModel.from_config(config("unet", SVD_UNET))
+            vae = AutoencoderKLTemporalDecoder.from_config(config("vae", SVD_VAE))
+            vision = CLIPVisionConfig.from_dict(config("image_encoder", SVD_IMAGE_ENCODER))
+            encoder = CLIPVisionModelWithProjection(vision)
+        # The mix factors are made on the CPU whatever the device is.
+        return _video(name, Module.to(unet, "meta", dtype), Module.to(vae, "meta"), Module.to(encoder, dtype))
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(unet_config)
-        vae = AutoencoderKL.from_config(vae_config)
+        unet = UNet2DConditionModel.from_config(config("unet", SD21_UNET))
+        vae = AutoencoderKL.from_config(config("vae", SD21_VAE))
         context = torch.empty(_prompt_tokens(path, folder, unet), unet.config.cross_attention_dim)
-    return _assembled(name, Module.to(unet, dtype), vae, context)
+    return _image(name, Module.to(unet, dtype), vae, context)
 
 
-def filled(outline: StableDiffusion, device: torch.device) -> StableDiffusion:
+def networks(outline: Outline) -> tuple[Any, ...]:
+    """All networks that a run of the backbone keeps in memory."""
+    if isinstance(outline, StableVideoDiffusion):
+        return outline.unet, outline.vae, outline.embed.encoder  # type: ignore[attr-defined]
+    return outline.unet, outline.vae
+
+
+def filled(outline: Outline, device: torch.device) -> Outline:
     """The same networks on a device, with weights that mean nothing, for timing."""
-    unet, vae = (_filled(network, device) for network in (outline.unet, outline.vae))
+    unet, vae, *encoder = (_filled(network, device) for network in networks(outline))
+    if encoder:
+        return _video(outline.name, unet, vae, encoder[0])
+    assert isinstance(outline, StableDiffusion)
     vae = vae.to(memory_format=torch.channels_last)  # as weights are loaded
-    return _assembled(outline.name, unet, vae, torch.zeros(outline.context.shape))
+    return _image(outline.name, unet, vae, torch.zeros(outline.context.shape))
 
 
-def _assembled(name: str, unet: Any, vae: Any, context: torch.Tensor) -> StableDiffusion:
-    for network in (unet, vae):
-        network.eval().requires_grad_(False)
-    return StableDiffusion(unet, vae, context, name, "no weights")
+def _image(name: str, unet: Any, vae: Any, context: Tensor) -> StableDiffusion:
+    return StableDiffusion(_frozen(unet), _frozen(vae), context, name, NO_WEIGHTS)
+
+
+def _video(name: str, unet: Any, vae: Any, encoder: Any) -> StableVideoDiffusion:
+    return StableVideoDiffusion(_frozen(unet), _frozen(vae), ClipImageEmbedding(_frozen(encoder)), name, NO_WEIGHTS)
+
+
+def _frozen(network: Any) -> Any:
+    return network.eval().requires_grad_(False)
 
 
 def _filled(network: Any, device: torch.device) -> Any:

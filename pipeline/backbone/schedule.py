@@ -36,7 +36,7 @@ class GuidedStep:
         guidance: scale against the unconditional half; 1 has no such half.
     """
 
-    timestep: int
+    timestep: float
     sigma: float
     following: float
     guidance: float

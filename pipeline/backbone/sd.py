@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
 from pipeline.backbone.attention import BLOCKS_PER_LEVEL, recorded, recorded_output, tapped_module
-from pipeline.backbone.base import Denoised, Keep, Schedule, Tap
+from pipeline.backbone.base import UNCONDITIONED, Conditioning, Denoised, Keep, Modulated, Motion, Schedule, Tap
 from pipeline.backbone.local_decoding import LocalDecoder
 from pipeline.backbone.midway import deep_level, first_part, second_part
 from pipeline.backbone.schedule import GuidedStep, scaled_linear_schedule
@@ -29,6 +29,8 @@ class StableDiffusion:
     """
 
     latent_stride = 8
+    window: int | None = None
+    modulated: tuple[Modulated, ...] = ("cross_spatial",)
 
     def __init__(
         self,
@@ -66,17 +68,22 @@ class StableDiffusion:
         sample = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(self.device)
         return sample.float().contiguous() * self.vae.config.scaling_factor
 
+    def condition(self, frame: np.ndarray, noise: Tensor, motion: Motion) -> Conditioning:
+        return UNCONDITIONED
+
     @torch.inference_mode()
     def denoise(
         self,
         latents: Tensor,
         step: int,
         schedule: Schedule,
-        guidance: float,
+        guidance: float | Sequence[float],
         *,
         record: Collection[Tap] = (),
         keep: Keep | None = None,
+        conditioning: Conditioning = UNCONDITIONED,
     ) -> Denoised:
+        assert isinstance(guidance, int | float), "frames alone have one scale"
         move = GuidedStep.of(schedule, step, guidance)
         halves = [self.context] if move.halves == 1 else [torch.zeros_like(self.context), self.context]
         context = torch.cat([half.expand(len(latents), -1, -1) for half in halves])
@@ -95,7 +102,7 @@ class StableDiffusion:
         return Denoised(move.moved(latents, epsilon.float()), {tap: taps[tap] for tap in record}, kept)
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, together: int = 1) -> Tensor:
         # On a CPU the activations of a batch cost page faults: one image at a time is faster.
         parts = latents.split(1) if self.device.type == "cpu" else (latents,)
         return torch.cat([self._decode(part) for part in parts])

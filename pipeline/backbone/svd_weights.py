@@ -1,0 +1,110 @@
+"""Loading Stable Video Diffusion from a diffusers folder or a single-file checkpoint (I/O module)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch.nn import Module
+
+from pipeline.backbone import weights
+from pipeline.backbone.image_embedding import ClipImageEmbedding
+from pipeline.backbone.svd import StableVideoDiffusion
+from pipeline.errors import WeightsError
+
+
+@dataclass(frozen=True)
+class VideoParts:
+    """A loaded model before it is put together, float32 on the CPU: networks, largest and smallest noise level."""
+
+    unet: Any
+    vae: Any
+    image_encoder: Any
+    sigmas: tuple[float, float]
+
+
+def load(source: weights.WeightsSource, dtype: torch.dtype, device: torch.device) -> StableVideoDiffusion:
+    """Load a backbone of Stable Video Diffusion's topology.
+
+    Raises:
+        WeightsError: a file is missing or damaged, or the model does not predict v.
+    """
+    if source.path.is_file():
+        from pipeline.backbone.svd_single_file import load_single_file
+
+        parts = load_single_file(source.path)
+    else:
+        parts = load_folder(source.path)
+    # torch's own `to`: diffusers' warns about every change of precision.
+    unet, encoder = (Module.to(part, device, dtype) for part in (parts.unet, parts.image_encoder))
+    vae = Module.to(parts.vae, device, torch.float32)
+    for network in (unet, vae, encoder):
+        network.eval().requires_grad_(False)
+    return StableVideoDiffusion(unet, vae, ClipImageEmbedding(encoder), source.name, source.sha256, parts.sigmas)
+
+
+def load_folder(folder: Path) -> VideoParts:
+    """The networks of a diffusers folder."""
+    from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+    from transformers import CLIPVisionModelWithProjection
+
+    scheduler = weights.read_json(folder / "scheduler" / "scheduler_config.json")
+    levels = noise_levels(scheduler, folder)
+    networks = []
+    for part, cls in (("unet", UNetSpatioTemporalConditionModel), ("vae", AutoencoderKLTemporalDecoder)):
+        file = weights.network_file(folder, part)
+        variant = "fp16" if file.name.endswith(".fp16.safetensors") else None
+        try:
+            network = cls.from_pretrained(
+                folder / part, local_files_only=True, use_safetensors=True, variant=variant,
+                torch_dtype=torch.float32, low_cpu_mem_usage=False,
+            )  # fmt: skip
+        except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+            raise _cannot_be_loaded(file, error) from error
+        networks.append(network)
+    place = folder / "image_encoder"
+    weights.refuse_pickles_without_safetensors(place)
+    try:
+        encoder = CLIPVisionModelWithProjection.from_pretrained(
+            place, local_files_only=True, use_safetensors=True, dtype=torch.float32,
+            variant=None if (place / "model.safetensors").is_file() else "fp16",
+        )  # fmt: skip
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise _cannot_be_loaded(place, error) from error
+    unet, vae = networks
+    check_widths(unet, encoder, folder)
+    return VideoParts(unet, vae, encoder, levels)
+
+
+def noise_levels(scheduler: Mapping[str, Any], where: Path) -> tuple[float, float]:
+    """Largest and smallest noise level of a scheduler configuration; SVD's own where it does not say.
+
+    Raises:
+        WeightsError: the model does not predict v.
+    """
+    kind = scheduler.get("prediction_type", "v_prediction")
+    if kind != "v_prediction":
+        raise WeightsError(
+            f"{where}: the model predicts '{kind}', a video model here must predict 'v_prediction'; "
+            "fetch stable-video-diffusion-img2vid, with its scheduler/"
+        )
+    return float(scheduler.get("sigma_max", 700.0)), float(scheduler.get("sigma_min", 0.002))
+
+
+def check_widths(unet: Any, encoder: Any, where: Path) -> None:
+    """Refuse an image encoder whose embedding is not what the denoiser reads."""
+    given, needed = encoder.config.projection_dim, unet.config.cross_attention_dim
+    if given != needed:
+        raise WeightsError(
+            f"{where}: the image embedding has {given} values, the denoiser needs {needed}; "
+            "fetch image_encoder/ of the same model"
+        )
+
+
+def _cannot_be_loaded(place: Path, error: Exception) -> WeightsError:
+    reason = " ".join(str(error).split())[:200]
+    return WeightsError(f"{place}: cannot be loaded ({reason}); fetch the weights again")

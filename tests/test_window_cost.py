@@ -1,0 +1,50 @@
+"""`vidseg cost` of a video model: counted by window."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline import window_cost
+from stages import backbones
+from stages.cost import workload
+from stages.settings import load
+from tests.commands import error_line, vidseg
+
+
+@pytest.mark.slow
+def test_the_plain_schedule_of_the_published_model() -> None:
+    """Shapes, calls and operations of a window of 14 frames and 20 labels at 448x832, as the scripts run it."""
+    settings = load(None, ["backbone.name=svd"])
+    outline = backbones.outline(settings["backbone"])
+    load_ = workload(settings, (448, 832), (448, 832))
+    assert [outline.token_shape(block, (448, 832)) for block in (3, 7, 8, 11)] == [
+        (14, 26, 1280), (28, 52, 640), (28, 52, 640), (56, 104, 320),
+    ]  # fmt: skip
+    assert window_cost.denoised_flops(outline, load_) == pytest.approx(5.26e13, rel=2e-3)
+    assert window_cost.encoded_flops(outline, load_) == pytest.approx(1.61e12, rel=2e-3)
+    assert window_cost.decoded_flops(outline, load_) == pytest.approx(4.35e12, rel=2e-3)
+    plain = window_cost.plain_schedule(outline, load_)
+    assert (plain.denoiser_calls, plain.encoded, plain.decoded) == (328, 15, 574)
+    assert plain.flops == pytest.approx(1.98e16, rel=3e-3)
+
+
+def test_every_stage_of_a_small_model(tiny_video_model: Path) -> None:
+    given = ("backbone.name=svd", f"backbone.path={tiny_video_model}", "extract.window=2", "diffusion.start_step=23",
+             "upsample.modulate_step=23")  # fmt: skip
+    options = [f"--set={text}" for text in given]
+    found = json.loads(vidseg("cost", "--size", "64x64", "--labels", 2, "--json", "--no-time", *options).stdout)
+    assert found["window"] == 2
+    assert found["plain_schedule"]["denoiser_calls"] == 2 * (1 + 2 * 2)
+    for stage in ("extract", "upsample"):
+        assert found["stages"][stage]["tflop_per_frame"] > 0 and found["stages"][stage]["memory_gb"] > 0
+    # All that the plain schedule counts is run, and the clean pass twice: once to extract, once to modulate.
+    whole = 2 * sum(found["stages"][stage]["tflop_per_frame"] for stage in ("extract", "upsample"))
+    assert whole == pytest.approx(found["plain_schedule"]["tflop_per_window"], rel=0.35)
+
+
+def test_parameters_of_an_image_model_are_refused(tiny_video_model: Path) -> None:
+    options = ["--set=backbone.name=svd", f"--set=backbone.path={tiny_video_model}", "--set=extract.window=null"]
+    assert "extract.window is null, but svd sees a window" in error_line(vidseg("cost", *options, check=2))
