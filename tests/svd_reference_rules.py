@@ -21,7 +21,8 @@ from pipeline.features import aggregate, max_abs_normalize
 from pipeline.window_upsampling import WindowPasses, window_pairs
 from tests import reference_rules
 from tests.reference_cases import Rule, equal_share, grey_levels, within
-from tests.reference_maps import SEG, decoded_positions, label_maps, root
+from tests.reference_maps import SEG, label_maps, root
+from tests.reference_segmentation import NEIGHBORS, context_before, nearest_tokens
 from tests.svd_reference_cases import ALL_SELF, TEMPORAL, VideoCase
 
 Match = re.Match[str]
@@ -146,6 +147,17 @@ def coarse_labels(case: VideoCase, index: int, match: Match) -> np.ndarray:
     return reference_rules.knn_labels(case, index, match)
 
 
+def knn_gap(case: VideoCase, index: int, match: Match) -> np.ndarray:
+    """Of the 4th to the 5th neighbour, relative to the 4th: the image cases' is relative to the 5th."""
+    memory = context_before(case, index).features
+    features = case[f"p{index}_feature_norm"]
+    queries = features.reshape(-1, features.shape[-1])
+    around = memory[nearest_tokens(memory, queries, NEIGHBORS + 1)[:, -2:]].astype(np.float64)
+    fourth, fifth = np.linalg.norm(around - queries[:, None], axis=-1).T
+    gap = (fifth - fourth) / np.maximum(fourth, np.finfo(np.float64).tiny)
+    return gap.reshape(-1, *case.grid)
+
+
 # --- step 7
 
 
@@ -187,6 +199,17 @@ def every_output(module: Any) -> Iterator[list[Tensor]]:
 
 
 # --- steps 8 and 9
+
+
+def decoded_positions(case: VideoCase, index: int) -> list[int]:
+    """Where in a pass images are stored."""
+    positions: list[int] = case.recorded.get(f"p{index}_decoded_frames", np.empty(0, int)).tolist()
+    return positions
+
+
+def last_frame(case: VideoCase, index: int, match: Match) -> np.ndarray:
+    """Images are stored of a pass' last frame."""
+    return np.array([len(case.frames(index)) - 1])
 
 
 def final_latents(case: VideoCase, index: int, label: int, sign: str) -> Tensor:
@@ -306,6 +329,8 @@ RULES = (
     Rule(r"p(\d+)_block8_step17_temporal_self_(q|k)", temporal_tensor, FEW),
     Rule(rf"p(\d+)_{OUTPUT}_before", output_before, FEW),
     Rule(r"p\d+_frame_index", frame_index, within(0)),
+    Rule(r"p\d+_decoded_frames", last_frame, within(0)),
+    Rule(r"p\d+_knn_gap", knn_gap, within(1e-3)),
     Rule(r"p\d+_knn_labels", coarse_labels, equal_share(0.995)),
     *(segmentation(rule) for rule in reference_rules.SEGMENTATION_RULES if "_cbr_" in rule.pattern),
     Rule(r"p(\d+)_mod_l(\d+)_(pos|neg)_x(\d+)(_unblended)?", modulated_state, FEW),

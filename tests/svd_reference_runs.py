@@ -13,10 +13,9 @@ import torch
 from pipeline.released import released_passes
 from tests import reference_segmentation
 from tests.reference_cases import Tally, pass_of
-from tests.reference_maps import decoded_positions
 from tests.reference_runs import complaint_of
 from tests.svd_reference_cases import FOLDER, VideoCase, VideoVectors, load_vectors
-from tests.svd_reference_rules import RULES
+from tests.svd_reference_rules import RULES, decoded_positions
 
 #: What a free run starts from; K-Means is compared from its recorded features only.
 FREE_INPUTS = ("labels", "p0_first_frame_labels", "p0_kmeans_labels_all_frames")
@@ -28,7 +27,7 @@ FREE_MAPS = r"p\d_(decoded_\w+|difference_\w+|seg_\w+|mod_l\d_(pos|neg)_x24)"
 #: Steps 4 and 5 where the image scripts have checks of their own.
 CHECKED = (
     "labels|p0_kmeans_labels_all_frames|p0_kmeans_labels_frame0|p0_kmeans_(centers|inertia|n_iter)|p0_kmeans_frame0_only"
-    r"_(labels|inertia)|p0_first_frame_labels|p\d_knn_gap|p\d_cbr_(trajectory_margin|paper_next_index)"
+    r"_(labels|inertia)|p0_first_frame_labels|p\d_cbr_(trajectory_margin|paper_next_index)"
 )
 #: Rules of the second case that the first one tests as well: only `make test-all` repeats them.
 REPEATED = (

@@ -16,7 +16,7 @@ from tests.commands import error_line, vidseg
 
 @pytest.mark.slow
 def test_the_plain_schedule_of_the_published_model() -> None:
-    """Shapes, calls and operations of a window of 14 frames and 20 labels at 448x832, as the scripts run it."""
+    """Shapes, calls and operations of a window of 14 frames and 20 labels at 448x832."""
     settings = load(None, ["backbone.name=svd"])
     outline = backbones.outline(settings["backbone"])
     load_ = workload(settings, (448, 832), (448, 832))
