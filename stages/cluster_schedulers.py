@@ -140,15 +140,19 @@ def _cluster(scheduler: str, workers: int, job: Job, folder: Path) -> Any:
             n_workers=workers, threads_per_worker=1, processes=True, resources=_resources(job), memory_limit=0,
             dashboard_address=None, local_directory=str(folder), silence_logs=logging.ERROR, preload=[HEEDLESS],
         )  # fmt: skip
+    return _cluster_of_jobs(scheduler, workers, job)
+
+
+def _cluster_of_jobs(scheduler: str, workers: int, job: Job) -> JobQueueCluster:
     import dask_jobqueue
     from distributed.core import Status
 
     kind: Any = getattr(dask_jobqueue, QUEUES[scheduler])
-    submit = kind.job_cls.submit_command
+    submit: str = kind.job_cls.submit_command
     if shutil.which(submit) is None:
         raise UsageError(f"--scheduler {scheduler}: there is no `{submit}` here; run this where jobs are submitted")
     with _explained(scheduler):
-        cluster = kind(**_job_options(scheduler, job))
+        cluster: JobQueueCluster = kind(**_job_options(scheduler, job))
     # `scale` would submit in the background, where a refusal is only logged.
     for _ in range(workers):
         cluster.worker_spec.update(cluster.new_worker_spec())
