@@ -18,6 +18,7 @@ from pipeline.backbone import Backbone
 from pipeline.correspondence import next_tokens
 from pipeline.diffusion import DiffusionSettings, add_noise, clean_pass, draw_noise
 from pipeline.extraction import ExtractionSettings, extract, feature_shape
+from pipeline.fast import upsample_fast
 from pipeline.features import max_abs_normalize
 from pipeline.interpolation import METHODS, nearest
 from pipeline.metrics import Confusion
@@ -25,11 +26,12 @@ from pipeline.modulation import ModulationSettings, to_keep
 from pipeline.released import released_keep, released_passes, released_trajectories, released_vote
 from pipeline.scores import ScoredClasses
 from pipeline.segmentation import Start, fit_context, predict_window, update_context, window_ranges
-from pipeline.upsampling import ImagePair, MapSettings, image_pairs, label_frame
+from pipeline.upsampling import ImagePair, image_pairs, label_frame
 from pipeline.voting import vote
 from stages import ingest
 from stages.segment import loop_settings
 from stages.settings import Settings
+from stages.upsample import fast_settings, map_settings, small_decoder
 
 Result = TypeVar("Result")
 
@@ -197,7 +199,13 @@ class Runner:
 
                 guides = np.stack([resize_image(self.clip.frames[at], self.clip.size) for at in positions])
             return np.stack([METHODS[params.method](*pair) for pair in zip(planes, guides, strict=True)])
-        maps = MapSettings(params.difference, params.blur, params.normalize, params.filter, params.filter_resize)
+        maps, fast = map_settings(params), fast_settings(params)
+        if fast is not None:
+            guides = np.stack([self.clip.frames[at] for at in positions])
+            start = self._start(settings, grouping)
+            arguments = self.clip.size, _diffusion(settings), _modulation(settings), maps, fast, params.batch
+            frames = upsample_fast(self.backbone, start, planes, guides, *arguments, small_decoder(params))
+            return np.stack([frame.labels for frame in frames])
         pairs = self.pairs(planes, settings, grouping)
         return np.stack([label_frame(of_frame, self.clip.size, maps).labels for of_frame in pairs])
 
@@ -208,14 +216,11 @@ class Runner:
 
     def pairs(self, planes: np.ndarray, settings: Settings, grouping: Grouping = GROUPING) -> list[list[ImagePair]]:
         """I+ and I- of every label, for each of the m coarse maps (m, h, w)."""
-        positions = [self.clip.positions[index] for index in self.scored]
         modulation, diffusion = _modulation(settings), _diffusion(settings)
         sources = self._sources(settings, grouping)
 
         def compute() -> list[list[ImagePair]]:
-            latents = torch.from_numpy(self._features(settings, grouping)["latents"][positions])
-            noise = draw_noise(diffusion, [sources[at] for at in positions], latents.shape[1:])  # type: ignore[arg-type]
-            start = add_noise(latents.to(self.backbone.device), noise.epsilon, diffusion, self.backbone)
+            start = self._start(settings, grouping)
             clean = clean_pass(self.backbone, start, diffusion, keep=to_keep(modulation, diffusion))
             pairs = image_pairs(self.backbone, clean, planes, diffusion, modulation, settings["upsample"].batch)
             return [list(of_frame) for _, of_frame in groupby(pairs, key=lambda pair: pair.frame)]
@@ -223,6 +228,18 @@ class Runner:
         return self._once(
             (planes.tobytes(), tuple(sources), settings["extract"].encode, diffusion, modulation), compute
         )
+
+    def prepare(self, settings: Settings) -> None:
+        """Compute what `upsampled` needs of the clip, so that it can be timed alone."""
+        self._features(settings, GROUPING)
+
+    def _start(self, settings: Settings, grouping: Grouping) -> torch.Tensor:
+        """Noised latents (m, 4, h, w) of the m frames that get final labels."""
+        positions, diffusion = [self.clip.positions[index] for index in self.scored], _diffusion(settings)
+        sources = self._sources(settings, grouping)
+        latents = torch.from_numpy(self._features(settings, grouping)["latents"][positions])
+        noise = draw_noise(diffusion, [sources[at] for at in positions], latents.shape[1:])  # type: ignore[arg-type]
+        return add_noise(latents.to(self.backbone.device), noise.epsilon, diffusion, self.backbone)
 
     def _miou(self, labels: Sequence[np.ndarray] | np.ndarray, truth_indices: Sequence[int]) -> float:
         """In percent; clusters take the class that covers most of them in the first frame."""
