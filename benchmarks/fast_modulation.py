@@ -4,8 +4,8 @@
 
 A clip is a folder with `frames/` and `labels/`. All rows start from the same latents and coarse maps of the first
 frames of each clip. Columns: TFLOP per frame of SD 2.1 at 832x448 with 20 labels and guidance 1; CPU seconds per frame
-of the backbone that the parameters name (its clean pass included); pixels whose label is the exact mode's; mIoU and VC_8
-and their difference to the exact mode, mean of the clips. VC_8 needs nine frames. Seeded.
+of the backbone that the parameters name (its clean pass included); pixels whose label is the exact mode's; mIoU and
+VC_8 and their difference to the exact mode, mean of the clips. VC_8 needs nine frames. Seeded.
 """
 
 from __future__ import annotations
