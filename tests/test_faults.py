@@ -7,8 +7,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +25,7 @@ from pipeline.backbone import Backbone
 from pipeline.errors import DataError, ResourceError
 from stages import backbones
 from tests import killing
-from tests.commands import ENVIRONMENT, error_line, heed_interrupts, tree_bytes, vidseg, write_frames, write_labels
+from tests.commands import error_line, tree_bytes, vidseg, write_frames, write_labels
 
 STAGES = ("ingest", "extract", "correspond", "segment", "upsample", "evaluate", "render", "summarize")
 PARAMS = {
@@ -170,27 +168,11 @@ def test_interrupted_and_run_again_gives_the_same_bytes(chain: Chain, tmp_path: 
         assert stopped.output.splitlines()[-1] == "interrupted; run the same command again to continue"
         assert "Traceback" not in stopped.output
         assert_nothing_half_written(out, expected)
-        assert killing.run(command, out, log).code == 0
+        again = killing.run(command, out, log)
+        assert again.code == 0, again.output
         assert tree_bytes(out) == expected, operation
-
-
-def test_interrupted_and_continued(chain: Chain, tmp_path: Path) -> None:
-    """SIGINT in the middle of extract: exit code 130, one line, and the next run continues."""
-    expected = chain.made_by("extract")
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "stages.main", *chain.command("extract", out)]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
-    deadline = time.monotonic() + 120
-    while not list(out.glob("tmp/*/latents.zarr/latents/c/0/0/0/0")) and time.monotonic() < deadline:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGINT)
-    _, printed = process.communicate(timeout=60)
-    assert process.returncode == 130, printed
-    assert printed.splitlines()[-1] == "interrupted; run the same command again to continue"
-    assert "Traceback" not in printed
-    assert finished(out) == {}
-    assert "extract: continuing at frame" in vidseg(*chain.command("extract", out)).stderr
-    assert tree_bytes(out) == expected
+        if stage == "extract" and operation < last:
+            assert "extract: continuing at frame" in again.output
 
 
 # Damaged stores ---------------------------------------------------------------------------------------------
