@@ -188,6 +188,6 @@ def test_show_and_list_print_the_presets() -> None:
 
 def test_unknown_names_and_files_are_explained(tmp_path: Path) -> None:
     unknown = error_line(vidseg("preset", "show", "papr", check=2))
-    assert "unknown preset 'papr'; there are: coarse, compact, emerdiff, joint_bilateral, paper" in unknown
+    assert "unknown preset 'papr'; there are: coarse, compact, emerdiff, emerdiff_svd, joint_bilateral, paper" in unknown
     with pytest.raises(UsageError, match="no such file; run in the project's folder or give --file"):
         preset.apply("paper", tmp_path / "params.yaml")
