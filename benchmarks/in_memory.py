@@ -16,22 +16,24 @@ from pipeline.artifacts import CLIP, TRUTH, open_store
 from pipeline.assignment import assign, hungarian
 from pipeline.backbone import Backbone
 from pipeline.correspondence import next_tokens
-from pipeline.diffusion import DiffusionSettings, add_noise, clean_pass, draw_noise
-from pipeline.extraction import ExtractionSettings, extract, feature_shape
+from pipeline.diffusion import add_noise, clean_pass, draw_noise
+from pipeline.extraction import extract, feature_shape
 from pipeline.fast import upsample_fast
 from pipeline.features import max_abs_normalize
 from pipeline.interpolation import METHODS, nearest
 from pipeline.metrics import Confusion
-from pipeline.modulation import ModulationSettings, to_keep
+from pipeline.modulation import to_keep
 from pipeline.released import released_keep, released_passes, released_trajectories, released_vote
 from pipeline.scores import ScoredClasses
 from pipeline.segmentation import Start, fit_context, predict_window, update_context, window_ranges
 from pipeline.upsampling import ImagePair, image_pairs, label_frame
 from pipeline.voting import vote
 from stages import ingest
+from stages.backbones import diffusion_settings
+from stages.extract import extraction_settings
 from stages.segment import loop_settings
 from stages.settings import Settings
-from stages.upsample import fast_settings, map_settings, small_decoder
+from stages.upsample import fast_settings, map_settings, modulation_settings, small_decoder
 
 Result = TypeVar("Result")
 
@@ -125,7 +127,7 @@ class Runner:
 
     def grid(self, settings: Settings) -> tuple[int, int]:
         """(h, w) of the token grid."""
-        height, width, _ = feature_shape(self.backbone, self._model_size, _extraction(settings))
+        height, width, _ = feature_shape(self.backbone, self._model_size, extraction_settings(settings["extract"]))
         return height, width
 
     @property
@@ -145,7 +147,7 @@ class Runner:
             parts = [
                 extract(
                     self.backbone, self.clip.frames[at : at + batch], sources[at : at + batch],
-                    _diffusion(settings), _extraction(settings),
+                    diffusion_settings(settings["diffusion"]), extraction_settings(settings["extract"]),
                 )
                 for at in range(0, len(sources), batch)
             ]  # fmt: skip
@@ -203,7 +205,14 @@ class Runner:
         if fast is not None:
             guides = np.stack([self.clip.frames[at] for at in positions])
             start = self._start(settings, grouping)
-            arguments = self.clip.size, _diffusion(settings), _modulation(settings), maps, fast, params.batch
+            arguments = (
+                self.clip.size,
+                diffusion_settings(settings["diffusion"]),
+                modulation_settings(settings["upsample"]),
+                maps,
+                fast,
+                params.batch,
+            )
             frames = upsample_fast(self.backbone, start, planes, guides, *arguments, small_decoder(params))
             return np.stack([frame.labels for frame in frames])
         pairs = self.pairs(planes, settings, grouping)
@@ -216,7 +225,7 @@ class Runner:
 
     def pairs(self, planes: np.ndarray, settings: Settings, grouping: Grouping = GROUPING) -> list[list[ImagePair]]:
         """I+ and I- of every label, for each of the m coarse maps (m, h, w)."""
-        modulation, diffusion = _modulation(settings), _diffusion(settings)
+        modulation, diffusion = modulation_settings(settings["upsample"]), diffusion_settings(settings["diffusion"])
         sources = self._sources(settings, grouping)
 
         def compute() -> list[list[ImagePair]]:
@@ -235,7 +244,10 @@ class Runner:
 
     def _start(self, settings: Settings, grouping: Grouping) -> torch.Tensor:
         """Noised latents (m, 4, h, w) of the m frames that get final labels."""
-        positions, diffusion = [self.clip.positions[index] for index in self.scored], _diffusion(settings)
+        positions, diffusion = (
+            [self.clip.positions[index] for index in self.scored],
+            diffusion_settings(settings["diffusion"]),
+        )
         sources = self._sources(settings, grouping)
         latents = torch.from_numpy(self._features(settings, grouping)["latents"][positions])
         noise = draw_noise(diffusion, [sources[at] for at in positions], latents.shape[1:])  # type: ignore[arg-type]
@@ -260,26 +272,6 @@ def changed(labels: np.ndarray, baseline: np.ndarray) -> float:
     table = hungarian(flat, baseline.reshape(len(labels), -1))
     renamed = np.vectorize(lambda value: table.get(int(value), -1))(flat)
     return 100 * float((renamed != baseline.reshape(renamed.shape)).mean())
-
-
-def _diffusion(settings: Settings) -> DiffusionSettings:
-    params = settings["diffusion"]
-    return DiffusionSettings(params.steps, params.start_step, params.guidance, params.noise, params.seed)
-
-
-def _extraction(settings: Settings) -> ExtractionSettings:
-    params = settings["extract"]
-    return ExtractionSettings(
-        params.blocks, params.matching_block, params.feature_step, params.normalize, params.encode
-    )
-
-
-def _modulation(settings: Settings) -> ModulationSettings:
-    params = settings["upsample"]
-    return ModulationSettings(
-        params.strength, params.block, params.modulate_step, params.offset, params.blend, params.blend_last_step,
-        params.mask_resize, params.inject,
-    )  # fmt: skip
 
 
 def _sampled(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

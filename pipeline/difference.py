@@ -105,8 +105,8 @@ class RunningArgmax:
     def empty(cls, size: tuple[int, int]) -> RunningArgmax:
         return cls(np.full(size, -np.inf), np.zeros(size, np.int64))
 
-    def add(self, label: int, values: np.ndarray) -> None:
-        """Let `label` compete with its map (H, W)."""
+    def add(self, label: int | np.ndarray, values: np.ndarray) -> None:
+        """Let a label compete with its map (H, W), or at each pixel the label (H, W) that the map shows there."""
         better = values > self.best
         np.copyto(self.labels, label, where=better)
         np.copyto(self.best, values, where=better)

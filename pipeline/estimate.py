@@ -127,7 +127,7 @@ def _fast_round(
     result, modulated = _timed(
         backbone, lambda: modulated_groups(backbone, passed, 0, groups, steps, modulation, fast, batch=2)
     )
-    small = outlined(torch.device("cpu")).network.to(backbone.device)
+    small = outlined(backbone.device) if fast.decode == "small" else None
     _, decode = _timed(backbone, lambda: list(compared(backbone, passed, 0, result, groups, modulation, fast, small)))
     samples = result.shape[1]
     return Costs(encode, clean, modulated / samples, decode / samples)

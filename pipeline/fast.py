@@ -17,8 +17,7 @@ from torch import Tensor
 from pipeline import difference as maps
 from pipeline.backbone import Backbone, Box, DecodesParts, Keep
 from pipeline.diffusion import CleanPass, DiffusionSettings, clean_pass
-from pipeline.errors import DataError
-from pipeline.finite import first_broken
+from pipeline.finite import broken_modulation, first_broken
 from pipeline.guided_filter import guided_filter
 from pipeline.label_groups import Group, alone, coloured, connected_parts, whole_labels
 from pipeline.modulation import Jobs, ModulationSettings, enlarge, modulate, to_keep
@@ -27,8 +26,6 @@ from pipeline.upsampling import LabelledFrame, MapSettings, difference_map
 #: Of the guided filter: source pixels on each side, and the variance of grey levels (0..1) below which it smooths.
 EDGE_RADIUS = 4
 EDGE_VARIANCE = 1e-2
-
-
 #: From scaled latents (j, 4, h, w) to what is compared, (j, c, H, W) float32.
 Images = Callable[[Tensor], Tensor]
 
@@ -117,10 +114,7 @@ def upsample_fast(
         for group, pair in zip(groups, pairs, strict=True):
             plus, minus = (image.cpu().numpy() for image in pair)
             if first_broken(np.stack([plus, minus])) is not None:
-                raise DataError(
-                    f"what modulation gives for frame {frame} of this batch has NaN or infinite values; "
-                    "check the weights, or use float32 (backbone.dtype)"
-                )
+                raise broken_modulation(f"frame {frame} of this batch")
             values = difference_map(plus, minus, size, replace(settings, normalize=False))
             shown.append(GroupMap(group, _along_edges(values, guides[frame]) if fast.decode == "latent" else values))
         yield label_groups_frame(shown, plane, size, settings)
@@ -224,25 +218,21 @@ def label_groups_frame(
         shown: the passes of a frame.
         plane: its coarse map (h, w).
     """
-    labels = [int(label) for label in np.unique(plane)]
-    index = {label: place for place, label in enumerate(labels)}
-    owners = [_nearest(np.vectorize(index.__getitem__, otypes=[int])(part.group.owners), size) for part in shown]
-    largest = np.full(len(labels), maps.EPSILON)
+    labels = np.unique(plane)
+    owners = [_nearest(np.searchsorted(labels, part.group.owners), size) for part in shown]
+    largest = np.zeros(len(labels), np.float32)
     for part, owner in zip(shown, owners, strict=True):
-        for place in map(index.__getitem__, part.group.labels):
-            largest[place] = max(largest[place], part.values.max(where=owner == place, initial=0) + maps.EPSILON)
+        for place in np.unique(owner):
+            largest[place] = max(largest[place], part.values.max(where=owner == place, initial=0))
     winner = maps.RunningArgmax.empty(size)
-    differences = {label: np.zeros(size, np.float32) for label in labels}
+    differences = np.zeros((len(labels), *size), np.float32)
     masks = np.stack([maps.resize_mask(plane == label, size, settings.filter_resize) for label in labels])
     for part, owner in zip(shown, owners, strict=True):
-        values = part.values / largest[owner].astype(np.float32) if settings.normalize else part.values
+        values = part.values / (largest[owner] + np.float32(maps.EPSILON)) if settings.normalize else part.values
         inside = np.take_along_axis(masks, owner[None], axis=0)[0]
-        filtered = maps.filtered(values, inside, settings.filter)
-        for place in map(index.__getitem__, part.group.labels):
-            here = owner == place
-            winner.add(labels[place], np.where(here, filtered, -np.inf))
-            differences[labels[place]] = np.where(here, values, differences[labels[place]])
-    return LabelledFrame(winner.labels, differences)
+        winner.add(labels[owner], maps.filtered(values, inside, settings.filter))
+        np.put_along_axis(differences, owner[None], values[None], axis=0)
+    return LabelledFrame(winner.labels, dict(zip(labels.tolist(), differences, strict=True)))
 
 
 def _nearest(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:

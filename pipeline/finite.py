@@ -13,6 +13,14 @@ def first_broken(values: np.ndarray) -> int | None:
     return None if finite.all() else int(np.argmin(finite))
 
 
+def broken_modulation(where: str) -> DataError:
+    """What to raise when modulated images are not finite; `where` says which frame."""
+    return DataError(
+        f"the modulated images of {where} have NaN or infinite values; "
+        "check the weights, or use float32 (backbone.dtype)"
+    )
+
+
 def require_finite(values: np.ndarray, what: str, first_frame: int = 0) -> None:
     """Refuse NaN and infinity in `values` (f, ...), whose first frame is frame `first_frame` of the clip.
 

@@ -13,8 +13,7 @@ from torch import Tensor
 from pipeline import difference as maps
 from pipeline.backbone import Backbone
 from pipeline.diffusion import CleanPass, DiffusionSettings, clean_pass
-from pipeline.errors import DataError
-from pipeline.finite import first_broken
+from pipeline.finite import broken_modulation, first_broken
 from pipeline.modulation import Jobs, ModulationSettings, batches, jobs_of, modulate, to_keep
 
 
@@ -139,10 +138,7 @@ def frame_groups(frames: Sequence[int], least: int) -> Iterator[slice]:
 def _paired(jobs: Jobs, images: np.ndarray) -> Iterator[ImagePair]:
     broken = first_broken(images)
     if broken is not None:
-        raise DataError(
-            f"the modulated images of frame {jobs.frames[broken]} of this batch have NaN or infinite values; "
-            "check the weights, or use float32 (backbone.dtype)"
-        )
+        raise broken_modulation(f"frame {jobs.frames[broken]} of this batch")
     for plus in range(0, len(jobs), 2):
         mask = jobs.masks[plus].numpy()
         yield ImagePair(jobs.frames[plus], jobs.labels[plus], mask, *images[plus : plus + 2])

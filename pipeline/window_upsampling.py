@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline import difference as maps
 from pipeline.backbone import Backbone, Conditioning
 from pipeline.diffusion import CleanPass, DiffusionSettings, clean_pass
-from pipeline.errors import DataError
+from pipeline.finite import broken_modulation, first_broken
 from pipeline.modulation import Jobs, ModulationSettings, jobs_of, modulate, to_keep
 from pipeline.upsampling import ImagePair, MapSettings, difference_map
 
@@ -110,11 +110,8 @@ def window_pairs(
         present = [frame for frame in passes.chosen(frames) if of_label.masks[frame].any()]
         images = _decoded(backbone, final.unflatten(0, (2, frames)), present, passes.decode)
         for frame, (plus, minus) in zip(present, images, strict=True):
-            if not (np.isfinite(plus).all() and np.isfinite(minus).all()):
-                raise DataError(
-                    f"the modulated images of frame {frame} of this window have NaN or infinite values; "
-                    "check the weights, or use float32 (backbone.dtype)"
-                )
+            if first_broken(np.stack([plus, minus])) is not None:
+                raise broken_modulation(f"frame {frame} of this window")
             yield ImagePair(frame, of_label.labels[0], of_label.masks[frame].numpy(), plus, minus)
 
 

@@ -206,18 +206,19 @@ def _modulated(
         indices = latents.attrs["source_indices"][first:last]
         noise = draw_noise(steps, indices, tuple(clean.shape[1:]))  # type: ignore[arg-type]
         start = add_noise(clean, noise.epsilon, steps, backbone)
-        planes, guides = coarse.read("refined", first, last), clip.read("frames", first, last)
+        planes = coarse.read("refined", first, last)
 
         def work(
             sizes: micro_batches.Sizes,
             start: Tensor = start,
             planes: np.ndarray = planes,
-            guides: np.ndarray = guides,
+            frames: tuple[int, int] = (first, last),
         ) -> list[np.ndarray]:
             part, batch = slice(sizes["diffusion.batch"]), sizes["upsample.batch"]
             if fast is None:
                 labelled = upsample(backbone, start[part], planes[part], size, steps, modulation, maps, batch)
             else:
+                guides = clip.read("frames", *frames)
                 labelled = upsample_fast(
                     backbone, start[part], planes[part], guides[part], size, steps, modulation, maps, fast, batch, small
                 )

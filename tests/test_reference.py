@@ -8,18 +8,17 @@ each pass, and freely for the passes of `reference_runs.is_short`; `make test-al
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests import reference_maps, reference_segmentation
-from tests.reference_cases import DEFAULT_FOLDER, FOLDER, GIVEN_FOLDER, Case, Tally, Vectors, within
+from tests.reference_cases import DEFAULT_FOLDER, FOLDER, GIVEN_FOLDER, Case, Tally, Vectors
 from tests.reference_diffusion import CLIP_BOUNDS, CLIP_INPUTS, clip_arrays
+from tests.reference_jobs import report_clip, under_way
 from tests.reference_rules import RULES
 from tests.reference_runs import (
     complaint_from_recorded,
@@ -78,12 +77,7 @@ def complaint_of_unit_refinement(unit: Mapping[str, np.ndarray], name: str) -> s
 
 @pytest.mark.skipif(not (FOLDER / "clip.npz").is_file(), reason="no clip.npz in the folder of vectors")
 def test_every_array_of_the_clip(vectors: Vectors) -> None:
-    tally, computed = Tally("clip", len(vectors.clip)), clip_arrays(vectors)
-    complaints = {name: within(bound)(computed[name], vectors.clip[name]) for name, bound in CLIP_BOUNDS.items()}
-    for name in vectors.clip:
-        known = CLIP_INPUTS.get(name, name)
-        tally.add(name, complaints.get(known, "no rule knows this name"))
-    tally.report()
+    report_clip("clip", vectors.clip, clip_arrays(vectors), CLIP_BOUNDS, CLIP_INPUTS)
 
 
 def test_an_unknown_array_fails() -> None:
@@ -100,7 +94,7 @@ def test_an_unknown_array_fails() -> None:
         tally.report()
 
 
-# --- cases, each a job of a worker process: one thread per process is the best use of few cores
+# --- cases, each a job of a worker process
 
 
 JOBS = {
@@ -114,14 +108,8 @@ JOBS = {
 @pytest.fixture(scope="module")
 def runs(request: pytest.FixtureRequest) -> Iterator[Mapping[str, Future[Tally]]]:
     """The jobs of the selected tests, by the tests' names, all under way."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
-        yield {
-            item.name: pool.submit(JOBS[item.originalname], item.callspec.params["path"])
-            for item in request.session.items
-            if isinstance(item, pytest.Function) and item.path == request.path and item.originalname in JOBS
-        }
-        pool.shutdown(cancel_futures=True)
+    with under_way(request, JOBS) as running:
+        yield running
 
 
 @each_case

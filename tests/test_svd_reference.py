@@ -7,17 +7,16 @@ and where that is absent the cases are skipped. Each case runs *from recorded in
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.backbone.svd import set_residual_eps
-from tests.reference_cases import Tally, within
+from tests.reference_cases import Tally
+from tests.reference_jobs import report_clip, under_way
 from tests.svd_reference_cases import DEFAULT_FOLDER, FOLDER, GIVEN_FOLDER, VideoCase
 from tests.svd_reference_rules import RULES
 from tests.svd_reference_runs import (
@@ -46,12 +45,7 @@ def test_the_folder_holds_cases() -> None:
 @pytest.mark.skipif(not (FOLDER / "svd_clip.npz").is_file(), reason="no svd_clip.npz in the folder of vectors")
 def test_every_array_of_the_clip() -> None:
     vectors = vectors_here()
-    tally, computed = Tally("svd_clip", len(vectors.clip)), clip_arrays(vectors)
-    complaints = {name: within(bound)(computed[name], vectors.clip[name]) for name, bound in CLIP_BOUNDS.items()}
-    for name in vectors.clip:
-        known = CLIP_INPUTS.get(name, name)
-        tally.add(name, complaints.get(known, "no rule knows this name"))
-    tally.report()
+    report_clip("svd_clip", vectors.clip, clip_arrays(vectors), CLIP_BOUNDS, CLIP_INPUTS)
 
 
 @pytest.mark.skipif(not CASES, reason="no recorded cases")
@@ -70,7 +64,7 @@ def test_an_unknown_array_fails() -> None:
     assert complaint_from_recorded(case, "p0_invented") == "no rule knows this name"
 
 
-# --- cases, each a job of a worker process: one thread per process is the best use of few cores
+# --- cases, each a job of a worker process
 
 
 JOBS = {
@@ -84,14 +78,8 @@ JOBS = {
 @pytest.fixture(scope="module")
 def runs(request: pytest.FixtureRequest) -> Iterator[Mapping[str, Future[Tally]]]:
     """The jobs of the selected tests, by the tests' names, all under way."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
-        yield {
-            item.name: pool.submit(JOBS[item.originalname], item.callspec.params["path"])
-            for item in request.session.items
-            if isinstance(item, pytest.Function) and item.path == request.path and item.originalname in JOBS
-        }
-        pool.shutdown(cancel_futures=True)
+    with under_way(request, JOBS) as running:
+        yield running
 
 
 @each_case

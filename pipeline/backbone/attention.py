@@ -52,6 +52,14 @@ def tapped_module(unet: nn.Module, tap: Tap) -> Any:
     return modules[tap.tensor]
 
 
+def token_shape(unet: nn.Module, block: int, size: tuple[int, int], latent_stride: int) -> tuple[int, int, int]:
+    """(h, w, c): token grid and query width of a decoder block, for frames of size (H, W)."""
+    query = tapped_module(unet, Tap(block, "self", "query"))
+    # Level 0 works at an eighth of the latents' resolution, level 3 at full resolution.
+    stride = latent_stride * 2 ** (3 - block // BLOCKS_PER_LEVEL)
+    return size[0] // stride, size[1] // stride, int(query.out_features)
+
+
 @contextmanager
 def recorded(unet: nn.Module, taps: Collection[Tap]) -> Iterator[dict[Tap, Tensor]]:
     """Within the context every forward pass records these taps.
@@ -67,18 +75,21 @@ def recorded(unet: nn.Module, taps: Collection[Tap]) -> Iterator[dict[Tap, Tenso
 
 
 @contextmanager
-def recorded_output(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Within the context every call of the module appends its output.
+def recorded_outputs(modules: Collection[nn.Module]) -> Iterator[list[Tensor]]:
+    """Within the context every call of one of these modules appends its output.
 
     Yields:
         the outputs so far.
     """
     outputs: list[Tensor] = []
-    handle = module.register_forward_hook(lambda module, inputs, output: outputs.append(output.detach()))
-    try:
+
+    def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        outputs.append(output.detach())
+
+    with ExitStack() as handles:
+        for module in modules:
+            handles.callback(module.register_forward_hook(hook).remove)
         yield outputs
-    finally:
-        handle.remove()
 
 
 def _record(store: dict[Tap, Tensor], tap: Tap) -> Callable[..., None]:

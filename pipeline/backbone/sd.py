@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
-from pipeline.backbone.attention import BLOCKS_PER_LEVEL, recorded, recorded_output, tapped_module
+from pipeline.backbone.attention import recorded, recorded_outputs, token_shape
 from pipeline.backbone.base import UNCONDITIONED, Conditioning, Denoised, Keep, Modulated, Motion, Schedule, Tap
 from pipeline.backbone.local_decoding import LocalDecoder
 from pipeline.backbone.midway import deep_level, first_part, second_part
@@ -53,10 +53,7 @@ class StableDiffusion:
         return self.unet.device
 
     def token_shape(self, block: int, size: tuple[int, int]) -> tuple[int, int, int]:
-        query = tapped_module(self.unet, Tap(block, "self", "query"))
-        # Level 0 works at an eighth of the latents' resolution, level 3 at full resolution.
-        stride = self.latent_stride * 2 ** (3 - block // BLOCKS_PER_LEVEL)
-        return size[0] // stride, size[1] // stride, int(query.out_features)
+        return token_shape(self.unet, block, size, self.latent_stride)
 
     def schedule(self, steps: int) -> Schedule:
         return scaled_linear_schedule(steps, *self._betas)
@@ -89,7 +86,8 @@ class StableDiffusion:
         context = torch.cat([half.expand(len(latents), -1, -1) for half in halves])
         sample, midway = move.scaled(latents).to(self.unet.dtype), None
         shared = () if keep is None else shared_taps(keep)
-        with recorded(self.unet, {*record, *shared}) as taps, recorded_output(deep_level(self.unet)) as deep:
+        watched = [deep_level(self.unet)] if keep is not None and keep.deep else []
+        with recorded(self.unet, {*record, *shared}) as taps, recorded_outputs(watched) as deep:
             if keep is None or keep.block is None:
                 epsilon = self.unet(sample, move.timestep, context, return_dict=False)[0]
             else:
@@ -98,7 +96,7 @@ class StableDiffusion:
         kept = None
         if keep is not None:
             of_shared = {tap: taps[tap] for tap in shared}
-            kept = KeptStep(self.unet, move, context, keep, of_shared, midway, deep[0] if keep.deep else None)
+            kept = KeptStep(self.unet, move, context, keep, of_shared, midway, *deep)
         return Denoised(move.moved(latents, epsilon.float()), {tap: taps[tap] for tap in record}, kept)
 
     @torch.inference_mode()

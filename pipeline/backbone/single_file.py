@@ -57,8 +57,8 @@ def load_single_file(path: Path) -> weights.Parts:
     tensors, metadata = _read(path)
     scheduler = weights.read_json(path.parent / "scheduler" / "scheduler_config.json")
     weights.check_prediction_type(_prediction_type(path, metadata, scheduler), path)
-    unet_config = _config(path, "unet", SD21_UNET)
-    vae_config = _config(path, "vae", SD21_VAE)
+    unet_config = weights.config_beside(path, "unet", SD21_UNET)
+    vae_config = weights.config_beside(path, "vae", SD21_VAE)
     unet = UNet2DConditionModel.from_config(unet_config)
     vae = AutoencoderKL.from_config(vae_config)
     _fill(unet, convert_ldm_unet_checkpoint(_part(tensors, UNET_PREFIX, path), dict(unet.config)), path, "unet")
@@ -149,10 +149,6 @@ def _part(tensors: Mapping[str, Tensor], prefix: str, path: Path) -> dict[str, T
             f"v2-1_512-ema-pruned.safetensors, or a diffusers folder{remedy}"
         )
     return part
-
-
-def _config(path: Path, part: str, built_in: Mapping[str, Any]) -> dict[str, Any]:
-    return weights.read_json(path.parent / part / "config.json") or dict(built_in)
 
 
 def _fill(network: nn.Module, state: Mapping[str, Tensor], path: Path, part: str) -> None:

@@ -44,7 +44,7 @@ def load_small_decoder(folder: Path, device: torch.device) -> SmallDecoder:
     """
     from diffusers import AutoencoderTiny
 
-    from pipeline.backbone.weights import read_json
+    from pipeline.backbone.weights import cannot_be_loaded, read_json
 
     config, file = read_json(folder / CONFIG), folder / WEIGHTS
     if not config or not file.is_file():
@@ -59,8 +59,7 @@ def load_small_decoder(folder: Path, device: torch.device) -> SmallDecoder:
         stored = load_file(file)
         decoder.load_state_dict({name.removeprefix(PREFIX): value for name, value in stored.items() if PREFIX in name})
     except (SafetensorError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise WeightsError(f"{file}: cannot be loaded ({reason}); fetch the weights again") from error
+        raise cannot_be_loaded(file, error) from error
     with file.open("rb") as stream:
         mark = hashlib.file_digest(stream, "sha256").hexdigest()
     return SmallDecoder(decoder.to(device, torch.float32).eval().requires_grad_(False), mark)

@@ -17,14 +17,13 @@ from torch import Tensor, nn
 
 from pipeline.backbone.attention import (
     ATTENTION_BLOCKS,
-    BLOCKS_PER_LEVEL,
     GivenPattern,
     attention_of,
     attention_weights,
     processed,
     recorded,
     shifted,
-    tapped_module,
+    token_shape,
 )
 from pipeline.backbone.base import (
     UNCONDITIONED,
@@ -96,10 +95,7 @@ class StableVideoDiffusion:
         return self.unet.device
 
     def token_shape(self, block: int, size: tuple[int, int]) -> tuple[int, int, int]:
-        query = tapped_module(self.unet, Tap(block, "self", "query"))
-        # Level 0 works at an eighth of the latents' resolution, level 3 at full resolution.
-        stride = self.latent_stride * 2 ** (3 - block // BLOCKS_PER_LEVEL)
-        return size[0] // stride, size[1] // stride, int(query.out_features)
+        return token_shape(self.unet, block, size, self.latent_stride)
 
     def schedule(self, steps: int) -> Schedule:
         return karras_schedule(steps, *self._sigmas)

@@ -190,12 +190,12 @@ def load_single_file(path: Path) -> svd_weights.VideoParts:
     weights.refuse_pickles(path)
     scheduler = weights.read_json(path.parent / "scheduler" / "scheduler_config.json")
     levels = svd_weights.noise_levels(scheduler, path)
-    unet = UNetSpatioTemporalConditionModel.from_config(_config(path, "unet", SVD_UNET))
+    unet = UNetSpatioTemporalConditionModel.from_config(weights.config_beside(path, "unet", SVD_UNET))
     _fill(unet, renamed(_part(path, UNET_PREFIX), UNET_NAMES), path, "unet")
-    vae = AutoencoderKLTemporalDecoder.from_config(_config(path, "vae", SVD_VAE))
+    vae = AutoencoderKLTemporalDecoder.from_config(weights.config_beside(path, "vae", SVD_VAE))
     coder = renamed(_part(path, ENCODER_PREFIX), ENCODER_NAMES) | renamed(_part(path, DECODER_PREFIX), DECODER_NAMES)
     _fill(vae, coder, path, "vae")
-    vision = CLIPVisionConfig.from_dict(_config(path, "image_encoder", SVD_IMAGE_ENCODER))
+    vision = CLIPVisionConfig.from_dict(weights.config_beside(path, "image_encoder", SVD_IMAGE_ENCODER))
     encoder = CLIPVisionModelWithProjection(vision)
     _fill(encoder, image_encoder_tensors(_part(path, IMAGE_PREFIX)), path, "image_encoder")
     svd_weights.check_widths(unet, encoder, path)
@@ -240,10 +240,6 @@ def _part(path: Path, prefix: str) -> dict[str, Tensor]:
             "or a diffusers folder"
         )
     return part
-
-
-def _config(path: Path, part: str, built_in: Mapping[str, Any]) -> dict[str, Any]:
-    return weights.read_json(path.parent / part / "config.json") or dict(built_in)
 
 
 def _fill(network: nn.Module, state: Mapping[str, Tensor], path: Path, part: str) -> None:

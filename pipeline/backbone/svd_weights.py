@@ -54,18 +54,8 @@ def load_folder(folder: Path) -> VideoParts:
 
     scheduler = weights.read_json(folder / "scheduler" / "scheduler_config.json")
     levels = noise_levels(scheduler, folder)
-    networks = []
-    for part, cls in (("unet", UNetSpatioTemporalConditionModel), ("vae", AutoencoderKLTemporalDecoder)):
-        file = weights.network_file(folder, part)
-        variant = "fp16" if file.name.endswith(".fp16.safetensors") else None
-        try:
-            network = cls.from_pretrained(
-                folder / part, local_files_only=True, use_safetensors=True, variant=variant,
-                torch_dtype=torch.float32, low_cpu_mem_usage=False,
-            )  # fmt: skip
-        except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
-            raise _cannot_be_loaded(file, error) from error
-        networks.append(network)
+    unet = weights.load_network(folder, "unet", UNetSpatioTemporalConditionModel)
+    vae = weights.load_network(folder, "vae", AutoencoderKLTemporalDecoder)
     place = folder / "image_encoder"
     weights.refuse_pickles_without_safetensors(place)
     try:
@@ -74,8 +64,7 @@ def load_folder(folder: Path) -> VideoParts:
             variant=None if (place / "model.safetensors").is_file() else "fp16",
         )  # fmt: skip
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise _cannot_be_loaded(place, error) from error
-    unet, vae = networks
+        raise weights.cannot_be_loaded(place, error) from error
     check_widths(unet, encoder, folder)
     return VideoParts(unet, vae, encoder, levels)
 
@@ -103,8 +92,3 @@ def check_widths(unet: Any, encoder: Any, where: Path) -> None:
             f"{where}: the image embedding has {given} values, the denoiser needs {needed}; "
             "fetch image_encoder/ of the same model"
         )
-
-
-def _cannot_be_loaded(place: Path, error: Exception) -> WeightsError:
-    reason = " ".join(str(error).split())[:200]
-    return WeightsError(f"{place}: cannot be loaded ({reason}); fetch the weights again")

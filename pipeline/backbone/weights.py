@@ -153,21 +153,39 @@ def _load_folder(folder: Path) -> Parts:
         # Only this file tells a v-prediction model from an epsilon one; guessing would give silent garbage.
         raise WeightsError(f"{folder}: no scheduler/scheduler_config.json; fetch this folder of the model as well")
     check_prediction_type(scheduler.get("prediction_type", "epsilon"), folder)
-    networks = []
-    for part, cls in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL)):
-        file = network_file(folder, part)
-        variant = "fp16" if file.name.endswith(".fp16.safetensors") else None
-        try:
-            network = cls.from_pretrained(
-                folder / part, local_files_only=True, use_safetensors=True, variant=variant,
-                torch_dtype=torch.float32, low_cpu_mem_usage=False,
-            )  # fmt: skip
-        except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise WeightsError(f"{file}: cannot be loaded ({reason}); fetch the weights again") from error
-        networks.append(network)
-    unet, vae = networks
+    unet, vae = load_network(folder, "unet", UNet2DConditionModel), load_network(folder, "vae", AutoencoderKL)
     return Parts(unet, vae, empty_prompt(folder, unet.config.cross_attention_dim), betas(scheduler))
+
+
+def load_network(folder: Path, part: str, network: Any) -> Any:
+    """One network of a diffusers folder, in float32 on the CPU.
+
+    Args:
+        network: its diffusers class.
+
+    Raises:
+        WeightsError: its file is missing or damaged.
+    """
+    file = network_file(folder, part)
+    variant = "fp16" if file.name.endswith(".fp16.safetensors") else None
+    try:
+        return network.from_pretrained(
+            folder / part, local_files_only=True, use_safetensors=True, variant=variant,
+            torch_dtype=torch.float32, low_cpu_mem_usage=False,
+        )  # fmt: skip
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+        raise cannot_be_loaded(file, error) from error
+
+
+def cannot_be_loaded(place: Path, error: Exception) -> WeightsError:
+    """What to raise for weights that a library refuses."""
+    reason = " ".join(str(error).split())[:200]
+    return WeightsError(f"{place}: cannot be loaded ({reason}); fetch the weights again")
+
+
+def config_beside(file: Path, part: str, built_in: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a network of a single-file checkpoint: what lies beside the file, or what is built in."""
+    return read_json(file.parent / part / "config.json") or dict(built_in)
 
 
 def betas(scheduler: Mapping[str, Any]) -> tuple[float, float]:
