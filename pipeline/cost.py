@@ -89,7 +89,7 @@ def samples_per_frame(outline: Backbone, load: Workload) -> int:
         return 0
     if load.fast is None:
         return 2 * load.labels
-    return len(load.fast.regrouped(_plane(outline, load))) * (2 if load.fast.signs == "both" else 1)
+    return len(load.fast.regrouped(segment_map(outline, load))) * (2 if load.fast.signs == "both" else 1)
 
 
 def peak_bytes(outline: Backbone, load: Workload) -> dict[str, int]:
@@ -151,20 +151,24 @@ def peak_of(work: Callable[[], object]) -> int:
 def _modulated(outline: Backbone, load: Workload) -> Tensor:
     """The first pass of samples through all steps, after the clean pass of the frames: (j, 4, h, w)."""
     assert load.modulation is not None
-    plane = torch.from_numpy(_plane(outline, load))
+    plane = torch.from_numpy(segment_map(outline, load))
     jobs = jobs_of(plane.expand(load.frames, -1, -1))[: load.samples]
     start = torch.empty(load.frames, *latent_shape(outline, load.size), device=outline.device)
     clean = clean_pass(outline, start, load.diffusion, keep=to_keep(load.modulation, load.diffusion))
     return modulate(outline, clean, jobs, load.diffusion, load.modulation, load.samples).final
 
 
-def _plane(outline: Backbone, load: Workload) -> np.ndarray:
-    """A coarse map (h, w) of compact segments: each token has the label of the nearest of K seeded points."""
+def segment_map(outline: Backbone, load: Workload) -> np.ndarray:
+    """A coarse map (h, w) of K segments, each in two places: a token has the label of the nearest of 2 K seeded points.
+
+    In one place each they would need fewer passes than those of real clips when several share one
+    (docs/performance.md).
+    """
     assert load.modulation is not None
     shape = outline.token_shape(load.modulation.block, load.size)[:2]
-    points = np.random.default_rng(0).random((load.labels, 2)) * np.array(shape)
+    points = np.random.default_rng(0).random((2 * load.labels, 2)) * np.array(shape)
     tokens = np.moveaxis(np.indices(shape), 0, -1) + 0.5
-    return np.square(tokens[:, :, None] - points).sum(axis=-1).argmin(axis=-1)
+    return np.square(tokens[:, :, None] - points).sum(axis=-1).argmin(axis=-1) % load.labels
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,7 @@ class _Passes:
         steps = fast.diffusion(load.diffusion, modulation)
         start = torch.empty(load.frames, *latent_shape(outline, load.size), device=outline.device)
         clean = clean_pass(outline, start, steps, keep=fast_keep(modulation, steps, fast))
-        groups = fast.regrouped(_plane(outline, load))
+        groups = fast.regrouped(segment_map(outline, load))
         latents = modulated_groups(outline, clean, 0, groups, steps, modulation, fast, load.samples)
         return cls(outline, load, clean, groups, latents)
 

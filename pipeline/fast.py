@@ -1,6 +1,6 @@
 """Full-resolution labels by masked modulation at a fraction of its cost: approximations, each a setting of its own.
 
-The exact way is `pipeline.upsampling`. docs/explanation/performance.md has what each setting saves and changes.
+The exact way is `pipeline.upsampling`. docs/performance.md has what each setting saves and changes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class FastSettings:
 
     guidance: float | None = 1.0
     signs: Literal["both", "plus"] = "both"
-    steps: int = 3
+    steps: int = 2
     groups: Literal["single", "labels", "parts"] = "labels"
     gap: int = 2
     decode: Literal["full", "box", "small", "latent"] = "latent"

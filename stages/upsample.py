@@ -65,7 +65,7 @@ class Params:
     )
     fast_guidance: float | None = param(1.0, "guidance of upsampling; null = diffusion.guidance", low=0.0)
     fast_signs: str = param("both", "I+ against I-, or plus: against the clean image", choices=("both", "plus"))
-    fast_steps: int = param(3, "steps that are run from modulate_step on, evenly spread", low=1)
+    fast_steps: int = param(2, "steps that are run from modulate_step on, evenly spread", low=1)
     fast_groups: str = param(
         "labels",
         "modulated in one pass: a single label, labels that do not touch, connected parts of labels that do not touch",

@@ -1,4 +1,4 @@
-"""benchmarks/coarse_path.py at a small size: its rows, what it checks, and the disk's table."""
+"""benchmarks/coarse.py at a small size: its rows, what it checks, and the disk's table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import coarse_path as bench
+from benchmarks import coarse as bench
 
 SMALL = bench.Size(frames=3, grid=(6, 8), channels=16, clusters=3, restarts=2, pixels=(48, 64))
 

@@ -1,6 +1,6 @@
 """The rest of the path, upsampling's denoising apart, beside scikit-learn and the authors' steps, in one run.
 
-    python -m benchmarks.coarse_path > table.md
+    python -m benchmarks.coarse > table.md
 
 Prints two tables. First: K-Means, kNN, correspondence-based refinement and difference maps at the size of SD 2.1
 (28x52 tokens, 14 frames, 640 channels, 20 labels, maps at 854x480), both sides with the same data, frames, clusters,

@@ -1,6 +1,6 @@
 """What each approximation of `upsample.mode: fast` saves and changes, alone and together.
 
-    python -m benchmarks.fast_modulation --clip DIR/camel --clip DIR/dog --frames 10 > table.md
+    python -m benchmarks.upsample --clip DIR/camel --clip DIR/dog --frames 10 > table.md
 
 A clip is a folder with `frames/` and `labels/`. All rows start from the same latents and coarse maps of the first
 frames of each clip. Columns: TFLOP per frame of SD 2.1 at 832x448 with 20 labels and guidance 1; CPU seconds per frame
@@ -47,7 +47,7 @@ ROWS: Mapping[str, tuple[str, ...]] = {
     "latents instead of images": (*NOTHING, "fast_decode=latent"),
     "deep features, box": (*NOTHING, "fast_deep=clean", "fast_decode=box"),
     "**fast** (all defaults)": ("mode=fast", "fast_guidance=null"),
-    "fast, two steps": ("mode=fast", "fast_guidance=null", "fast_steps=2"),
+    "fast, three steps": ("mode=fast", "fast_guidance=null", "fast_steps=3"),
     "fast, full decoding": ("mode=fast", "fast_guidance=null", "fast_decode=full"),
     "bilinear": ("method=bilinear",),
     "joint_bilateral": ("method=joint_bilateral",),

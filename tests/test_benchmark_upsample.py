@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import typer
 
-from benchmarks.fast_modulation import NOTHING, ROWS, chosen, labelled, score
 from benchmarks.in_memory import LabelledClip, Runner
+from benchmarks.upsample import NOTHING, ROWS, chosen, labelled, score
 from pipeline.backbone.sd import StableDiffusion
 from pipeline.scores import ScoredClasses
 from stages.settings import load
