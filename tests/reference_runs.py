@@ -48,8 +48,7 @@ def free_all(path: Path) -> Tally:
 
 def is_short(case: Case, index: int) -> bool:
     """Whether the normal tests run a pass freely to its final maps."""
-    pairs = len(case.labels) * case.meta["batch_size"]
-    return pairs <= 32 or (pairs <= 64 and index == 0)
+    return index == 0 and len(case.labels) * case.meta["batch_size"] <= 32
 
 
 def _from_recorded(path: Path, frames: int | None) -> Tally:
