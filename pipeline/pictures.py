@@ -151,7 +151,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{path}: not a picture that can be read") from error
+        empty = " (0 bytes); fetch it again" if path.is_file() and not path.stat().st_size else ""
+        raise DataError(f"{path}: not a picture that can be read{empty}") from error
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, EOFError, struct.error) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path}: damaged picture ({reason})") from error
@@ -178,7 +179,10 @@ def _from_colours(path: Path, pixels: np.ndarray, colours: Mapping[int, Colour])
     if unknown.any():
         row, column = np.argwhere(unknown)[0]
         colour = tuple(int(value) for value in pixels[row, column])
-        raise DataError(f"{path}: the colour {colour} at row {row}, column {column} belongs to no class")
+        raise DataError(
+            f"{path}: the colour {colour} at row {row}, column {column} belongs to no class; "
+            "correct the picture, or give the class list that colour"
+        )
     labels = ids[order][found]
     return labels.astype(np.uint8) if ids.max() <= 255 else labels
 

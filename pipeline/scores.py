@@ -81,7 +81,8 @@ def score_video(
         advance: told of each finished frame.
 
     Returns:
-        the record's entries `confusion`, `vc`, `assigned`, `per_frame` and `unknown_predictions`.
+        the record's entries `confusion`, `vc`, `assigned`, `per_frame` and `unknown_predictions` (values that are no
+        class, predicted where the ground truth counts).
 
     Raises:
         DataError: sizes differ or the ground truth holds an unknown value; the message names the frame.
@@ -108,8 +109,9 @@ def score_video(
         if assignment.table is not None:
             pixels = np.bincount(clusters[frame.truth < count])
             cluster_pixels.update({int(cluster): int(pixels[cluster]) for cluster in np.flatnonzero(pixels)})
-        elif table.predicted_none:
-            unknown |= set(np.unique(prediction[frame.prediction == count]).tolist())
+        elif table.counts[:-1, -1].any():
+            wrong = (frame.prediction == count) & (frame.truth < count)
+            unknown |= set(np.unique(prediction[wrong]).tolist())
         advance(1)
     return {
         "confusion": _confusion_record(total, protocol.class_values),

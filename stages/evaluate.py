@@ -114,10 +114,13 @@ def _score(job: Job, params: Params) -> dict[str, Any]:
         assignment = assign(rule, labels[0], truth[0], classes.ignore, grid, classes.unassigned)
         with cli.progress(f"evaluate {about['name']}", len(positions)) as advance:
             scored = score_video(truth, labels, positions, classes, protocol, assignment, params.windows, advance)
-        task = _task(params.objects, job, labels_store, len(positions))
-        objects = score_objects(task, truth, labels, classes, assignment) if task else None
     except DataError as error:
         raise DataError(f"{where} against {job.truth}: {error}") from error
+    task = _task(params.objects, job, labels_store, len(positions))
+    try:
+        objects = score_objects(task, truth, labels, classes, assignment) if task else None
+    except DataError as error:
+        raise DataError(f"{where} against {job.truth}: {error} (evaluate.objects: none leaves J and F out)") from error
     _warn(about["name"], scored)
     return {
         **about,
@@ -193,9 +196,9 @@ def _warn(name: str, scored: dict[str, Any]) -> None:
 
     unknown = scored["unknown_predictions"]
     rows = scored["confusion"].values()
-    if unknown and (wrong := sum(row.get(NONE, 0) for row in rows)):
+    if unknown:
         shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-        share = wrong / sum(sum(row.values()) for row in rows)
+        share = sum(row.get(NONE, 0) for row in rows) / sum(sum(row.values()) for row in rows)
         cli.note(
             f"warning: {name}: {share:.1%} of the scored pixels have a predicted value that is no class, "
             f"and count as wrong: {shown}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -126,7 +126,7 @@ def run(plan: Plan, out: Path, jobs: int) -> Run:
     if not rows[0].videos:
         raise DataError("no frame of any video has ground truth: nothing was scored")
     first = finished[rows[0].key][1]
-    notes, about = _describe(first, plan)
+    notes, about = _describe([result for _, result in finished.values()], plan)
     return Run(
         rows,
         finished,
@@ -164,12 +164,11 @@ def _seconds(result: Result) -> dict[str, float]:
     }
 
 
-def _describe(first: Result, plan: Plan) -> tuple[tuple[str, ...], dict[str, Any]]:
+def _describe(results: Sequence[Result], plan: Plan) -> tuple[tuple[str, ...], dict[str, Any]]:
     """How the experiments were made: for people, and for the JSON file."""
     settings = load(PARAMS)
-    rules = next(iter(first.records.values()))
-    assigned = sorted({video["assigned"]["rule"] for record in first.records.values() for video in _scored(record)})
-    oracle = any(record["oracle_assignment"] for record in first.records.values())
+    records = [record for result in results for record in result.records.values()]
+    oracle = any(record["oracle_assignment"] for record in records)
     about: dict[str, Any] = {
         "command": shlex.join(["vidseg", *sys.argv[1:]]),
         "commit": git("rev-parse", "HEAD").strip(),
@@ -186,13 +185,21 @@ def _describe(first: Result, plan: Plan) -> tuple[tuple[str, ...], dict[str, Any
         f"backbone {settings['backbone'].name}; ingest.size {settings['ingest'].size}, ingest.frames "
         f"{settings['ingest'].frames or 'all'}, K = {settings['segment'].clusters}; seeds: noise "
         f"{settings['diffusion'].seed}, K-Means {settings['segment'].seed}",
-        f"protocol {rules['protocol']}, assignment of clusters {', '.join(assigned)}"
+        f"protocol {records[0]['protocol']}, assignment of clusters {assignment_note(records)}"
         + (" (oracle: some clips are scored on the frame that assigns them)" if oracle else ""),
         *_labels_seen(settings),
         f"s/frame: wall time of extract to upsample on {about['device']}, loading of weights included",
         *plan.items.notes,
     )
     return notes, about
+
+
+def assignment_note(records: Sequence[Mapping[str, Any]]) -> str:
+    """The rules that were used; rows that begin with classes need none, beside others that do."""
+    rules = {video["assigned"]["rule"] for record in records for video in _scored(record)}
+    if rules == {"none"}:
+        return "none"
+    return ", ".join(sorted(rules - {"none"})) + (" (none where labels are classes)" if "none" in rules else "")
 
 
 def _labels_seen(settings: Settings) -> tuple[str, ...]:

@@ -336,8 +336,12 @@ def remove(path: str) -> Callable[[Path], None]:
     return lambda root: (root / path).unlink()
 
 
-def write(path: str, text: str) -> Callable[[Path], None]:
-    return lambda root: (root / path).write_text(text) and None
+def empty(path: str) -> Callable[[Path], None]:
+    return lambda root: [file.unlink() for file in (root / path).iterdir()] and None
+
+
+def write(path: str, text: str, encoding: str = "utf-8") -> Callable[[Path], None]:
+    return lambda root: (root / path).write_text(text, encoding=encoding) and None
 
 
 def wide_map(path: str) -> Callable[[Path], None]:
@@ -363,12 +367,13 @@ FIRST_MAP = "data/1_a-b1/mask/00000000.png"
         (fake.vspw, "vspw", write("val.txt", "\n"), "val.txt: lists nothing"),
         (fake.vspw, "vspw", write("val.txt", "0_a-b0\n0_a-b0\n"), "val.txt: lists 0_a-b0 twice"),
         (fake.vspw, "vspw", write("val.txt", "7_x\n"), "data/7_x/origin: no such folder of frames"),
+        (fake.vspw, "vspw", write("val.txt", "0_a-b0\n", "utf-16"), "val.txt: not text in UTF-8"),
         (fake.vspw, "vspw", remove("label_num_dic_final.json"), "VSPW comes with it"),
         (fake.vspw, "vspw", write("label_num_dic_final.json", "[]"), "expected class names with their numbers"),
         (fake.vspw, "vspw", write("label_num_dic_final.json", '{"wall": 1}'), "names 1 classes, expected 124"),
         (fake.vspw, "vspw", remove(MAP), "1 of 2 frames have no label map, the first is 00000001"),
         (fake.vspw, "vspw", remove(FRAME), "mask/00000001.png: there is no frame of that name in"),
-        (fake.vspw, "vspw", write(FRAME, ""), "origin/00000001.jpg: not a picture"),
+        (fake.vspw, "vspw", write(FRAME, ""), "origin/00000001.jpg: not a picture that can be read (0 bytes)"),
         (fake.vspw, "vspw", wide_map(MAP), "mask/00000001.png: the label map is 13x8 pixels, the first frame of"),
         (fake.vspw, "vspw", lambda root: write_picture(root / FRAME, (9, 9)) and None, "the frame is 9x9 pixels"),
         (fake.vspw, "vspw", sixteen_bit_map(FIRST_MAP), "holds the value 700, which is neither a class nor ignored"),
@@ -394,6 +399,12 @@ FIRST_MAP = "data/1_a-b1/mask/00000000.png"
         (fake.camvid11, "camvid", lambda root: None, "neither LabeledApproved_full/ (32 classes) nor <split>/"),
         (fake.camvid32, "camvid", remove("LabeledApproved_full/0016E5_07961_L.png"), "the first is 0016E5_07961"),
         (fake.camvid32, "camvid", write("label_colors.txt", "1 2 3 Road"), "one of them of the class Void"),
+        (fake.camvid32, "camvid", write("label_colors.txt", "1 2 300 Road\n0 0 0 Void"),
+            "the colour of Road goes beyond 255"),
+        (fake.camvid32, "camvid", write("label_colors.txt", "1 2 3 Caf\xe9", "latin-1"),
+            "label_colors.txt: not text in UTF-8"),
+        (fake.camvid32, "camvid", empty("701_StillsRaw_full"),
+            "701_StillsRaw_full: no pictures in this folder of frames"),
         (fake.camvid32, "camvid", lambda root: write_picture(root / "701_StillsRaw_full/x.png")
             and write_map(root / "LabeledApproved_full/x_L.png", 0) and None, "x.png: expected <drive>_<count>"),
         (fake.camvid32, "camvid", coloured_map("LabeledApproved_full/0016E5_00870_L.png", "RGBA"),
@@ -415,6 +426,13 @@ def test_what_is_wrong_with_a_layout_is_named(
     assert message in error_line(register(project, root, dataset, check=3))
     assert (project / "videos.yaml").read_text() == before
     assert names_in(project / "inputs") == ["none"]
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(project: Path, root: Path) -> None:
+    """As editors on Windows write it."""
+    write("val.txt", "1_a-b1\r\n", "utf-8-sig")(fake.vspw(root))
+    register(project, root, "vspw")
+    assert list(items(project)) == ["holiday", "vspw-val-1_a-b1"]
 
 
 def test_folders_without_videos(project: Path, root: Path) -> None:

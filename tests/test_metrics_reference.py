@@ -303,7 +303,11 @@ def check_informative(where: str, case: Case, expected: Mapping[str, Any]) -> No
 def check_block(case: Case, block: str, expected: Any) -> None:
     word = block.removeprefix("vspw").removeprefix("_")
     if block == "assignment":
-        compare(block, expected, assignment_tables(case))
+        actual = assignment_tables(case)
+        compare(block, expected, actual)
+        for entry, other in zip(expected, actual, strict=True):
+            for table in set(TABLES) & set(entry):  # a cluster without an entry must have none here either
+                assert set(other[table]) == set(entry[table]), f"{block}.{table}: entries of other clusters"
     elif block == "informative":
         check_informative(block, case, expected)
     elif block.startswith("vspw"):

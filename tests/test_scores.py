@@ -71,9 +71,10 @@ def test_pixels_of_clusters_without_a_class_are_counted() -> None:
     assert scored["per_frame"] == {"frame": [0, 1], "miou": [1.0, 2 / 3], "pixel_accuracy": [1.0, 0.5]}
 
 
-def test_predictions_outside_the_classes_are_listed() -> None:
-    truth = np.array([[[0, 4]]], np.uint8)
-    assert record(truth, np.array([[[9, 4]]], np.uint8))["unknown_predictions"] == [9]
+def test_predictions_outside_the_classes_are_listed_where_they_count() -> None:
+    truth = np.array([[[0, 4, 255]]], np.uint8)
+    assert record(truth, np.array([[[9, 4, 77]]], np.uint8))["unknown_predictions"] == [9]
+    assert record(truth, np.array([[[0, 4, 77]]], np.uint8))["unknown_predictions"] == []
 
 
 def test_windows_reach_across_no_gap() -> None:

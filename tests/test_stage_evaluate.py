@@ -178,6 +178,17 @@ def test_labels_that_began_as_classes_keep_their_values(tmp_path: Path, segment:
         assert video["davis"] is None
 
 
+def test_an_object_of_the_mask_that_is_no_class_stops_j_and_f_alone(tmp_path: Path) -> None:
+    truth = scene(3)
+    labels = write_labels(tmp_path, np.where(truth == 3, 5, truth).astype(np.uint8), {"init": "mask"})
+    truth_store = write_truth(tmp_path, truth)
+    with pytest.raises(DataError, match=r"object 5 is predicted.* \(evaluate.objects: none leaves J and F out\)"):
+        evaluate.run(labels, truth_store, tmp_path / "out", Params())
+    assert not (tmp_path / "out").exists()
+    path = evaluate.run(labels, truth_store, tmp_path / "out", Params(objects="none"))
+    assert scored(path)["pooled"]["jf_mean"] is None
+
+
 def test_no_ground_truth(tmp_path: Path) -> None:
     labels = write_labels(tmp_path, clusters_of(scene()))
     path = evaluate.run(labels, write_truth(tmp_path, scene()[:0]), tmp_path / "data" / "clip", Params())

@@ -21,7 +21,7 @@ from pipeline.datasets.links import MARK, SCHEMA
 from pipeline.errors import DataError, UsageError, VidsegError
 from pipeline.quoted import TABLE_2, Figures
 from pipeline.score_files import item_record
-from stages import experiments, oracle, programs, table_items, table_rows
+from stages import experiments, oracle, programs, table_items, table_rows, table_run
 from stages import settings as settings_
 from stages.table import PAGE_MARK
 from tests import tiny
@@ -466,6 +466,21 @@ def test_a_table_says_when_labels_were_seen(
     page = vidseg("table", "1", "--rows", "ours").stdout
     assert ("saw labels" in page) is (note is not None)
     assert note is None or note in page
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        (("none",), "none"),
+        (("majority", "majority"), "majority"),
+        (("none", "majority"), "majority (none where labels are classes)"),
+        (("official", "hungarian"), "hungarian, official"),
+    ],
+)
+def test_a_table_names_the_assignment_of_all_its_rows(rules: tuple[str, ...], words: str) -> None:
+    """In `table errors` the first rows begin with classes, the method does not."""
+    records = [{"videos": [{"ground_truth": True, "assigned": {"rule": rule}}]} for rule in rules]
+    assert table_run.assignment_note(records) == words
 
 
 def test_the_oracle_is_the_truth_on_the_token_grid(tiny_model: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from statistics import mode
 
-from pipeline.datasets.listing import Frame, Video, pair_frames, read_names, require_annotations
+from pipeline.datasets.listing import Frame, Video, pair_frames, read_lines, read_names, require_annotations
 from pipeline.errors import DataError
 from pipeline.truth import ClassList, parse_classes, read_classes
 from pipeline.video import list_images
@@ -56,6 +56,8 @@ def _published(root: Path, split: str | None) -> tuple[Frame, ...]:
     if not images.is_dir():
         raise DataError(f"{images}: no such folder of frames")
     files = {file.stem: file for file in list_images(images)}
+    if not files:
+        raise DataError(f"{images}: no pictures in this folder of frames")
     names = list(files) if split is None else sorted(read_names(root / f"{split}.txt"))
     for name in names:
         if name not in files:
@@ -70,11 +72,13 @@ def _colours(file: Path) -> ClassList:
     """The classes of a `label_colors.txt`: lines of red, green, blue and a name; Void is ignored."""
     if not file.is_file():
         return read_classes(CLASS_LISTS / "camvid32.json")
-    rows = [re.fullmatch(r"\s*(\d+)\s+(\d+)\s+(\d+)\s+(\S.*?)\s*", line) for line in file.read_text().splitlines()]
+    rows = [re.fullmatch(r"\s*(\d+)\s+(\d+)\s+(\d+)\s+(\S.*?)\s*", line) for line in read_lines(file)]
     colours = {row[4]: [int(row[1]), int(row[2]), int(row[3])] for row in rows if row}
+    loud = next((name for name, colour in colours.items() if max(colour) > 255), None)
     void = colours.pop("Void", None)
-    if not colours or void is None:
-        raise DataError(f"{file}: expected lines like '64 128 64 Animal', one of them of the class Void")
+    if not colours or void is None or loud:
+        wrong = f"; the colour of {loud} goes beyond 255" if loud else ""
+        raise DataError(f"{file}: expected lines like '64 128 64 Animal', one of them of the class Void{wrong}")
     entries = [{"name": name, "color": colour} for name, colour in colours.items()]
     return parse_classes({"classes": entries, "ignore": [len(entries)], "void_color": void})
 

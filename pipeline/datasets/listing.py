@@ -41,15 +41,27 @@ class Video:
         return tuple(frame.labels for frame in self.frames if frame.labels is not None)
 
 
+def read_lines(file: Path) -> list[str]:
+    """The lines of a text file, with or without a byte order mark.
+
+    Raises:
+        DataError: it is not text in UTF-8.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not text in UTF-8 ({error.reason}); save it as UTF-8") from error
+
+
 def read_names(file: Path) -> list[str]:
     """The lines of a split's list, without empty ones.
 
     Raises:
-        DataError: no such file, no line, or a line twice.
+        DataError: no such file, not text, no line, or a line twice.
     """
     if not file.is_file():
         raise DataError(f"{file}: no such list; expected one name per line")
-    names = [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    names = [line.strip() for line in read_lines(file) if line.strip()]
     twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
     if not names or twice:
         raise DataError(f"{file}: {f'lists {twice} twice' if twice else 'lists nothing'}")

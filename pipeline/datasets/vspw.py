@@ -40,7 +40,7 @@ def videos(root: Path, split: str | None) -> Iterator[Video]:
 
 def _classes(file: Path) -> ClassList:
     try:
-        names = {int(number): name for name, number in json.loads(file.read_text()).items()}
+        names = {int(number): name for name, number in json.loads(file.read_text(encoding="utf-8")).items()}
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such file; VSPW comes with it, it names the classes") from error
     except (ValueError, AttributeError, TypeError) as error:
