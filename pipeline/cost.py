@@ -24,7 +24,7 @@ from pipeline.backbone import Backbone
 from pipeline.backbone.small_decoder import outlined
 from pipeline.diffusion import CleanPass, DiffusionSettings, clean_pass
 from pipeline.extraction import ExtractionSettings, extract, feature_shape, latent_shape
-from pipeline.fast import FastSettings, compared, fast_keep, modulated_groups
+from pipeline.fast import FastSettings, Response, compared, fast_keep, modulated_groups
 from pipeline.feature_codec import array_specs
 from pipeline.label_groups import Group
 from pipeline.modulation import ModulationSettings, jobs_of, modulate, to_keep
@@ -89,7 +89,7 @@ def samples_per_frame(outline: Backbone, load: Workload) -> int:
         return 0
     if load.fast is None:
         return 2 * load.labels
-    return len(load.fast.regrouped(_plane(outline, load))) * (2 if load.fast.signs == "both" else 1)
+    return len(load.fast.regrouped(segments(outline, load)[None])) * (2 if load.fast.signs == "both" else 1)
 
 
 def peak_bytes(outline: Backbone, load: Workload) -> dict[str, int]:
@@ -151,14 +151,14 @@ def peak_of(work: Callable[[], object]) -> int:
 def _modulated(outline: Backbone, load: Workload) -> Tensor:
     """The first pass of samples through all steps, after the clean pass of the frames: (j, 4, h, w)."""
     assert load.modulation is not None
-    plane = torch.from_numpy(_plane(outline, load))
+    plane = torch.from_numpy(segments(outline, load))
     jobs = jobs_of(plane.expand(load.frames, -1, -1))[: load.samples]
     start = torch.empty(load.frames, *latent_shape(outline, load.size), device=outline.device)
     clean = clean_pass(outline, start, load.diffusion, keep=to_keep(load.modulation, load.diffusion))
     return modulate(outline, clean, jobs, load.diffusion, load.modulation, load.samples).final
 
 
-def _plane(outline: Backbone, load: Workload) -> np.ndarray:
+def segments(outline: Backbone, load: Workload) -> np.ndarray:
     """A coarse map (h, w) of compact segments: each token has the label of the nearest of K seeded points."""
     assert load.modulation is not None
     shape = outline.token_shape(load.modulation.block, load.size)[:2]
@@ -184,14 +184,14 @@ class _Passes:
         steps = fast.diffusion(load.diffusion, modulation)
         start = torch.empty(load.frames, *latent_shape(outline, load.size), device=outline.device)
         clean = clean_pass(outline, start, steps, keep=fast_keep(modulation, steps, fast))
-        groups = fast.regrouped(_plane(outline, load))
-        latents = modulated_groups(outline, clean, 0, groups, steps, modulation, fast, load.samples)
+        groups = fast.regrouped(segments(outline, load)[None])
+        latents = modulated_groups(outline, clean, [0], groups, steps, modulation, fast, load.samples)
         return cls(outline, load, clean, groups, latents)
 
-    def decode(self) -> list[tuple[Tensor, Tensor]]:
+    def decode(self) -> list[Response]:
         assert self.load.fast is not None and self.load.modulation is not None
-        arguments = self.latents, self.groups, self.load.modulation, self.load.fast
-        return list(compared(self.outline, self.clean, 0, *arguments, outlined(self.outline.device)))
+        arguments = self.latents, self.groups, self.load.modulation, self.load.fast, "single"
+        return list(compared(self.outline, self.clean.final[:1], [0], *arguments, outlined(self.outline.device)))
 
 
 class _FusedAttention(TorchFunctionMode):
