@@ -28,6 +28,7 @@ from pipeline.scores import ScoredClasses
 from pipeline.segmentation import Start, fit_context, predict_window, update_context, window_ranges
 from pipeline.upsampling import ImagePair, image_pairs, label_frame
 from pipeline.voting import vote
+from pipeline.window_upsampling import WindowPasses
 from stages import ingest
 from stages.backbones import diffusion_settings
 from stages.extract import extraction_settings
@@ -211,7 +212,7 @@ class Runner:
                 modulation_settings(settings["upsample"]),
                 maps,
                 fast,
-                params.batch,
+                WindowPasses(params.batch),
             )
             frames = upsample_fast(self.backbone, start, planes, guides, *arguments, small_decoder(params))
             return np.stack([frame.labels for frame in frames])

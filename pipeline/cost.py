@@ -24,7 +24,7 @@ from pipeline.backbone import Backbone
 from pipeline.backbone.small_decoder import outlined
 from pipeline.diffusion import CleanPass, DiffusionSettings, clean_pass
 from pipeline.extraction import ExtractionSettings, extract, feature_shape, latent_shape
-from pipeline.fast import FastSettings, compared, fast_keep, modulated_groups
+from pipeline.fast import FastSettings, Response, compared, fast_keep, modulated_groups
 from pipeline.feature_codec import array_specs
 from pipeline.label_groups import Group
 from pipeline.modulation import ModulationSettings, jobs_of, modulate, to_keep
@@ -89,7 +89,7 @@ def samples_per_frame(outline: Backbone, load: Workload) -> int:
         return 0
     if load.fast is None:
         return 2 * load.labels
-    return len(load.fast.regrouped(segment_map(outline, load))) * (2 if load.fast.signs == "both" else 1)
+    return len(load.fast.regrouped(segment_map(outline, load)[None])) * (2 if load.fast.signs == "both" else 1)
 
 
 def peak_bytes(outline: Backbone, load: Workload) -> dict[str, int]:
@@ -188,14 +188,14 @@ class _Passes:
         steps = fast.diffusion(load.diffusion, modulation)
         start = torch.empty(load.frames, *latent_shape(outline, load.size), device=outline.device)
         clean = clean_pass(outline, start, steps, keep=fast_keep(modulation, steps, fast))
-        groups = fast.regrouped(segment_map(outline, load))
-        latents = modulated_groups(outline, clean, 0, groups, steps, modulation, fast, load.samples)
+        groups = fast.regrouped(segment_map(outline, load)[None])
+        latents = modulated_groups(outline, clean, [0], groups, steps, modulation, fast, load.samples)
         return cls(outline, load, clean, groups, latents)
 
-    def decode(self) -> list[tuple[Tensor, Tensor]]:
+    def decode(self) -> list[Response]:
         assert self.load.fast is not None and self.load.modulation is not None
-        arguments = self.latents, self.groups, self.load.modulation, self.load.fast
-        return list(compared(self.outline, self.clean, 0, *arguments, outlined(self.outline.device)))
+        arguments = self.latents, self.groups, self.load.modulation, self.load.fast, "single"
+        return list(compared(self.outline, self.clean.final[:1], [0], *arguments, outlined(self.outline.device)))
 
 
 class _FusedAttention(TorchFunctionMode):

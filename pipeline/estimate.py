@@ -14,11 +14,10 @@ import torch
 from pipeline.backbone import Backbone
 from pipeline.backbone.small_decoder import outlined
 from pipeline.diffusion import DiffusionSettings, clean_pass, condition
-from pipeline.fast import FastSettings, compared, fast_keep, modulated_groups
+from pipeline.fast import EXACT, FastSettings, compared, fast_keep, modulated_groups
 from pipeline.label_groups import alone, whole_labels
-from pipeline.modulation import ModulationSettings, modulate, to_keep
+from pipeline.modulation import ModulationSettings
 from pipeline.resize import MULTIPLE
-from pipeline.window_upsampling import jobs_for
 
 Result = TypeVar("Result")
 Size = tuple[int, int]
@@ -75,7 +74,7 @@ def calibrate(
     """
     part: Size = (MULTIPLE, MULTIPLE)
     while True:
-        costs = _round(backbone, part, diffusion, modulation, fast)
+        costs = _round(backbone, part, diffusion, modulation, fast or EXACT)
         following = min(2 * part[0], size[0]), min(2 * part[1], size[1])
         growth = following[0] * following[1] / (part[0] * part[1])
         if part == size or growth * costs.total > LONGEST:
@@ -88,49 +87,31 @@ def _round(
     size: Size,
     diffusion: DiffusionSettings,
     modulation: ModulationSettings | None,
-    fast: FastSettings | None,
+    fast: FastSettings,
 ) -> Costs:
     # In a window of one frame there would be no guidance.
     count = 1 if backbone.window is None else 2
     frames = np.zeros((count, *size, 3), np.uint8)
     latents, encode = _timed(backbone, partial(backbone.encode, frames))
-    if modulation is not None and fast is not None:
-        return _fast_round(backbone, latents, encode, diffusion, modulation, fast)
     conditioning = condition(backbone, frames[0], 0, diffusion)
-    keep = {} if modulation is None else to_keep(modulation, diffusion)
-    passed, clean = _timed(
-        backbone, partial(clean_pass, backbone, latents, diffusion, keep=keep, conditioning=conditioning)
-    )
     if modulation is None:
+        _, clean = _timed(backbone, partial(clean_pass, backbone, latents, diffusion, conditioning=conditioning))
         return Costs(encode / count, clean / count)
-    jobs = jobs_for(backbone, torch.zeros(count, *backbone.token_shape(modulation.block, size)[:2]))
-    result, modulated = _timed(
-        backbone, partial(modulate, backbone, passed, jobs, diffusion, modulation, batch=len(jobs))
-    )
-    _, decode = _timed(backbone, partial(backbone.decode, result.final))
-    return Costs(encode / count, clean / count, modulated / len(jobs), decode / len(jobs))
-
-
-def _fast_round(
-    backbone: Backbone,
-    latents: torch.Tensor,
-    encode: float,
-    diffusion: DiffusionSettings,
-    modulation: ModulationSettings,
-    fast: FastSettings,
-) -> Costs:
     steps = fast.diffusion(diffusion, modulation)
     keep = fast_keep(modulation, steps, fast)
-    passed, clean = _timed(backbone, partial(clean_pass, backbone, latents, steps, keep=keep))
-    size = latents.shape[-2] * backbone.latent_stride, latents.shape[-1] * backbone.latent_stride
-    groups = alone(whole_labels(np.zeros(backbone.token_shape(modulation.block, size)[:2], np.int64)))
+    passed, clean = _timed(
+        backbone, partial(clean_pass, backbone, latents, steps, keep=keep, conditioning=conditioning)
+    )
+    groups = alone(whole_labels(np.zeros((count, *backbone.token_shape(modulation.block, size)[:2]), np.int64)))
     result, modulated = _timed(
-        backbone, lambda: modulated_groups(backbone, passed, 0, groups, steps, modulation, fast, batch=2)
+        backbone,
+        partial(modulated_groups, backbone, passed, range(count), groups, steps, modulation, fast, batch=2 * count),
     )
     small = outlined(backbone.device) if fast.decode == "small" else None
-    _, decode = _timed(backbone, lambda: list(compared(backbone, passed, 0, result, groups, modulation, fast, small)))
-    samples = result.shape[1]
-    return Costs(encode, clean, modulated / samples, decode / samples)
+    arguments = passed.final, range(count), result, groups, modulation, fast, "single", small
+    _, decode = _timed(backbone, lambda: list(compared(backbone, *arguments)))
+    samples = result.shape[1] * count
+    return Costs(encode / count, clean / count, modulated / samples, decode / samples)
 
 
 def _timed(backbone: Backbone, work: Callable[[], Result]) -> tuple[Result, float]:

@@ -1,10 +1,12 @@
 """Full-resolution labels by masked modulation at a fraction of its cost: approximations, each a setting of its own.
 
-The exact way is `pipeline.upsampling`. docs/performance.md has what each setting saves and changes.
+The exact way is `pipeline.upsampling`, or `pipeline.window_upsampling` for a video model's windows.
+docs/performance.md has what each setting saves and changes.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,13 +17,14 @@ import torch
 from torch import Tensor
 
 from pipeline import difference as maps
-from pipeline.backbone import Backbone, Box, DecodesParts, Keep
+from pipeline.backbone import UNCONDITIONED, Backbone, Box, Conditioning, DecodesParts, Keep
 from pipeline.diffusion import CleanPass, DiffusionSettings, clean_pass
 from pipeline.finite import broken_modulation, first_broken
 from pipeline.guided_filter import guided_filter
 from pipeline.label_groups import Group, alone, coloured, connected_parts, whole_labels
-from pipeline.modulation import Jobs, ModulationSettings, enlarge, modulate, to_keep
+from pipeline.modulation import Jobs, ModulationSettings, batches, enlarge, modulate, to_keep
 from pipeline.upsampling import LabelledFrame, MapSettings, difference_map
+from pipeline.window_upsampling import WindowPasses, decoded
 
 #: Of the guided filter: source pixels on each side, and the variance of grey levels (0..1) below which it smooths.
 EDGE_RADIUS = 4
@@ -35,7 +38,7 @@ class FastSettings:
     """Names are those of params.yaml, section `upsample`, without `fast_`.
 
     Attributes:
-        guidance: of clean and modulated passes; None = that of the features.
+        guidance: of clean and modulated passes, a video model's at a window's last frame; None = that of the features.
         signs: `both`, or `plus`: I+ against the clean image.
         steps: how many steps are run from modulate_step on; the others are skipped, evenly.
         groups: what is modulated in one pass: `single` labels, `labels` that do not touch, or `parts`, connected
@@ -62,11 +65,15 @@ class FastSettings:
         guidance = settings.guidance if self.guidance is None else self.guidance
         return replace(settings, guidance=guidance, skip=skip)
 
-    def regrouped(self, plane: np.ndarray) -> list[Group]:
-        """The passes of one coarse map (h, w)."""
+    def regrouped(self, planes: np.ndarray) -> list[Group]:
+        """The passes of coarse maps (f, h, w) that are modulated together."""
         if self.groups == "single":
-            return alone(whole_labels(plane))
-        return coloured(whole_labels(plane) if self.groups == "labels" else connected_parts(plane), self.gap)
+            return alone(whole_labels(planes))
+        return coloured(whole_labels(planes) if self.groups == "labels" else connected_parts(planes), self.gap)
+
+
+#: Nothing is approximated: what the exact mode computes.
+EXACT = FastSettings(None, "both", sys.maxsize, "single", 1, "full", "own")
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,22 @@ class GroupMap:
 
     group: Group
     values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Response:
+    """What is compared of one group in one frame.
+
+    Attributes:
+        frame: place among the frames that are modulated together.
+        group: of that frame, (h, w).
+        plus, minus: I+ and I- (or the clean image), or latents; each (c, H, W) float32.
+    """
+
+    frame: int
+    group: Group
+    plus: Tensor
+    minus: Tensor
 
 
 def upsample_fast(
@@ -87,37 +110,50 @@ def upsample_fast(
     modulation: ModulationSettings,
     settings: MapSettings,
     fast: FastSettings,
-    batch: int,
+    passes: WindowPasses,
     small: Images | None = None,
+    conditioning: Conditioning = UNCONDITIONED,
 ) -> Iterator[LabelledFrame]:
-    """Labels of f frames at the source's size (H0, W0), frame by frame, as `pipeline.upsampling.upsample`.
+    """Labels of the chosen ones of f frames at the source's size (H0, W0), frame by frame, as the exact mode.
 
-    A label competes where its region is the nearest of those that were modulated with it.
+    A label competes where its region is the nearest of those that were modulated with it. A label that is absent from
+    a frame's coarse map never competes there.
 
     Args:
-        start: (f, 4, h, w) noised latents.
+        start: (f, 4, h, w) noised latents, a video model's of one window.
         coarse: (f, h', w') refined labels.
         guides: (f, H, W, 3) uint8 frames, whose edges differences of latents follow.
-        batch: modulated samples per pass.
+        passes: of an image model all frames are chosen.
         small: the small decoder; only needed where `decode` is `small`.
+        conditioning: of a video model's window.
 
     Raises:
         DataError: what the network gives is not finite.
     """
     steps = fast.diffusion(diffusion, modulation)
-    clean = clean_pass(backbone, start, steps, keep=fast_keep(modulation, steps, fast))
-    for frame, plane in enumerate(coarse):
-        groups = fast.regrouped(plane)
-        latents = modulated_groups(backbone, clean, frame, groups, steps, modulation, fast, batch)
-        shown = []
-        pairs = compared(backbone, clean, frame, latents, groups, modulation, fast, small)
-        for group, pair in zip(groups, pairs, strict=True):
-            plus, minus = (image.cpu().numpy() for image in pair)
+    keep = fast_keep(modulation, steps, fast)
+    clean = clean_pass(backbone, start, steps, keep=keep, conditioning=conditioning)
+    for frames in together(backbone, len(coarse)):
+        planes = coarse[frames.start : frames.stop]
+        chosen = passes.chosen(len(frames))
+        groups = [group for group in fast.regrouped(planes) if group.mask[chosen].any()]
+        latents = modulated_groups(backbone, clean, frames, groups, steps, modulation, fast, passes.batch)
+        shown: dict[int, list[GroupMap]] = {frame: [] for frame in chosen}
+        reference = clean.final[frames.start : frames.stop]
+        for response in compared(backbone, reference, chosen, latents, groups, modulation, fast, passes.decode, small):
+            plus, minus = (image.cpu().numpy() for image in (response.plus, response.minus))
             if first_broken(np.stack([plus, minus])) is not None:
-                raise broken_modulation(f"frame {frame} of this batch")
+                raise broken_modulation(f"frame {frames[response.frame]} of this batch")
             values = difference_map(plus, minus, size, replace(settings, normalize=False))
-            shown.append(GroupMap(group, _along_edges(values, guides[frame]) if fast.decode == "latent" else values))
-        yield label_groups_frame(shown, plane, size, settings)
+            if fast.decode == "latent":
+                values = _along_edges(values, guides[frames[response.frame]])
+            shown[response.frame].append(GroupMap(response.group, values))
+        yield from (label_groups_frame(shown[frame], planes[frame], size, settings) for frame in chosen)
+
+
+def together(backbone: Backbone, frames: int) -> list[range]:
+    """The frames that are modulated together: each alone, or a video model's window."""
+    return [range(frames)] if backbone.window is not None else [range(frame, frame + 1) for frame in range(frames)]
 
 
 def fast_keep(modulation: ModulationSettings, steps: DiffusionSettings, fast: FastSettings) -> dict[int, Keep]:
@@ -131,73 +167,91 @@ def fast_keep(modulation: ModulationSettings, steps: DiffusionSettings, fast: Fa
 def modulated_groups(
     backbone: Backbone,
     clean: CleanPass,
-    frame: int,
+    frames: Sequence[int],
     groups: Sequence[Group],
     diffusion: DiffusionSettings,
     modulation: ModulationSettings,
     fast: FastSettings,
     batch: int,
 ) -> Tensor:
-    """Final latents (g, signs, 4, h, w) of the groups of one frame; + first."""
+    """Final latents (g, signs, f, 4, h, w) of the groups of f frames that are modulated together; + first."""
     signs = [1.0, -1.0] if fast.signs == "both" else [1.0]
+    count, per_group = len(frames), len(signs) * len(frames)
     masks = torch.from_numpy(np.stack([group.mask for group in groups])).float()
     jobs = Jobs(
-        [frame] * (len(signs) * len(groups)),
-        [place for place in range(len(groups)) for _ in signs],
-        torch.tensor(signs).repeat(len(groups)),
-        masks.repeat_interleave(len(signs), dim=0),
+        [*frames] * (len(signs) * len(groups)),
+        [place for place in range(len(groups)) for _ in range(per_group)],
+        torch.tensor(signs).repeat_interleave(count).repeat(len(groups)),
+        masks.repeat_interleave(len(signs), dim=0).flatten(0, 1),
     )
-    final = modulate(backbone, clean, jobs, diffusion, modulation, batch).final
-    return final.unflatten(0, (len(groups), len(signs)))
+    per_pass = max(1, batch // count) * count
+    # What jobs of a frame share an image model computes once per call; of a window's jobs nothing more is shared.
+    calls = [jobs] if backbone.window is None else [jobs[part] for part in batches(len(jobs), per_pass)]
+    final = [modulate(backbone, clean, part, diffusion, modulation, per_pass).final for part in calls]
+    return torch.cat(final).unflatten(0, (len(groups), len(signs), count))
 
 
 def compared(
     backbone: Backbone,
-    clean: CleanPass,
-    frame: int,
+    reference: Tensor,
+    frames: Sequence[int],
     latents: Tensor,
     groups: Sequence[Group],
     modulation: ModulationSettings,
     fast: FastSettings,
+    decode: str,
     small: Images | None,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """What is compared for each group of a frame: I+ and I- (or the clean image), or latents; each (c, H, W) float32.
+) -> Iterator[Response]:
+    """What is compared of each group, in each of the chosen frames in which it has tokens.
 
     Args:
-        latents: (g, signs, 4, h, w), from `modulated_groups`.
+        reference: (f, 4, h, w) the clean pass's final latents.
+        frames: those that are chosen of the f.
+        latents: (g, signs, f, 4, h, w), from `modulated_groups`.
+        decode: of full images, as in `WindowPasses`.
     """
-    reference = clean.final[frame : frame + 1]
     if fast.decode == "box":
-        yield from _boxes(backbone, reference, latents, groups, modulation)
+        yield from _boxes(backbone, reference, frames, latents, groups, modulation)
         return
-    images = {"full": backbone.decode, "small": small, "latent": _unchanged}[fast.decode]
-    assert images is not None, "decode = small needs the small decoder"
-    last = images(reference) if fast.signs == "plus" else None
-    for of_group in latents:
-        shown = images(of_group)
-        yield shown[0], (shown if last is None else last)[-1]
 
+    def images(windows: Tensor, wanted: Sequence[int]) -> Iterator[Tensor]:
+        if fast.decode == "full":
+            return decoded(backbone, windows, wanted, decode)
+        if fast.decode == "latent":
+            return (windows[:, frame] for frame in wanted)
+        assert small is not None, "decode = small needs the small decoder"
+        return (small(windows[:, frame]) for frame in wanted)
 
-def _unchanged(latents: Tensor) -> Tensor:
-    return latents
+    clean = dict(zip(frames, images(reference[None], frames), strict=True)) if fast.signs == "plus" else None
+    for group, of_group in zip(groups, latents, strict=True):
+        present = [frame for frame in frames if group.mask[frame].any()]
+        for frame, shown in zip(present, images(of_group, present), strict=True):
+            minus = shown[-1] if clean is None else clean[frame][0]
+            yield Response(frame, group[frame], shown[0], minus)
 
 
 def _boxes(
-    backbone: Backbone, clean: Tensor, latents: Tensor, groups: Sequence[Group], modulation: ModulationSettings
-) -> Iterator[tuple[Tensor, Tensor]]:
+    backbone: Backbone,
+    reference: Tensor,
+    frames: Sequence[int],
+    latents: Tensor,
+    groups: Sequence[Group],
+    modulation: ModulationSettings,
+) -> Iterator[Response]:
     """I+ and I- inside the box around what is modulated; the clean image outside."""
     assert isinstance(backbone, DecodesParts), f"{backbone.name} decodes whole images only"
-    decoder = backbone.part_decoder(clean)
-    masks = enlarge(
-        torch.from_numpy(np.stack([group.mask for group in groups])), latents.shape[-2:], modulation.mask_resize
-    )
-    for of_group, mask in zip(latents, masks, strict=True):
-        box = Box.around(mask)
-        pixels = box.scaled(backbone.latent_stride)
-        plus, minus = (decoder.whole[0].clone() for _ in range(2))
-        for image, variant in zip((plus, minus), of_group, strict=False):  # minus stays the clean image without one
-            pixels.of(image)[:] = decoder.part(variant, box)
-        yield plus, minus
+    for frame in frames:
+        decoder = backbone.part_decoder(reference[frame : frame + 1])
+        for group, variants in zip(groups, latents[:, :, frame], strict=True):
+            if not group.mask[frame].any():
+                continue
+            mask = torch.from_numpy(group.mask[frame])[None]
+            box = Box.around(enlarge(mask, latents.shape[-2:], modulation.mask_resize)[0])
+            pixels = box.scaled(backbone.latent_stride)
+            plus, minus = (decoder.whole[0].clone() for _ in range(2))
+            for image, variant in zip((plus, minus), variants, strict=False):  # minus stays the clean image without one
+                pixels.of(image)[:] = decoder.part(variant, box)
+            yield Response(frame, group[frame], plus, minus)
 
 
 def _along_edges(values: np.ndarray, guide: np.ndarray) -> np.ndarray:

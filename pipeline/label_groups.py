@@ -10,13 +10,10 @@ import networkx
 import numpy as np
 from scipy import ndimage
 
-#: A token touches the eight around it.
-TOUCHING = np.ones((3, 3), bool)
-
 
 @dataclass(frozen=True)
 class Region:
-    """Tokens of one label: `mask` (h, w) bool."""
+    """Tokens of one label: `mask` (..., h, w) bool, of a frame or of a window of frames."""
 
     label: int
     mask: np.ndarray
@@ -27,12 +24,17 @@ class Group:
     """Regions that are modulated together.
 
     Attributes:
-        mask: (h, w) bool, all their tokens.
-        owners: (h, w) ints, the label of the nearest of these regions: whose response a pixel there shows.
+        mask: (..., h, w) bool, all their tokens.
+        owners: (..., h, w) ints, the label of the nearest of these regions in the same frame: whose response a pixel
+            there shows. Where a frame has none of them, it means nothing.
     """
 
     mask: np.ndarray
     owners: np.ndarray
+
+    def __getitem__(self, frame: int) -> Group:
+        """Of one frame of a window."""
+        return Group(self.mask[frame], self.owners[frame])
 
     @property
     def labels(self) -> list[int]:
@@ -40,16 +42,16 @@ class Group:
         return [int(label) for label in np.unique(self.owners)]
 
 
-def whole_labels(plane: np.ndarray) -> list[Region]:
-    """One region per label of a coarse map (h, w), labels ascending."""
-    return [Region(int(label), plane == label) for label in np.unique(plane)]
+def whole_labels(planes: np.ndarray) -> list[Region]:
+    """One region per label of coarse maps (..., h, w), labels ascending."""
+    return [Region(int(label), planes == label) for label in np.unique(planes)]
 
 
-def connected_parts(plane: np.ndarray) -> list[Region]:
-    """The connected parts of each label of a coarse map (h, w), labels ascending; corners connect."""
+def connected_parts(planes: np.ndarray) -> list[Region]:
+    """The connected parts of each label of coarse maps (..., h, w), labels ascending; corners connect, and frames."""
     parts = []
-    for region in whole_labels(plane):
-        numbers, count = ndimage.label(region.mask, TOUCHING)
+    for region in whole_labels(planes):
+        numbers, count = ndimage.label(region.mask, _touching(planes, frames=True))
         parts += [Region(region.label, numbers == number) for number in range(1, count + 1)]
     return parts
 
@@ -60,8 +62,12 @@ def alone(regions: Sequence[Region]) -> list[Group]:
 
 
 def coloured(regions: Sequence[Region], gap: int) -> list[Group]:
-    """As few groups as a greedy colouring finds, with at least `gap` >= 1 tokens between any two regions of a group."""
-    grown = [ndimage.binary_dilation(region.mask, TOUCHING, iterations=gap) for region in regions]
+    """As few groups as a greedy colouring finds, with at least `gap` >= 1 tokens between any two regions of a group.
+
+    So it is in each frame of a window: regions that come closer in any of its frames are in different groups.
+    """
+    around = _touching(regions[0].mask, frames=False)
+    grown = [ndimage.binary_dilation(region.mask, around, iterations=gap) for region in regions]
     touching = networkx.Graph()
     touching.add_nodes_from(range(len(regions)))
     touching.add_edges_from(
@@ -80,5 +86,13 @@ def _group(regions: Sequence[Region]) -> Group:
     for region in regions:
         labels[region.mask] = region.label
         covered |= region.mask
-    nearest = ndimage.distance_transform_edt(~covered, return_distances=False, return_indices=True)
+    # Other frames are farther than anything in the same one.
+    steps = [float(sum(shape))] * (len(shape) - 2) + [1.0, 1.0]
+    nearest = ndimage.distance_transform_edt(~covered, steps, return_distances=False, return_indices=True)
     return Group(covered, labels[tuple(nearest)])
+
+
+def _touching(planes: np.ndarray, frames: bool) -> np.ndarray:
+    """A token touches the eight around it, and those of the frames before and after where that is asked for."""
+    over_frames = planes.ndim - 2
+    return np.ones((3 if frames else 1,) * over_frames + (3, 3), bool)

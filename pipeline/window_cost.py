@@ -5,18 +5,22 @@ Every step costs the same, so one is counted and multiplied: all of them would t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.backbone import Backbone, Conditioning
-from pipeline.cost import Workload, flops_of, peak_of
+from pipeline.backbone.small_decoder import outlined
+from pipeline.cost import Workload, flops_of, peak_of, segment_map
 from pipeline.diffusion import DiffusionSettings, clean_pass, condition
 from pipeline.extraction import extract, latent_shape
-from pipeline.modulation import ModulationSettings, modulate, to_keep
-from pipeline.window_upsampling import window_jobs
+from pipeline.fast import EXACT, FastSettings, compared, fast_keep, modulated_groups
+from pipeline.label_groups import Group
+from pipeline.modulation import ModulationSettings, steps_from
 
 
 @dataclass(frozen=True)
@@ -38,23 +42,30 @@ class PlainSchedule:
 def flops_per_frame(outline: Backbone, load: Workload) -> dict[str, dict[str, float]]:
     """Floating-point operations of the stages that run a backbone: stage -> operation -> per frame of a window."""
     window, steps = _window(load), len(load.diffusion.remaining())
-    conditioning, conditioned = flops_of(lambda: _conditioned(outline, load))
-    start = _latents(outline, load)
+    _, conditioned = flops_of(lambda: _conditioned(outline, load))
     encoding, denoising = encoded_flops(outline, load), denoised_flops(outline, load)
     found = {"extract": {"encode": encoding + conditioned / window, "denoise": steps * denoising / window}}
     if load.modulation is not None:
-        last, modulation = _last_steps(load, 1)
-        keep = to_keep(modulation, last)
-        clean, kept = flops_of(lambda: clean_pass(outline, start, last, keep=keep, conditioning=conditioning))
-        jobs = window_jobs(_planes(outline, load))[:window]
-        _, varied = flops_of(lambda: modulate(outline, clean, jobs, last, modulation, window))
-        repeated = load.diffusion.steps - load.modulation.modulate_step
-        decoding = decoded_flops(outline, load)
+        fast = load.fast or EXACT
+        groups, signs = _groups(outline, load, fast), 2 if fast.signs == "both" else 1
+        settings = fast.diffusion(load.diffusion, load.modulation)
+        repeated = len(steps_from(load.modulation.modulate_step, settings))
+        before = len(settings.remaining()) - repeated
+        whole = denoised_flops(outline, replace(load, diffusion=settings)) if before else 0.0
+        counted = cache(lambda count: _counted(outline, load, count))
+        kept = _sum(repeated, lambda count: counted(count).kept)
+        varied = _sum(repeated, lambda count: counted(count).varied)
         found["upsample"] = {
-            "denoise": (steps * kept + 2 * load.labels * repeated * varied + conditioned) / window,
-            "decode": 2 * load.labels * decoding,
+            "denoise": (conditioned + before * whole + kept + len(groups) * signs * varied) / window,
+            "decode": _compared_flops(outline, load, fast, groups),
         }
     return found
+
+
+def _sum(count: int, of_first: Callable[[int], float]) -> float:
+    """Of so many, of which all but the first are equal: `of_first(k)` is of the first k."""
+    one = of_first(1)
+    return one if count == 1 else one + (count - 1) * (of_first(2) - one)
 
 
 def plain_schedule(outline: Backbone, load: Workload) -> PlainSchedule:
@@ -77,7 +88,10 @@ def encoded_flops(outline: Backbone, load: Workload) -> float:
 
 def denoised_flops(outline: Backbone, load: Workload) -> float:
     """Of one step of a window, all its halves."""
-    conditioning, last = _conditioned(outline, load), _last_steps(load, 1)[0]
+    conditioning, last = (
+        _conditioned(outline, load),
+        replace(load.diffusion, start_step=load.diffusion.steps - 1, skip=()),
+    )
     return flops_of(lambda: clean_pass(outline, _latents(outline, load), last, conditioning=conditioning))[1]
 
 
@@ -90,38 +104,90 @@ def decoded_flops(outline: Backbone, load: Workload) -> float:
 def peak_bytes(outline: Backbone, load: Workload) -> dict[str, int]:
     """Bytes of tensors that are alive at once in the stages that run a backbone, beside the weights."""
     window = _window(load)
-    last = _last_steps(load, 1)[0]
+    last = _last_steps(load, EXACT, 1)[0]
     rules = replace(load.extraction, feature_step=last.start_step)
     found = {"extract": peak_of(lambda: extract(outline, _frames(load, window), range(window), last, rules))}
     if load.modulation is not None:
-        one, two = (peak_of(lambda count=count: _modulated(outline, load, count)) for count in (1, 2))  # type: ignore[misc]
+        fast = load.fast or EXACT
+        groups = _groups(outline, load, fast)
+        settings = fast.diffusion(load.diffusion, load.modulation)
         # Each step keeps the same for the modulated passes.
-        steps = load.diffusion.steps - load.modulation.modulate_step
-        found["upsample"] = one + (steps - 1) * (two - one)
+        found["upsample"] = int(
+            _sum(
+                len(steps_from(load.modulation.modulate_step, settings)),
+                lambda count: peak_of(lambda: _upsampled(outline, load, fast, groups, count)),
+            )
+        )
     return found
 
 
-def _modulated(outline: Backbone, load: Workload, steps: int) -> Tensor:
-    """One pass of modulated windows through the last steps, decoded."""
-    window = _window(load)
-    last, modulation = _last_steps(load, steps)
+@dataclass(frozen=True)
+class _Counted:
+    """Operations of the last steps of a window.
+
+    Attributes:
+        kept: of the clean pass.
+        varied: of one group with one sign.
+    """
+
+    kept: float
+    varied: float
+
+
+def _counted(outline: Backbone, load: Workload, steps: int) -> _Counted:
+    fast = replace(load.fast or EXACT, signs="plus")
+    last, modulation = _last_steps(load, fast, steps)
+    start, conditioning = _latents(outline, load), _conditioned(outline, load)
+    keep = fast_keep(modulation, last, fast)
+    clean, kept = flops_of(lambda: clean_pass(outline, start, last, keep=keep, conditioning=conditioning))
+    groups, frames = _groups(outline, load, fast)[:1], range(_window(load))
+    _, varied = flops_of(lambda: modulated_groups(outline, clean, frames, groups, last, modulation, fast, len(frames)))
+    return _Counted(kept, varied)
+
+
+def _compared_flops(outline: Backbone, load: Workload, fast: FastSettings, groups: list[Group]) -> float:
+    """Of what is compared in one frame."""
+    assert load.modulation is not None
+    window, modulation = _window(load), load.modulation
+    frames = range(window) if load.together > 1 else range(1)
+
+    def of(count: int) -> float:
+        latents = _latents(outline, load).expand(count, 2 if fast.signs == "both" else 1, -1, -1, -1, -1)
+        decode = "joint" if load.together > 1 else "single"
+        arguments = latents, groups[:count], modulation, fast, decode, outlined(outline.device)
+        return flops_of(lambda: list(compared(outline, _latents(outline, load), frames, *arguments)))[1] / len(frames)
+
+    # Boxes differ in size.
+    return of(len(groups)) if fast.decode == "box" else _sum(len(groups), of)
+
+
+def _upsampled(outline: Backbone, load: Workload, fast: FastSettings, groups: list[Group], steps: int) -> None:
+    """One pass of modulated windows through the last steps, compared in one frame."""
+    window, last_steps = range(_window(load)), _last_steps(load, fast, steps)
+    last, modulation = last_steps
     clean = clean_pass(
-        outline, _latents(outline, load), last, keep=to_keep(modulation, last), conditioning=_conditioned(outline, load)
-    )
-    batch = max(1, load.samples // window) * window
-    jobs = window_jobs(_planes(outline, load))[:batch]
-    final = modulate(outline, clean, jobs, last, modulation, batch).final
-    return outline.decode(final[: load.together], load.together)
+        outline, _latents(outline, load), last, keep=fast_keep(modulation, last, fast),
+        conditioning=_conditioned(outline, load),
+    )  # fmt: skip
+    together = groups[: max(1, load.samples // len(window) // (2 if fast.signs == "both" else 1))]
+    latents = modulated_groups(outline, clean, window, together, last, modulation, fast, load.samples)
+    decode = "joint" if load.together > 1 else "single"
+    frames, small = window if load.together > 1 else window[:1], outlined(outline.device)
+    for _ in compared(outline, clean.final, frames, latents, together, modulation, fast, decode, small):
+        pass
 
 
-def _last_steps(load: Workload, steps: int) -> tuple[DiffusionSettings, ModulationSettings]:
+def _last_steps(load: Workload, fast: FastSettings, steps: int) -> tuple[DiffusionSettings, ModulationSettings]:
     """The settings as if these were the only steps, modulated at the first."""
-    first = load.diffusion.steps - steps
-    modulation = load.modulation or ModulationSettings()
-    return (
-        replace(load.diffusion, start_step=first),
-        replace(modulation, modulate_step=first, blend_last_step=load.diffusion.steps - 1),
-    )
+    first, modulation = load.diffusion.steps - steps, load.modulation or ModulationSettings()
+    modulation = replace(modulation, modulate_step=first, blend_last_step=load.diffusion.steps - 1)
+    every = replace(fast, steps=EXACT.steps)
+    return every.diffusion(replace(load.diffusion, start_step=first), modulation), modulation
+
+
+def _groups(outline: Backbone, load: Workload, fast: FastSettings) -> list[Group]:
+    """The passes of a window whose frames all have the same segments."""
+    return fast.regrouped(np.broadcast_to(plane := segment_map(outline, load), (_window(load), *plane.shape)))
 
 
 def _conditioned(outline: Backbone, load: Workload) -> Conditioning:
@@ -134,14 +200,6 @@ def _frames(load: Workload, count: int) -> np.ndarray:
 
 def _latents(outline: Backbone, load: Workload) -> Tensor:
     return torch.empty(_window(load), *latent_shape(outline, load.size), device=outline.device)
-
-
-def _planes(outline: Backbone, load: Workload) -> Tensor:
-    """Coarse maps in which every label is present."""
-    assert load.modulation is not None
-    height, width, _ = outline.token_shape(load.modulation.block, load.size)
-    plane = torch.arange(height * width).reshape(1, height, width) % load.labels
-    return plane.expand(_window(load), -1, -1)
 
 
 def _window(load: Workload) -> int:

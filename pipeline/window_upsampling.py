@@ -13,7 +13,7 @@ from pipeline import difference as maps
 from pipeline.backbone import Backbone, Conditioning
 from pipeline.diffusion import CleanPass, DiffusionSettings, clean_pass
 from pipeline.finite import broken_modulation, first_broken
-from pipeline.modulation import Jobs, ModulationSettings, jobs_of, modulate, to_keep
+from pipeline.modulation import Jobs, ModulationSettings, modulate, to_keep
 from pipeline.upsampling import ImagePair, MapSettings, difference_map
 
 
@@ -48,11 +48,6 @@ def window_jobs(coarse: Tensor) -> Jobs:
     signs = torch.tensor([1.0, -1.0]).repeat_interleave(frames).repeat(len(labels))
     repeated = [label for label in labels for _ in range(2 * frames)]
     return Jobs(list(range(frames)) * (2 * len(labels)), repeated, signs, masks)
-
-
-def jobs_for(backbone: Backbone, coarse: Tensor) -> Jobs:
-    """All jobs of coarse maps (f, h, w) as this backbone runs them: by frame, or whole windows."""
-    return jobs_of(coarse) if backbone.window is None else window_jobs(coarse)
 
 
 def upsample_window(
@@ -106,19 +101,22 @@ def window_pairs(
     per_label = 2 * frames
     for first in range(0, len(jobs), per_label):
         of_label = jobs[first : first + per_label]
-        final = modulate(backbone, clean, of_label, diffusion, modulation, per_pass).final
         present = [frame for frame in passes.chosen(frames) if of_label.masks[frame].any()]
-        images = _decoded(backbone, final.unflatten(0, (2, frames)), present, passes.decode)
-        for frame, (plus, minus) in zip(present, images, strict=True):
+        if not present:
+            continue
+        final = modulate(backbone, clean, of_label, diffusion, modulation, per_pass).final
+        images = decoded(backbone, final.unflatten(0, (2, frames)), present, passes.decode)
+        for frame, pair in zip(present, images, strict=True):
+            plus, minus = pair.cpu().numpy()
             if first_broken(np.stack([plus, minus])) is not None:
                 raise broken_modulation(f"frame {frame} of this window")
             yield ImagePair(frame, of_label.labels[0], of_label.masks[frame].numpy(), plus, minus)
 
 
-def _decoded(backbone: Backbone, windows: Tensor, frames: Sequence[int], decode: str) -> Iterator[np.ndarray]:
-    """I+ and I- (2, 3, H, W) of these frames of one label's windows (2, f, 4, h, w)."""
+def decoded(backbone: Backbone, windows: Tensor, frames: Sequence[int], decode: str) -> Iterator[Tensor]:
+    """Images (j, 3, H, W) of these frames of j windows (j, f, 4, h, w), decoded as in `WindowPasses`."""
     if decode == "joint":
-        images = torch.stack([backbone.decode(window, together=len(window)).cpu() for window in windows])
-        yield from images[:, frames].transpose(0, 1).numpy()
+        images = torch.stack([backbone.decode(window, together=len(window)) for window in windows])
+        yield from images[:, frames].transpose(0, 1)
     else:
-        yield from (backbone.decode(windows[:, frame]).cpu().numpy() for frame in frames)
+        yield from (backbone.decode(windows[:, frame]) for frame in frames)

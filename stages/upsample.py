@@ -63,12 +63,15 @@ class Params:
     mode: str = param(
         "exact", "exact, or fast: the approximations that the parameters fast_* choose", choices=("exact", "fast")
     )
-    fast_guidance: float | None = param(1.0, "guidance of upsampling; null = diffusion.guidance", low=0.0)
+    fast_guidance: float | None = param(
+        1.0, "guidance of upsampling, a video model's at a window's last frame; null = diffusion.guidance", low=0.0
+    )
     fast_signs: str = param("both", "I+ against I-, or plus: against the clean image", choices=("both", "plus"))
     fast_steps: int = param(2, "steps that are run from modulate_step on, evenly spread", low=1)
     fast_groups: str = param(
         "labels",
-        "modulated in one pass: a single label, labels that do not touch, connected parts of labels that do not touch",
+        "modulated in one pass: a single label, labels that do not touch, connected parts of labels that do not touch; "
+        "a video model's do not in any frame of the window",
         choices=("single", "labels", "parts"),
     )
     fast_gap: int = param(2, "tokens between what is modulated in one pass", low=1)
@@ -157,8 +160,7 @@ def run(
                 assert backbone is not None
                 labels = upsample_shard(
                     frames_store, latents_store, coarse_store, shard, window, size, backbone,
-                    diffusion_settings(diffusion), modulation_settings(params), map_settings(params),
-                    params.batch, params.decode,
+                    diffusion_settings(diffusion), params, small,
                 )  # fmt: skip
                 advance(len(shard))
             elif modulates:
@@ -193,6 +195,7 @@ def _modulated(
     from pipeline.diffusion import add_noise, draw_noise
     from pipeline.fast import upsample_fast
     from pipeline.upsampling import upsample
+    from pipeline.window_upsampling import WindowPasses
     from stages.backbones import diffusion_settings
 
     steps, modulation = diffusion_settings(diffusion), modulation_settings(params)
@@ -219,8 +222,19 @@ def _modulated(
                 labelled = upsample(backbone, start[part], planes[part], size, steps, modulation, maps, batch)
             else:
                 guides = clip.read("frames", *frames)
+                passes = WindowPasses(batch)
                 labelled = upsample_fast(
-                    backbone, start[part], planes[part], guides[part], size, steps, modulation, maps, fast, batch, small
+                    backbone,
+                    start[part],
+                    planes[part],
+                    guides[part],
+                    size,
+                    steps,
+                    modulation,
+                    maps,
+                    fast,
+                    passes,
+                    small,
                 )
             return [frame.labels for frame in labelled]
 

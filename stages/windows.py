@@ -13,10 +13,9 @@ if TYPE_CHECKING:
 
     from pipeline.artifacts import Store
     from pipeline.backbone import Backbone
+    from pipeline.backbone.small_decoder import SmallDecoder
     from pipeline.diffusion import DiffusionSettings
     from pipeline.extraction import Extracted, ExtractionSettings
-    from pipeline.modulation import ModulationSettings
-    from pipeline.upsampling import MapSettings
     from stages.settings import Settings
     from stages.upsample import Params
 
@@ -46,8 +45,11 @@ def check_upsampling(params: Params, backbone: Backbone) -> None:
         raise UsageError(f"upsample.attention is {params.attention}, but {backbone.name} has only {known}; {remedy}")
     if params.decode == "joint" and backbone.window is None:
         raise UsageError(f"upsample.decode is joint, but {backbone.name} sees every frame alone; {remedy}")
-    if params.mode == "fast" and backbone.window is not None:
-        raise UsageError(f"upsample.mode is fast, but {backbone.name} sees windows of frames; set it to exact")
+    if params.decode == "joint" and params.mode == "fast" and params.fast_decode != "full":
+        raise UsageError(
+            f"upsample.decode is joint, but upsample.fast_decode = {params.fast_decode} takes frames alone; "
+            "set upsample.decode to single or upsample.fast_decode to full"
+        )
 
 
 def check_same_window(latents: Path, settings: Settings) -> None:
@@ -105,10 +107,8 @@ def upsample_shard(
     size: tuple[int, int],
     backbone: Backbone,
     diffusion: DiffusionSettings,
-    modulation: ModulationSettings,
-    maps: MapSettings,
-    batch: int,
-    decode: str,
+    params: Params,
+    small: SmallDecoder | None,
 ) -> np.ndarray:
     """Labels (f, H0, W0) of a shard's frames, modulated in the window in which they were extracted."""
     import numpy as np
@@ -116,24 +116,31 @@ def upsample_shard(
 
     from pipeline import micro_batches
     from pipeline.diffusion import add_noise, condition, draw_noise
+    from pipeline.fast import upsample_fast
     from pipeline.window_upsampling import WindowPasses, upsample_window
     from pipeline.windows import window_of
+    from stages.upsample import fast_settings, map_settings, modulation_settings
 
     frames = window_of(shard, window)
     clean = torch.from_numpy(latents.read("latents", frames.start, frames.stop)).to(backbone.device)
     indices = latents.attrs["source_indices"][frames.start : frames.stop]
     noise = draw_noise(diffusion, indices, tuple(clean.shape[1:]))  # type: ignore[arg-type]
     start = add_noise(clean, noise.epsilon, diffusion, backbone)
-    conditioning = condition(backbone, clip.read("frames", frames.start, frames.start + 1)[0], indices[0], diffusion)
+    guides = clip.read("frames", frames.start, frames.stop)
+    conditioning = condition(backbone, guides[0], indices[0], diffusion)
     planes = coarse.read("refined", frames.start, frames.stop)
+    rules, fast = (diffusion, modulation_settings(params), map_settings(params)), fast_settings(params)
 
     def work(sizes: micro_batches.Sizes) -> list[np.ndarray]:
         part = slice(sizes["extract.window"])
-        passes = WindowPasses(sizes.get("upsample.batch", batch), decode, shard.start - frames.start)
-        return upsample_window(
-            backbone, start[part], conditioning, planes[part], size, diffusion, modulation, maps, passes
+        passes = WindowPasses(sizes.get("upsample.batch", params.batch), params.decode, shard.start - frames.start)
+        if fast is None:
+            return upsample_window(backbone, start[part], conditioning, planes[part], size, *rules, passes)
+        labelled = upsample_fast(
+            backbone, start[part], planes[part], guides[part], size, *rules, fast, passes, small, conditioning
         )
+        return [frame.labels for frame in labelled]
 
     # A batch of less than two windows is one window.
-    sizes = {"upsample.batch": batch} if batch >= 2 * len(frames) else {}
+    sizes = {"upsample.batch": params.batch} if params.batch >= 2 * len(frames) else {}
     return np.stack(micro_batches.compute(work, {**sizes, "extract.window": len(frames)}))

@@ -118,8 +118,14 @@ def _largest_alias(text: str) -> int:
 
 def _yaml() -> Any:
     from ruamel.yaml import YAML
+    from ruamel.yaml.representer import RoundTripRepresenter
 
+    class WritesNull(RoundTripRepresenter):
+        """Null is written as such: ruamel.yaml would write nothing."""
+
+    WritesNull.add_representer(type(None), lambda made, _: made.represent_scalar("tag:yaml.org,2002:null", "null"))
     yaml = YAML()
+    yaml.Representer = WritesNull
     yaml.preserve_quotes = True
     yaml.width = 200
     yaml.indent(mapping=2, sequence=4, offset=2)

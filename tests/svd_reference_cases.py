@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.backbone import Conditioning, Motion, Tap
+from pipeline.backbone import Conditioning, Keep, Motion, Tap
+from pipeline.backbone.attention import GivenPattern, attention_of, processed
 from pipeline.backbone.base import Layer
 from pipeline.backbone.svd import StableVideoDiffusion
+from pipeline.backbone.video_variants import KeptWindow, NetworkInput
 from pipeline.diffusion import CleanPass, DiffusionSettings, clean_pass
 from pipeline.modulation import Jobs, Modulated, ModulationSettings, modulate, to_keep
 from pipeline.noise import Noise, window_noise
@@ -165,12 +167,44 @@ class VideoCase(Case):
         rules = settings or self.modulation
         clean = self.passed(index, rules.inject, injected)
         if early:
-            clean = replace(clean, start=self.before(index))
+            clean = self.met_early(clean, index, rules.inject, injected)
         todo = self.jobs(index, label, sign)
         result = modulate(self.vectors.backbone, clean, todo, self.diffusion, rules, batch=self.frame_count)
         if settings is None:
             self.memo[key] = result
         return result
+
+    def met_early(
+        self, clean: CleanPass, index: int, inject: bool = True, injected: tuple[Layer, ...] = TEMPORAL
+    ) -> CleanPass:
+        """A clean pass as modulated runs meet it, from `before`: they differ from it ahead of the block already."""
+        step, start = self.diffusion.start_step, self.before(index)
+        if self.meta["modulation_start_step"] == step:
+            return clean
+        key = (f"met {inject} {injected}", index)
+        if key not in self.memo:
+            self.memo[key] = self._kept_of(clean, start, index, inject, injected)
+        return replace(clean, start=start, kept={**clean.kept, step: self.memo[key]})
+
+    @torch.inference_mode()
+    def _kept_of(
+        self, clean: CleanPass, start: Tensor, index: int, inject: bool, injected: tuple[Layer, ...]
+    ) -> KeptWindow:
+        """The first kept step, with other latents ahead of the modulated block and all its attention taken over."""
+        settings, backbone, given = self.diffusion, self.vectors.injecting(injected), self.conditioning(index)
+        schedule, guidance = backbone.schedule(settings.steps), settings.guidance_of(len(start))
+        own = backbone.denoise(
+            clean.start, settings.start_step, schedule, guidance, keep=Keep(inject), conditioning=given
+        ).kept
+        kept = clean.kept[settings.start_step]
+        assert isinstance(own, KeptWindow) and isinstance(kept, KeptWindow)
+        halves = []
+        for half, all_blocks in zip(kept.halves, own.halves, strict=True):
+            patterns = {attention_of(kept.unet, *at): GivenPattern(w) for at, w in all_blocks.patterns.items()}
+            whole = NetworkInput.of(kept.unet, start[None], kept.move, given, half.conditional)
+            with processed(patterns):
+                halves.append(replace(half, midway=whole.first_part(kept.unet, self.modulation.block)))
+        return replace(kept, halves=tuple(halves))
 
     def jobs(self, index: int, label: int, sign: str) -> Jobs:
         planes = self.tensor(f"p{index}_cbr_labels").reshape(-1, *self.grid)

@@ -185,7 +185,8 @@ def shifted_output(case: VideoCase, index: int, match: Match) -> np.ndarray:
     offset = Offset(values, settings.offset, settings.attention)
     module = tapped_module(case.vectors.backbone.unet, Tap(8, layer, "output"))
     with every_output(module) as outputs:
-        kept = case.clean(index).kept[settings.modulate_step].variants(todo.frames)
+        clean = case.met_early(case.clean(index), index)
+        kept = clean.kept[settings.modulate_step].variants(todo.frames)
         kept.denoise(case.before(index), todo.frames, offset)
     return of_first_frame(case, torch.cat(outputs), layer)
 
@@ -270,7 +271,7 @@ def pass_pairs(case: VideoCase, index: int) -> dict[int, dict[int, tuple[np.ndar
     key = ("pairs", index)
     if key not in case.memo:
         coarse = case[f"p{index}_cbr_labels"].reshape(-1, *case.grid)
-        clean = replace(case.clean(index), start=case.before(index))
+        clean = case.met_early(case.clean(index), index)
         passes = WindowPasses(batch=case.frame_count)
         nothing = np.zeros((*case.frame_size, 3), np.uint8)
         pairs = {at: dict.fromkeys(case.labels, (nothing, nothing)) for at in range(len(coarse))}

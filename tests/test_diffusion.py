@@ -8,7 +8,7 @@ import torch
 
 from pipeline.backbone import Keep, Offset, Tap
 from pipeline.backbone.attention import recorded
-from pipeline.backbone.midway import first_part, second_part
+from pipeline.backbone.midway import at_timestep, first_part, second_part
 from pipeline.backbone.schedule import scaled_linear_schedule
 from pipeline.backbone.sd import StableDiffusion
 from pipeline.diffusion import CleanPass, DiffusionSettings, add_noise, clean_pass, draw_noise, psnr
@@ -165,7 +165,7 @@ def test_the_two_parts_of_a_pass_are_the_networks_own(block: int, linear_project
     context = tiny.make_context().expand(2, -1, -1)
     with torch.inference_mode():
         expected = unet(sample, 119, context).sample
-        parted = second_part(unet, first_part(unet, sample, 119, context, block))
+        parted = second_part(unet, first_part(unet, sample, at_timestep(unet, sample, 119, context), block))
     torch.testing.assert_close(parted, expected, rtol=0, atol=1e-6)
 
 

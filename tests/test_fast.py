@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +14,13 @@ from pipeline.backbone.local_decoding import MARGIN
 from pipeline.backbone.sd import StableDiffusion
 from pipeline.backbone.small_decoder import load_small_decoder
 from pipeline.diffusion import DiffusionSettings
-from pipeline.errors import UsageError, WeightsError
-from pipeline.fast import FastSettings, GroupMap, label_groups_frame, upsample_fast
+from pipeline.errors import WeightsError
+from pipeline.fast import EXACT, FastSettings, GroupMap, label_groups_frame, upsample_fast
 from pipeline.guided_filter import guided_filter
 from pipeline.label_groups import Group, Region, alone, coloured, connected_parts, whole_labels
 from pipeline.modulation import ModulationSettings
 from pipeline.upsampling import MapSettings, upsample
-from stages.upsample import Params
-from stages.windows import check_upsampling
+from pipeline.window_upsampling import WindowPasses
 from tests import tiny
 from tests.commands import error_line, vidseg, write_frames
 
@@ -30,7 +28,8 @@ DIFFUSION = DiffusionSettings(guidance=5.0)
 MODULATION = ModulationSettings()
 MAPS = MapSettings()
 #: Nothing is approximated.
-NOTHING = FastSettings(None, "both", 3, "single", 1, "full", "own")
+NOTHING = EXACT
+PASSES = WindowPasses(batch=4)
 SIZE = (70, 134)
 PLANE = np.array(
     [
@@ -56,7 +55,7 @@ def fast_labels(backbone: StableDiffusion, start: torch.Tensor, fast: FastSettin
     planes = np.stack([PLANE, PLANE[:, ::-1]])
     guides = np.random.default_rng(0).integers(0, 256, (2, 64, 128, 3), np.uint8)
     frames = upsample_fast(
-        backbone, start, planes, guides, SIZE, DIFFUSION, MODULATION, MAPS, fast, batch=4, **more  # type: ignore[arg-type]
+        backbone, start, planes, guides, SIZE, DIFFUSION, MODULATION, MAPS, fast, PASSES, **more  # type: ignore[arg-type]
     )  # fmt: skip
     return np.stack([frame.labels for frame in frames])
 
@@ -94,7 +93,7 @@ def test_a_frame_of_one_label_has_just_that(backbone: StableDiffusion, start: to
     guides = np.zeros((1, 64, 128, 3), np.uint8)
     plane = np.full((1, 4, 8), 7)
     frames = upsample_fast(
-        backbone, start[:1], plane, guides, SIZE, DIFFUSION, MODULATION, MAPS, FastSettings(), batch=4
+        backbone, start[:1], plane, guides, SIZE, DIFFUSION, MODULATION, MAPS, FastSettings(), PASSES
     )
     assert np.unique(next(iter(frames)).labels).tolist() == [7]
 
@@ -133,6 +132,26 @@ def test_owners_are_the_nearest_regions() -> None:
     of_zero = next(group for group in even if 0 in group.labels)
     assert of_zero.labels == [0, 2, 4]
     assert of_zero.owners[0].tolist() == [0, 0, 0, 2, 2, 2, 2, 4, 4, 4]
+
+
+def test_groups_of_a_window_hold_in_each_of_its_frames() -> None:
+    """0 and 2 touch in the last frame only, and are apart in the whole window; 3 appears there and is 0's neighbour."""
+    frames = np.array([[[0, 0, 1, 1, 2, 2]], [[0, 0, 1, 1, 2, 2]], [[3, 0, 0, 2, 2, 2]]])
+    found = coloured(whole_labels(frames), 1)
+    assert sorted(sorted(int(label) for label in np.unique(frames[group.mask])) for group in found) == [
+        [0],
+        [1, 3],
+        [2],
+    ]
+    pair = next(group for group in found if group.mask[2, 0, 0])
+    assert pair[0].labels == [1] and pair[2].labels == [3]  # of the same frame, however near another one is
+    assert pair[2].mask.tolist() == [[True, False, False, False, False, False]]
+
+
+def test_parts_of_a_window_connect_over_frames() -> None:
+    frames = np.zeros((2, 1, 6), int)
+    frames[0, 0, [0, 5]] = frames[1, 0, [1, 5]] = 1
+    assert [int(part.mask.sum()) for part in connected_parts(frames) if part.label == 1] == [2, 2]
 
 
 def test_a_pass_competes_with_the_label_that_it_shows() -> None:
@@ -280,13 +299,6 @@ def test_guided_filter_keeps_the_edge_of_the_guide(rng: np.random.Generator) -> 
 
 
 # The stage
-
-
-def test_windows_of_a_video_model_are_not_for_the_fast_mode(backbone: StableDiffusion) -> None:
-    backbone = copy.copy(backbone)
-    backbone.window = 14
-    with pytest.raises(UsageError, match="upsample.mode is fast, but tiny sees windows of frames; set it to exact"):
-        check_upsampling(Params(mode="fast"), backbone)
 
 
 def options(model: Path, *more: str) -> list[str]:

@@ -163,7 +163,7 @@ def test_apply_keeps_comments_and_other_values(tmp_path: Path) -> None:
     assert after["render"] == before["render"]
     assert after["backbone"] == before["backbone"]
     assert "# t_inv" in text
-    assert "blocks: [6, 7, 8]" in text
+    assert "blocks: [6, 7, 8]" in text and "revision: null\n" in text
     comments = [line.partition("#")[2] for line in (ROOT / "params.yaml").read_text().splitlines() if "#" in line]
     assert [comment for comment in comments if comment not in text] == []
     assert settings.load(file)["segment"].first_frame == "predict"

@@ -19,7 +19,8 @@ from pipeline.backbone.video_schedule import VideoStep, karras_schedule
 from pipeline.diffusion import DiffusionSettings, add_noise, clean_pass, condition, draw_noise
 from pipeline.errors import WeightsError
 from pipeline.modulation import ModulationSettings, blend, enlarge, modulate, to_keep
-from pipeline.window_upsampling import WindowPasses, window_jobs, window_pairs
+from pipeline.upsampling import ImagePair, MapSettings, label_frame
+from pipeline.window_upsampling import WindowPasses, upsample_window, window_jobs, window_pairs
 from tests import tiny, tiny_video
 from tests.plain import Hook, hooked, replacing, storing
 
@@ -239,6 +240,30 @@ def test_modulation_equals_the_plain_schedule(
         torch.testing.assert_close(result[3 * place : 3 * place + 3], expected, atol=2e-4, rtol=1e-4)
     if settings.blend and settings.blend_last_step == 24:
         assert torch.equal(result[2], clean.final[2])
+
+
+@pytest.mark.slow
+def test_labels_are_those_of_the_plain_schedule(
+    backbone: StableVideoDiffusion, frames: np.ndarray, start: Tensor
+) -> None:
+    """What labels and signs share changes rounding and nothing else."""
+    coarse = np.zeros((FRAMES, 4, 4), np.int64)
+    coarse[:, :, 2:] = 1
+    conditioning, maps = condition(backbone, frames[0], 0, DIFFUSION), MapSettings()
+    labels = upsample_window(
+        backbone, start, conditioning, coarse, SIZE, DIFFUSION, MODULATION, maps, WindowPasses(FRAMES)
+    )
+    pairs: dict[int, list[ImagePair]] = {frame: [] for frame in range(FRAMES)}
+    for label in (0, 1):
+        masks = torch.from_numpy(coarse == label).float()
+        images = [
+            backbone.decode(plain_modulated(backbone, start, conditioning, masks, sign, MODULATION)).numpy()
+            for sign in (1.0, -1.0)
+        ]
+        for frame, (plus, minus) in enumerate(zip(*images, strict=True)):
+            pairs[frame].append(ImagePair(frame, label, masks[frame].numpy(), plus, minus))
+    plain = np.stack([label_frame(of_frame, SIZE, maps).labels for of_frame in pairs.values()])
+    assert (np.stack(labels) == plain).mean() >= 0.999
 
 
 @pytest.mark.parametrize("decode", ["single", "joint"])

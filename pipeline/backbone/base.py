@@ -77,8 +77,8 @@ class Keep:
 
     Attributes:
         attention: the attention of the decoder blocks; variants take over its queries and keys (injection).
-        block: b_m, the decoder block whose attention the variants offset; an image model's share all that lies
-            before. None: variants differ in their latents.
+        block: b_m, the decoder block whose attention the variants offset; they share all that lies before. None:
+            variants differ in their latents.
         deep: what lies below the network's top level; variants take it over and run that level alone. Not with `block`.
     """
 
@@ -131,7 +131,7 @@ class Variants(Protocol):
         """The next latents (j, 4, h, w) of j variants.
 
         Args:
-            latents: (j, 4, h, w); at a step kept with its block, an image model's are those of the frames themselves.
+            latents: (j, 4, h, w); at a step kept with its block, they are those of the frames themselves.
             frames: (j,) which frame of the kept step each variant is of; a video model's are whole windows, each
                 all frames in order.
             offset: modulation, at a step kept with its block.

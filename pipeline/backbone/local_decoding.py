@@ -97,7 +97,12 @@ def _normalised(norm: nn.GroupNorm, mean: Tensor, scale: Tensor) -> Callable[[Te
     per_channel = len(norm.weight) // norm.num_groups
     gain = norm.weight * scale.flatten().repeat_interleave(per_channel)
     shift = norm.bias - gain * mean.flatten().repeat_interleave(per_channel)
-    return lambda values: values * gain[:, None, None] + shift[:, None, None]
+
+    def forward(values: Tensor) -> Tensor:
+        per_value = (-1, *(1 for _ in values.shape[2:]))  # a video model's have an axis of frames
+        return values * gain.reshape(per_value) + shift.reshape(per_value)
+
+    return forward
 
 
 def _added(change: Tensor) -> Callable[..., Tensor]:

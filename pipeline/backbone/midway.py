@@ -1,18 +1,39 @@
 """A UNet's forward pass in parts, so that several continuations share what they have in common.
 
-For SD 2.1's topology: the UNet's own modules are called in the order in which its `forward` calls them.
+For SD 2.1's topology, of an image or a video model: the UNet's own modules are called in the order in which its
+`forward` calls them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipeline.backbone.attention import BLOCKS_PER_LEVEL
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What every layer takes beside its input, for b samples.
+
+    Attributes:
+        embedding: (b, e) of the timestep.
+        context: (b, t, c).
+        more: a video model's further arguments, by name.
+    """
+
+    embedding: Tensor
+    context: Tensor
+    more: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Beside:
+        """The same with every tensor changed."""
+        more = {name: change(tensor) for name, tensor in self.more.items()}
+        return Beside(change(self.embedding), change(self.context), more)
 
 
 @dataclass(frozen=True)
@@ -23,43 +44,46 @@ class Midway:
         block: the decoder block.
         hidden: (b, c, h, w), the transformer's input.
         skips: encoder outputs that later blocks take, the next one last.
-        embedding: (b, e) of the timestep.
-        context: (b, t, c).
+        beside: what all layers take.
     """
 
     block: int
     hidden: Tensor
     skips: tuple[Tensor, ...]
-    embedding: Tensor
-    context: Tensor
+    beside: Beside
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Midway:
         """The same with every tensor changed, e.g. other samples selected."""
         skips = tuple(change(skip) for skip in self.skips)
-        return Midway(self.block, change(self.hidden), skips, change(self.embedding), change(self.context))
+        return Midway(self.block, change(self.hidden), skips, self.beside.map(change))
 
 
-def first_part(unet: Any, sample: Tensor, timestep: float, context: Tensor, block: int) -> Midway:
+def at_timestep(unet: Any, sample: Tensor, timestep: float, context: Tensor) -> Beside:
+    """What the layers of an image model take beside scaled latents (b, 4, h, w)."""
+    return Beside(unet.time_embedding(unet.get_time_embed(sample, timestep)), context)
+
+
+def first_part(unet: Any, sample: Tensor, beside: Beside, block: int) -> Midway:
     """The pass of scaled latents (b, 4, h, w) up to the transformer of a decoder block."""
-    embedding = unet.time_embedding(unet.get_time_embed(sample, timestep))
     hidden = unet.conv_in(sample)
     skips = [hidden]
     for level in unet.down_blocks:
-        hidden, outputs = level(hidden, embedding, encoder_hidden_states=context)
+        context = {} if getattr(level, "attentions", None) is None else {"encoder_hidden_states": beside.context}
+        hidden, outputs = level(hidden, beside.embedding, **context, **beside.more)
         skips += outputs
-    hidden = unet.mid_block(hidden, embedding, encoder_hidden_states=context)
+    hidden = unet.mid_block(hidden, beside.embedding, encoder_hidden_states=beside.context, **beside.more)
     for before in range(block):
-        hidden = _resnet(unet, before, hidden, skips.pop(), embedding)
-        hidden = _after_resnet(unet, before, hidden, context)
-    hidden = _resnet(unet, block, hidden, skips.pop(), embedding)
-    return Midway(block, hidden, tuple(skips), embedding, context)
+        hidden = _resnet(unet, before, hidden, skips.pop(), beside)
+        hidden = _after_resnet(unet, before, hidden, beside)
+    hidden = _resnet(unet, block, hidden, skips.pop(), beside)
+    return Midway(block, hidden, tuple(skips), beside)
 
 
 def second_part(unet: Any, midway: Midway) -> Tensor:
     """The rest of the pass: the network's output (b, 4, h, w)."""
-    hidden = _after_resnet(unet, midway.block, midway.hidden, midway.context)
+    hidden = _after_resnet(unet, midway.block, midway.hidden, midway.beside)
     following = range(midway.block + 1, BLOCKS_PER_LEVEL * len(unet.up_blocks))
-    return _blocks(unet, following, hidden, list(midway.skips), midway.embedding, midway.context)
+    return _blocks(unet, following, hidden, list(midway.skips), midway.beside)
 
 
 def deep_level(unet: Any) -> Any:
@@ -67,39 +91,41 @@ def deep_level(unet: Any) -> Any:
     return unet.up_blocks[-2]
 
 
-def top_level(unet: Any, sample: Tensor, timestep: float, context: Tensor, deep: Tensor) -> Tensor:
+def top_level(unet: Any, sample: Tensor, beside: Beside, deep: Tensor) -> Tensor:
     """The pass of scaled latents (b, 4, h, w) with the output of `deep_level` given: (b, c, h, w)."""
-    embedding = unet.time_embedding(unet.get_time_embed(sample, timestep))
     hidden = unet.conv_in(sample)
     skips = [hidden]
     level = unet.down_blocks[0]
     for resnet, attention in zip(level.resnets, level.attentions, strict=True):
-        hidden = resnet(hidden, embedding)
-        hidden = attention(hidden, encoder_hidden_states=context, return_dict=False)[0]
+        hidden = resnet(hidden, beside.embedding, **beside.more)
+        hidden = _attended(attention, hidden, beside)
         skips.append(hidden)
     blocks = BLOCKS_PER_LEVEL * len(unet.up_blocks)
-    return _blocks(unet, range(blocks - BLOCKS_PER_LEVEL, blocks), deep, skips, embedding, context)
+    return _blocks(unet, range(blocks - BLOCKS_PER_LEVEL, blocks), deep, skips, beside)
 
 
-def _blocks(
-    unet: Any, blocks: range, hidden: Tensor, skips: list[Tensor], embedding: Tensor, context: Tensor
-) -> Tensor:
+def _blocks(unet: Any, blocks: range, hidden: Tensor, skips: list[Tensor], beside: Beside) -> Tensor:
     for block in blocks:
-        hidden = _resnet(unet, block, hidden, skips.pop(), embedding)
-        hidden = _after_resnet(unet, block, hidden, context)
+        hidden = _resnet(unet, block, hidden, skips.pop(), beside)
+        hidden = _after_resnet(unet, block, hidden, beside)
     return unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden)))
 
 
-def _resnet(unet: Any, block: int, hidden: Tensor, skip: Tensor, embedding: Tensor) -> Tensor:
+def _resnet(unet: Any, block: int, hidden: Tensor, skip: Tensor, beside: Beside) -> Tensor:
     level, place = divmod(block, BLOCKS_PER_LEVEL)
-    return unet.up_blocks[level].resnets[place](torch.cat([hidden, skip], dim=1), embedding)
+    resnet = unet.up_blocks[level].resnets[place]
+    return resnet(torch.cat([hidden, skip], dim=1), beside.embedding, **beside.more)
 
 
-def _after_resnet(unet: Any, block: int, hidden: Tensor, context: Tensor) -> Tensor:
+def _after_resnet(unet: Any, block: int, hidden: Tensor, beside: Beside) -> Tensor:
     number, place = divmod(block, BLOCKS_PER_LEVEL)
     level = unet.up_blocks[number]
     if getattr(level, "attentions", None) is not None:
-        hidden = level.attentions[place](hidden, encoder_hidden_states=context, return_dict=False)[0]
+        hidden = _attended(level.attentions[place], hidden, beside)
     if place == BLOCKS_PER_LEVEL - 1 and level.upsamplers is not None:
         hidden = level.upsamplers[0](hidden)
     return hidden
+
+
+def _attended(attention: Any, hidden: Tensor, beside: Beside) -> Tensor:
+    return attention(hidden, encoder_hidden_states=beside.context, **beside.more, return_dict=False)[0]

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.backbone.attention import recorded, recorded_outputs, token_shape
 from pipeline.backbone.base import UNCONDITIONED, Conditioning, Denoised, Keep, Modulated, Motion, Schedule, Tap
 from pipeline.backbone.local_decoding import LocalDecoder
-from pipeline.backbone.midway import deep_level, first_part, second_part
+from pipeline.backbone.midway import at_timestep, deep_level, first_part, second_part
 from pipeline.backbone.schedule import GuidedStep, scaled_linear_schedule
 from pipeline.backbone.variants import KeptStep, shared_taps
 
@@ -91,7 +91,8 @@ class StableDiffusion:
             if keep is None or keep.block is None:
                 epsilon = self.unet(sample, move.timestep, context, return_dict=False)[0]
             else:
-                midway = first_part(self.unet, sample, move.timestep, context, keep.block)
+                beside = at_timestep(self.unet, sample, move.timestep, context)
+                midway = first_part(self.unet, sample, beside, keep.block)
                 epsilon = second_part(self.unet, midway)
         kept = None
         if keep is not None:

@@ -7,50 +7,23 @@ frame's, and by its image embedding, the only token of every cross-attention.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
 from torch import Tensor, nn
 
-from pipeline.backbone.attention import (
-    ATTENTION_BLOCKS,
-    GivenPattern,
-    attention_of,
-    attention_weights,
-    processed,
-    recorded,
-    shifted,
-    token_shape,
-)
-from pipeline.backbone.base import (
-    UNCONDITIONED,
-    Conditioning,
-    Denoised,
-    Keep,
-    Layer,
-    Modulated,
-    Motion,
-    Offset,
-    Schedule,
-    Tap,
-)
+from pipeline.backbone.attention import attention_of, attention_weights, recorded, recorded_outputs, token_shape
+from pipeline.backbone.base import UNCONDITIONED, Conditioning, Denoised, Keep, Layer, Modulated, Motion, Schedule, Tap
+from pipeline.backbone.local_decoding import LocalDecoder
+from pipeline.backbone.midway import Midway, deep_level, second_part
 from pipeline.backbone.video_schedule import VideoStep, karras_schedule
+from pipeline.backbone.video_variants import LAYERS, KeptHalf, KeptWindow, NetworkInput, kept_layers
 
 #: Frame (H, W, 3) uint8 -> its embedding (1, c) float32.
 Embed = Callable[[np.ndarray], Tensor]
-#: Attention -> its weights (f, heads, n, n) in a kept step, for one half.
-Patterns = Mapping[tuple[int, Layer], Tensor]
 #: The original network's in all residual blocks. diffusers builds 1e-6 into most of them, and it is no configuration.
 RESIDUAL_EPS = 1e-5
-LAYERS: Mapping[Modulated, tuple[Layer, ...]] = {
-    "cross_spatial": ("cross",),
-    "self_spatial": ("self",),
-    "self_temporal": ("temporal_self",),
-    "self_spatial_temporal": ("self", "temporal_self"),
-}
 
 
 class StableVideoDiffusion:
@@ -130,32 +103,50 @@ class StableVideoDiffusion:
         conditioning: Conditioning = UNCONDITIONED,
     ) -> Denoised:
         move = VideoStep.of(schedule, step, guidance, len(latents))
-        injected = self._kept_layers(keep)
-        shared = {Tap(block, layer, kind) for block, layer in injected for kind in ("query", "key")}
-        outputs, taps, patterns = [], [], []
+        outputs, taps, kept = [], [], []
         for conditional in move.halves:
-            with recorded(self.unet, {*record, *shared}) as tapped:
-                outputs.append(network_output(self.unet, latents[None], move, conditioning, conditional)[0])
-            taps.append({tap: tapped[tap] for tap in record})
-            patterns.append({key: self._pattern(*key, tapped) for key in injected})
-        kept = None if keep is None else KeptWindow(self.unet, move, conditioning, keep.block, tuple(patterns))
+            whole = NetworkInput.of(self.unet, latents[None], move, conditioning, conditional)
+            output, tapped, half = self._half(whole, conditional, record, keep)
+            outputs.append(output[0])
+            taps.append(tapped)
+            kept.append(half)
         joined = {tap: torch.cat([half[tap] for half in taps]) for tap in record}
-        return Denoised(move.moved(latents, outputs), joined, kept)
+        window = None if keep is None else KeptWindow(self.unet, move, conditioning, tuple(kept))
+        return Denoised(move.moved(latents, outputs), joined, window)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, together: int = 1) -> Tensor:
-        clips = (latents / self.vae.config.scaling_factor).split(together)
-        return torch.cat([self.vae.decode(clip, num_frames=together, return_dict=False)[0] for clip in clips]).float()
+        return torch.cat([self._decode(clip) for clip in latents.split(together)])
+
+    @torch.inference_mode()
+    def part_decoder(self, latents: Tensor) -> LocalDecoder:
+        return LocalDecoder.of(self._decode, self.vae.decoder, latents)
+
+    def _decode(self, clip: Tensor) -> Tensor:
+        scaled = clip / self.vae.config.scaling_factor
+        return self.vae.decode(scaled, num_frames=len(clip), return_dict=False)[0].float()
 
     def _pixels(self, frame: np.ndarray) -> Tensor:
         """(3, H, W) float32 in [-1, 1]."""
         pixels = torch.from_numpy(np.ascontiguousarray(frame)).to(self.device).permute(2, 0, 1)
         return pixels.to(torch.float32) * 2 / 255 - 1
 
-    def _kept_layers(self, keep: Keep | None) -> list[tuple[int, Layer]]:
-        if keep is None or not keep.attention:
-            return []
-        return [(block, layer) for block in ATTENTION_BLOCKS for layer in self._injected]
+    def _half(
+        self, whole: NetworkInput, conditional: bool, record: Collection[Tap], keep: Keep | None
+    ) -> tuple[Tensor, Mapping[Tap, Tensor], KeptHalf]:
+        """The network's output (1, f, 4, h, w), the recorded taps, and what is kept for variants."""
+        injected = kept_layers(keep, self._injected)
+        shared = {Tap(block, layer, kind) for block, layer in injected for kind in ("query", "key")}
+        watched = [deep_level(self.unet)] if keep is not None and keep.deep else []
+        midway: Midway | None = None
+        with recorded(self.unet, {*record, *shared}) as tapped, recorded_outputs(watched) as deep:
+            if keep is None or keep.block is None:
+                output = whole.output(self.unet)
+            else:
+                midway = whole.first_part(self.unet, keep.block)
+                output = second_part(self.unet, midway).float()[None]
+        patterns = {key: self._pattern(*key, tapped) for key in injected}
+        return output, {tap: tapped[tap] for tap in record}, KeptHalf(conditional, patterns, midway, *deep)
 
     def _pattern(self, block: int, layer: Layer, taps: Mapping[Tap, Tensor]) -> Tensor:
         # Kept as weights: for 14 frames these take an eighth of the memory of queries and keys.
@@ -170,68 +161,3 @@ def set_residual_eps(unet: nn.Module) -> int:
     for norm in different:
         norm.eps = RESIDUAL_EPS
     return len(different)
-
-
-def network_output(
-    unet: Any, latents: Tensor, move: VideoStep, conditioning: Conditioning, conditional: bool
-) -> Tensor:
-    """The network's output (j, b, 4, h, w) float32 of j variants of a window, for one half.
-
-    The unconditional half has zeros in place of the first frame's latent and token, but the same ids.
-    """
-    variants, frames = latents.shape[:2]
-    assert conditioning.latent is not None and conditioning.token is not None and conditioning.ids is not None
-    latent, token = conditioning.latent, conditioning.token
-    if not conditional:
-        latent, token = torch.zeros_like(latent), torch.zeros_like(token)
-    stacked = torch.cat([move.preconditioning[0] * latents, latent.expand(variants, frames, -1, -1, -1)], dim=2)
-    timestep = torch.tensor(move.timestep, dtype=torch.float32, device=latents.device)
-    context = token.to(unet.dtype).expand(variants, -1, -1)
-    ids = conditioning.ids.expand(variants, -1)
-    return unet(stacked.to(unet.dtype), timestep, context, ids, return_dict=False)[0].float()
-
-
-@dataclass(frozen=True)
-class KeptWindow:
-    """`Kept` and `Variants` of a video model: a step of a window of f frames.
-
-    Attributes:
-        unet: the network.
-        move: the step.
-        conditioning: of the window.
-        block: the decoder block that is modulated; None where variants differ in their latents only.
-        patterns: of each half that is run: the attention weights that variants take over.
-    """
-
-    unet: Any
-    move: VideoStep
-    conditioning: Conditioning
-    block: int | None
-    patterns: tuple[Patterns, ...]
-
-    def variants(self, frames: Collection[int]) -> KeptWindow:
-        """Itself: the frames of a window are not separated."""
-        return self
-
-    @torch.inference_mode()
-    def denoise(self, latents: Tensor, frames: Sequence[int], offset: Offset | None = None) -> Tensor:
-        """See `Variants`: the j variants are whole windows, one after the other."""
-        windows = latents.unflatten(0, (-1, len(self.move.guidance)))
-        shifts = {} if offset is None else self._shifts(offset, len(windows))
-        outputs = []
-        for conditional, patterns in zip(self.move.halves, self.patterns, strict=True):
-            given = {attention_of(self.unet, *key): GivenPattern(weights) for key, weights in patterns.items()}
-            with processed(given), shifted(shifts, offset.place if offset else "after"):
-                outputs.append(network_output(self.unet, windows, self.move, self.conditioning, conditional))
-        return self.move.moved(windows, outputs).flatten(0, 1)
-
-    def _shifts(self, offset: Offset, variants: int) -> dict[Any, Tensor]:
-        assert self.block is not None
-        values = offset.values.unflatten(0, (variants, -1))  # (j, f, n)
-        temporal = values.transpose(1, 2)  # each token's sequence of frames
-        return {
-            attention_of(self.unet, self.block, layer): (temporal if layer.startswith("temporal") else values)
-            .flatten(0, 1)
-            .unsqueeze(-1)
-            for layer in LAYERS[offset.attention]
-        }

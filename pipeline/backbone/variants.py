@@ -24,7 +24,7 @@ from pipeline.backbone.attention import (
     transformer,
 )
 from pipeline.backbone.base import Keep, Offset, Tap
-from pipeline.backbone.midway import Midway, second_part, top_level
+from pipeline.backbone.midway import Midway, at_timestep, second_part, top_level
 from pipeline.backbone.schedule import GuidedStep
 
 
@@ -109,7 +109,8 @@ class FrameVariants:
                     epsilon = step.unet(sample, step.move.timestep, context, return_dict=False)[0]
                 else:
                     deep = step.of_frames(step.deep, frames)
-                    epsilon = top_level(step.unet, sample, step.move.timestep, context, deep)
+                    beside = at_timestep(step.unet, sample, step.move.timestep, context)
+                    epsilon = top_level(step.unet, sample, beside, deep)
         return step.move.moved(latents, epsilon.float())
 
     def _processors(self, frames: Sequence[int], offset: Offset | None) -> dict[Any, Callable[..., Tensor]]:
