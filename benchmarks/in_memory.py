@@ -214,7 +214,8 @@ class Runner:
                 fast,
                 WindowPasses(params.batch),
             )
-            frames = upsample_fast(self.backbone, start, planes, guides, *arguments, small_decoder(params))
+            small = small_decoder(params, settings["backbone"])
+            frames = upsample_fast(self.backbone, start, planes, guides, *arguments, small)
             return np.stack([frame.labels for frame in frames])
         pairs = self.pairs(planes, settings, grouping)
         return np.stack([label_frame(of_frame, self.clip.size, maps).labels for of_frame in pairs])

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.backbone.small_decoder import PREFIX, WEIGHTS
 from pipeline.errors import DataError, ResourceError
 from pipeline.pretraining import Start
 from pipeline.pretraining_denoiser import BETAS, TIMESTEPS, Denoiser
@@ -47,6 +48,27 @@ def export(denoiser: Denoiser, autoencoder: nn.Module, folder: Path) -> Path:
         raise ResourceError(f"{folder} cannot be written ({error}): free some disk space") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def export_small_decoder(model: nn.Module, folder: Path) -> Path:
+    """Write an AutoencoderTiny's `config.json` and the half-precision weights of its decoder, not of its encoder.
+
+    Raises ResourceError when the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    tiny: Any = model
+    stored = {
+        PREFIX + name: value.detach().to("cpu", torch.float16).contiguous()
+        for name, value in tiny.decoder.state_dict().items()
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(stored, folder / WEIGHTS)
+        tiny.save_config(folder)
+    except OSError as error:
+        raise ResourceError(f"{folder} cannot be written ({error}): free some disk space") from error
     return folder
 
 

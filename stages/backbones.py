@@ -25,10 +25,16 @@ LOCK = Path("backbone.lock")
 
 def find(params: BackboneParams) -> WeightsSource:
     """Locate and hash the weights that the parameters name, without loading them."""
-    from pipeline.backbone.weights import describe, locate
+    from pipeline.backbone.weights import describe
 
-    embedded = resource("models") / "compact"
-    return describe(params.name, locate(params.name, params.path, params.revision, embedded), params.revision)
+    return describe(params.name, located(params), params.revision)
+
+
+def located(params: BackboneParams) -> Path:
+    """The folder or file of the weights that the parameters name; WeightsError where there is none."""
+    from pipeline.backbone.weights import locate
+
+    return locate(params.name, params.path, params.revision, resource("models") / "compact")
 
 
 def load_backbone(params: BackboneParams, source: WeightsSource | None = None) -> Backbone:
@@ -41,11 +47,11 @@ def load_backbone(params: BackboneParams, source: WeightsSource | None = None) -
 
 def outline(params: BackboneParams) -> Outline:
     """The networks that the parameters name, without weights: none need be on this machine."""
-    from pipeline.backbone import outline, weights
+    from pipeline.backbone import outline
 
-    embedded = resource("models") / "compact"
+    path: Path | None
     try:
-        path = weights.locate(params.name, params.path, params.revision, embedded)
+        path = located(params)
     except WeightsError:
         if params.path is not None:
             raise

@@ -20,6 +20,7 @@ from stages import (
     ingest,
     preset,
     pretrain,
+    pretrain_small_decoder,
     refine,
     render,
     sample,
@@ -63,6 +64,7 @@ for module in (ingest, extract, correspond, segment, upsample, evaluate, render,
     app.command(module.__name__.rpartition(".")[2], rich_help_panel=STAGES)(module.main)
 app.command("refine", rich_help_panel=HAND)(refine.main)
 app.command("pretrain", rich_help_panel=HAND)(pretrain.main)
+app.command("pretrain-small-decoder", rich_help_panel=HAND)(pretrain_small_decoder.main)
 app.add_typer(context.app, name="context", rich_help_panel=HAND)
 app.add_typer(backbones.app, name="backbone", rich_help_panel=HAND)
 app.add_typer(preset.app, name="preset", rich_help_panel=HAND)

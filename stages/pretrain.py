@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -15,6 +15,8 @@ from stages.settings import from_mapping, param
 
 if TYPE_CHECKING:
     from pipeline.pretraining import PretrainSettings
+
+Section = TypeVar("Section")
 
 
 @dataclass(frozen=True)
@@ -89,22 +91,27 @@ def settings(params: Params) -> PretrainSettings:
     )
 
 
-def load_params(params_file: Path | None, sets: Iterable[str]) -> Params:
-    """Section `pretrain` of a YAML file, then `pretrain.key=value` strings; UsageError names a bad key."""
+def load_section(name: str, kind: type[Section], params_file: Path | None, sets: Iterable[str]) -> Section:
+    """A section that is no part of params.yaml: of a YAML file, then `name.key=value` strings.
+
+    Raises:
+        UsageError: names a bad key, or the file has no such section.
+    """
     values: dict[str, Any] = {}
     if params_file is not None:
-        content = yaml_files.load(params_file, "give a parameter file with a section `pretrain`") or {}
-        section = (content.get("pretrain") or {}) if isinstance(content, dict) else None
+        content = yaml_files.load(params_file, f"give a parameter file with a section `{name}`") or {}
+        section = (content.get(name) or {}) if isinstance(content, dict) else None
         if not isinstance(section, dict):
-            raise UsageError(f"{params_file}: not a parameter file with a section `pretrain`")
+            raise UsageError(f"{params_file}: not a parameter file with a section `{name}`")
         values = {str(key): value for key, value in section.items()}
     for text in sets:
-        name, equals, value = text.partition("=")
-        prefix, _, key = name.strip().partition(".")
-        if prefix != "pretrain" or not equals or not key:
-            raise UsageError(f"--set {text}: expected pretrain.key=value, e.g. --set pretrain.seed=1")
+        left, equals, value = text.partition("=")
+        prefix, _, key = left.strip().partition(".")
+        if prefix != name or not equals or not key:
+            raise UsageError(f"--set {text}: expected {name}.key=value, e.g. --set {name}.seed=1")
         values[key] = yaml_files.parse(value, f"--set {text}: the value")
-    return from_mapping("pretrain", Params, values)
+    found: Section = from_mapping(name, kind, values)
+    return found
 
 
 app = cli.new_app("Train the embedded backbone `compact` anew: images -> a diffusers folder.")
@@ -124,7 +131,7 @@ def main(
     Example: vidseg pretrain photos models/mine --minutes 120
     """
     chosen = [*(set_ or ()), *([f"pretrain.minutes={minutes}"] if minutes is not None else [])]
-    run(images, out_dir, work or out_dir / "work", load_params(params, chosen))
+    run(images, out_dir, work or out_dir / "work", load_section("pretrain", Params, params, chosen))
 
 
 if __name__ == "__main__":

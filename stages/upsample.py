@@ -81,7 +81,9 @@ class Params:
         choices=("full", "box", "small", "latent"),
     )
     fast_small_decoder: str | None = param(
-        None, "folder of the small decoder (diffusers' AutoencoderTiny) for this backbone's latents; null = none"
+        None,
+        "folder of the small decoder (diffusers' AutoencoderTiny) for this backbone's latents; null = small_decoder/ in "
+        "the backbone's folder",
     )
     fast_deep: str = param(
         "clean", "deep features after modulate_step: own, or the clean pass's", choices=("own", "clean")
@@ -118,7 +120,7 @@ def run(
     modulates = params.method == "modulation"
     shown = {"upsample": plain(params)}
     weights_hash = None
-    small = small_decoder(params) if modulates else None
+    small = small_decoder(params, backbone_params) if modulates else None
     if modulates:
         source = backbones.find(backbone_params) if backbone is None else None
         weights_hash = source.sha256 if source else backbone.fingerprint  # type: ignore[union-attr]
@@ -255,11 +257,11 @@ def fast_settings(params: Params) -> FastSettings | None:
     )  # fmt: skip
 
 
-def small_decoder(params: Params) -> SmallDecoder | None:
+def small_decoder(params: Params, backbone: BackboneParams) -> SmallDecoder | None:
     """The small decoder, where the parameters use it.
 
     Raises:
-        UsageError: they do not say which.
+        UsageError: they do not say which, and the backbone's folder has none.
         WeightsError: it cannot be loaded.
     """
     from pipeline.backbone.small_decoder import load_small_decoder
@@ -267,12 +269,25 @@ def small_decoder(params: Params) -> SmallDecoder | None:
 
     if params.mode == "exact" or params.fast_decode != "small":
         return None
-    if params.fast_small_decoder is None:
+    folder = small_decoder_folder(params, backbone)
+    if folder is None:
         raise UsageError(
             "upsample.fast_decode = small needs upsample.fast_small_decoder: a folder with an AutoencoderTiny for this "
-            "backbone's latents (for SD 2.1: hf download madebyollin/taesd --local-dir FOLDER)"
+            "backbone's latents (for SD 2.1: hf download madebyollin/taesd --local-dir FOLDER; for a model of your own: "
+            "vidseg pretrain-small-decoder)"
         )
-    return load_small_decoder(Path(params.fast_small_decoder).expanduser(), choose_device())
+    return load_small_decoder(folder, choose_device())
+
+
+def small_decoder_folder(params: Params, backbone: BackboneParams) -> Path | None:
+    """The folder that the parameters name, else `small_decoder/` in the backbone's; None where that has none."""
+    from pipeline.backbone.small_decoder import FOLDER
+    from stages.backbones import located
+
+    if params.fast_small_decoder is not None:
+        return Path(params.fast_small_decoder).expanduser()
+    own = located(backbone) / FOLDER
+    return own if own.is_dir() else None
 
 
 def map_settings(params: Params) -> MapSettings:

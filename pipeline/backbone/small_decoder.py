@@ -14,6 +14,8 @@ from torch import Tensor
 
 from pipeline.errors import WeightsError
 
+#: Where a model's folder keeps its own.
+FOLDER = "small_decoder"
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 PREFIX = "decoder."
 
