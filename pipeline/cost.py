@@ -7,8 +7,8 @@ K-Means and nearest neighbours run outside of it, and are small beside the netwo
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.artifacts import ArraySpec, label_dtype
 from pipeline.backbone import Backbone
-from pipeline.backbone.small_decoder import outlined
+from pipeline.backbone.small_decoder import SmallDecoder, outlined
 from pipeline.diffusion import CleanPass, DiffusionSettings, clean_pass
 from pipeline.extraction import ExtractionSettings, extract, feature_shape, latent_shape
 from pipeline.fast import FastSettings, Response, compared, fast_keep, modulated_groups
@@ -44,6 +44,7 @@ class Workload:
         samples: modulated samples per pass.
         modulation: None where labels are enlarged without the backbone.
         fast: None in the exact mode.
+        small: configuration of the small decoder; empty = AutoencoderTiny's usual size.
         window: frames that a video model sees together; None = each frame alone (see `window_cost`).
         together: frames that it decodes together.
     """
@@ -57,8 +58,13 @@ class Workload:
     extraction: ExtractionSettings
     modulation: ModulationSettings | None
     fast: FastSettings | None = None
+    small: Mapping[str, Any] = field(default_factory=dict)
     window: int | None = None
     together: int = 1
+
+    def small_decoder(self, device: torch.device) -> SmallDecoder | None:
+        """A small decoder of that size without trained weights, where one is used."""
+        return outlined(self.small, device) if self.fast is not None and self.fast.decode == "small" else None
 
 
 def flops_per_frame(outline: Backbone, load: Workload) -> dict[str, dict[str, float]]:
@@ -195,7 +201,8 @@ class _Passes:
     def decode(self) -> list[Response]:
         assert self.load.fast is not None and self.load.modulation is not None
         arguments = self.latents, self.groups, self.load.modulation, self.load.fast, "single"
-        return list(compared(self.outline, self.clean.final[:1], [0], *arguments, outlined(self.outline.device)))
+        small = self.load.small_decoder(self.outline.device)
+        return list(compared(self.outline, self.clean.final[:1], [0], *arguments, small))
 
 
 class _FusedAttention(TorchFunctionMode):

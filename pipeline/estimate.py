@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from pipeline.backbone import Backbone
-from pipeline.backbone.small_decoder import outlined
 from pipeline.diffusion import DiffusionSettings, clean_pass, condition
-from pipeline.fast import EXACT, FastSettings, compared, fast_keep, modulated_groups
+from pipeline.fast import EXACT, FastSettings, Images, compared, fast_keep, modulated_groups
 from pipeline.label_groups import alone, whole_labels
 from pipeline.modulation import ModulationSettings
 from pipeline.resize import MULTIPLE
@@ -62,6 +61,7 @@ def calibrate(
     diffusion: DiffusionSettings,
     modulation: ModulationSettings | None,
     fast: FastSettings | None = None,
+    small: Images | None = None,
 ) -> Costs:
     """Time one frame of size (H, W) and one of its labels through the real code: a video model's in a window of two.
 
@@ -71,10 +71,11 @@ def calibrate(
     Args:
         modulation: None where labels are enlarged without the backbone.
         fast: None in the exact mode.
+        small: the small decoder; only needed where `fast.decode` is `small`.
     """
     part: Size = (MULTIPLE, MULTIPLE)
     while True:
-        costs = _round(backbone, part, diffusion, modulation, fast or EXACT)
+        costs = _round(backbone, part, diffusion, modulation, fast or EXACT, small)
         following = min(2 * part[0], size[0]), min(2 * part[1], size[1])
         growth = following[0] * following[1] / (part[0] * part[1])
         if part == size or growth * costs.total > LONGEST:
@@ -88,6 +89,7 @@ def _round(
     diffusion: DiffusionSettings,
     modulation: ModulationSettings | None,
     fast: FastSettings,
+    small: Images | None,
 ) -> Costs:
     # In a window of one frame there would be no guidance.
     count = 1 if backbone.window is None else 2
@@ -107,7 +109,6 @@ def _round(
         backbone,
         partial(modulated_groups, backbone, passed, range(count), groups, steps, modulation, fast, batch=2 * count),
     )
-    small = outlined(backbone.device) if fast.decode == "small" else None
     arguments = passed.final, range(count), result, groups, modulation, fast, "single", small
     _, decode = _timed(backbone, lambda: list(compared(backbone, *arguments)))
     samples = result.shape[1] * count

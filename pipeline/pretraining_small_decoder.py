@@ -53,7 +53,9 @@ class SmallDecoderSettings:
 
     def __post_init__(self) -> None:
         if len(self.blocks) != 4:
-            raise UsageError(f"a small decoder has four sizes, so it needs four numbers of blocks, not {self.blocks}")
+            raise UsageError(f"a small decoder has four sizes: give four numbers of blocks, not {len(self.blocks)}")
+        if self.crop % 8:
+            raise UsageError(f"crops must be multiples of 8 px, not {self.crop}")
 
 
 def build_small_decoder(settings: SmallDecoderSettings) -> nn.Module:

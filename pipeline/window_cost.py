@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from pipeline.backbone import Backbone, Conditioning
-from pipeline.backbone.small_decoder import outlined
 from pipeline.cost import Workload, flops_of, peak_of, segment_map
 from pipeline.diffusion import DiffusionSettings, clean_pass, condition
 from pipeline.extraction import extract, latent_shape
@@ -154,7 +153,7 @@ def _compared_flops(outline: Backbone, load: Workload, fast: FastSettings, group
     def of(count: int) -> float:
         latents = _latents(outline, load).expand(count, 2 if fast.signs == "both" else 1, -1, -1, -1, -1)
         decode = "joint" if load.together > 1 else "single"
-        arguments = latents, groups[:count], modulation, fast, decode, outlined(outline.device)
+        arguments = latents, groups[:count], modulation, fast, decode, load.small_decoder(outline.device)
         return flops_of(lambda: list(compared(outline, _latents(outline, load), frames, *arguments)))[1] / len(frames)
 
     # Boxes differ in size.
@@ -172,7 +171,7 @@ def _upsampled(outline: Backbone, load: Workload, fast: FastSettings, groups: li
     together = groups[: max(1, load.samples // len(window) // (2 if fast.signs == "both" else 1))]
     latents = modulated_groups(outline, clean, window, together, last, modulation, fast, load.samples)
     decode = "joint" if load.together > 1 else "single"
-    frames, small = window if load.together > 1 else window[:1], outlined(outline.device)
+    frames, small = window if load.together > 1 else window[:1], load.small_decoder(outline.device)
     for _ in compared(outline, clean.final, frames, latents, together, modulation, fast, decode, small):
         pass
 

@@ -26,7 +26,7 @@ def workload(settings: Settings, size: Size, source_size: Size) -> Workload:
     from pipeline.cost import Workload
     from stages.backbones import diffusion_settings
     from stages.extract import extraction_settings
-    from stages.upsample import fast_settings, modulation_settings
+    from stages.upsample import fast_settings, modulation_settings, small_decoder_config
 
     upsample, modulation, diffusion = settings["upsample"], None, diffusion_settings(settings["diffusion"])
     if upsample.method == "modulation":
@@ -42,6 +42,7 @@ def workload(settings: Settings, size: Size, source_size: Size) -> Workload:
         extraction_settings(settings["extract"]),
         modulation,
         fast_settings(upsample),
+        small_decoder_config(upsample, settings["backbone"]),
         settings["extract"].window,
         (settings["extract"].window or 1) if upsample.decode == "joint" else 1,
     )
@@ -52,7 +53,8 @@ def seconds_per_frame(backbone: Backbone, load: Workload) -> dict[str, float]:
     from pipeline.cost import samples_per_frame
     from pipeline.estimate import calibrate
 
-    costs = calibrate(backbone, load.size, load.diffusion, load.modulation, load.fast)
+    small = load.small_decoder(backbone.device)
+    costs = calibrate(backbone, load.size, load.diffusion, load.modulation, load.fast, small)
     return {"extract": costs.extract, "upsample": costs.upsample(samples_per_frame(backbone, load))}
 
 

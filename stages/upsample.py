@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.errors import DataError, UsageError
+from pipeline.errors import DataError, UsageError, WeightsError
 from stages import cli
 from stages.layout import EVERY_SHARD, Out, item_key, parse_shards, place, scratch_of, videos_of
 from stages.resources import stage_version
@@ -82,8 +82,8 @@ class Params:
     )
     fast_small_decoder: str | None = param(
         None,
-        "folder of the small decoder (diffusers' AutoencoderTiny) for this backbone's latents; null = small_decoder/ in "
-        "the backbone's folder",
+        "folder of the small decoder (diffusers' AutoencoderTiny) for this backbone's latents; null = small_decoder/ "
+        "in the backbone's folder",
     )
     fast_deep: str = param(
         "clean", "deep features after modulate_step: own, or the clean pass's", choices=("own", "clean")
@@ -273,8 +273,8 @@ def small_decoder(params: Params, backbone: BackboneParams) -> SmallDecoder | No
     if folder is None:
         raise UsageError(
             "upsample.fast_decode = small needs upsample.fast_small_decoder: a folder with an AutoencoderTiny for this "
-            "backbone's latents (for SD 2.1: hf download madebyollin/taesd --local-dir FOLDER; for a model of your own: "
-            "vidseg pretrain-small-decoder)"
+            "backbone's latents (for SD 2.1: hf download madebyollin/taesd --local-dir FOLDER; "
+            "for a model of your own: vidseg pretrain-small-decoder)"
         )
     return load_small_decoder(folder, choose_device())
 
@@ -288,6 +288,19 @@ def small_decoder_folder(params: Params, backbone: BackboneParams) -> Path | Non
         return Path(params.fast_small_decoder).expanduser()
     own = located(backbone) / FOLDER
     return own if own.is_dir() else None
+
+
+def small_decoder_config(params: Params, backbone: BackboneParams) -> dict[str, Any]:
+    """Its configuration, for counting; empty where none is used, or none is on this machine."""
+    from pipeline.backbone.small_decoder import read_config
+
+    if params.mode == "exact" or params.fast_decode != "small":
+        return {}
+    try:
+        folder = small_decoder_folder(params, backbone)
+    except WeightsError:
+        return {}
+    return read_config(folder) if folder is not None else {}
 
 
 def map_settings(params: Params) -> MapSettings:

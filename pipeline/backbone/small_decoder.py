@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from pipeline.errors import WeightsError
 #: Where a model's folder keeps its own.
 FOLDER = "small_decoder"
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
-PREFIX = "decoder."
+PREFIX, CLASS = "decoder.", "AutoencoderTiny"
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,17 @@ def load_small_decoder(folder: Path, device: torch.device) -> SmallDecoder:
     Raises:
         WeightsError: a file is missing or damaged, or is of something else.
     """
-    from diffusers import AutoencoderTiny
+    from pipeline.backbone.weights import cannot_be_loaded
 
-    from pipeline.backbone.weights import cannot_be_loaded, read_json
-
-    config, file = read_json(folder / CONFIG), folder / WEIGHTS
+    config, file = read_config(folder), folder / WEIGHTS
     if not config or not file.is_file():
         raise WeightsError(
             f"{folder}: no small decoder; it needs {CONFIG} and {WEIGHTS} of an AutoencoderTiny for this backbone's "
             "latents (for SD 2.1: hf download madebyollin/taesd --local-dir FOLDER)"
         )
-    if config.get("_class_name") != AutoencoderTiny.__name__:
-        raise WeightsError(f"{folder / CONFIG}: is a {config.get('_class_name')}, not an {AutoencoderTiny.__name__}")
-    decoder = AutoencoderTiny.from_config(config).decoder
+    if config.get("_class_name") != CLASS:
+        raise WeightsError(f"{folder / CONFIG}: is a {config.get('_class_name')}, not an {CLASS}")
+    decoder = _network(config)
     try:
         stored = load_file(file)
         decoder.load_state_dict({name.removeprefix(PREFIX): value for name, value in stored.items() if PREFIX in name})
@@ -67,9 +66,26 @@ def load_small_decoder(folder: Path, device: torch.device) -> SmallDecoder:
     return SmallDecoder(decoder.to(device, torch.float32).eval().requires_grad_(False), mark)
 
 
-def outlined(device: torch.device) -> SmallDecoder:
-    """One of AutoencoderTiny's usual size without weights, on torch's meta device, for counting."""
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the small decoder in a folder; empty where there is none."""
+    from pipeline.backbone.weights import read_json
+
+    return read_json(folder / CONFIG)
+
+
+def outlined(config: Mapping[str, Any], device: torch.device) -> SmallDecoder:
+    """One without trained weights, e.g. on torch's meta device, for counting.
+
+    Args:
+        config: of an AutoencoderTiny; empty = its usual size.
+    """
+    with torch.device(device):
+        return SmallDecoder(_network(config).eval(), "no weights")
+
+
+def _network(config: Mapping[str, Any]) -> Any:
     from diffusers import AutoencoderTiny
 
-    with torch.device(device):
-        return SmallDecoder(AutoencoderTiny().decoder.eval(), "no weights")
+    # diffusers writes this entry and then warns of it.
+    known = {key: value for key, value in config.items() if key != "block_out_channels"}
+    return AutoencoderTiny.from_config(known).decoder
