@@ -202,8 +202,8 @@ def imitation(
         change = perturbations(tuple(latents.shape), (push, push), rng, noise)
         triple = torch.cat([latents, latents + change, latents - change]).to(backbone.device)
         shown = [decode(triple).cpu() for decode in (backbone.decode, small)]
-        own, imitated = (images[0].clamp(-1, 1) for images in shown)
+        own, imitated = (decoded[0].clamp(-1, 1) for decoded in shown)
         psnrs.append(float(10 * torch.log10(4 / (own - imitated).square().mean().clamp_min(1e-12))))
-        maps = torch.stack([(images[1] - images[2]).square().sum(0).flatten() for images in shown])
+        maps = torch.stack([(decoded[1] - decoded[2]).square().sum(0).flatten() for decoded in shown])
         correlations.append(float(torch.corrcoef(maps)[0, 1]))
     return Imitation(float(np.mean(psnrs)), float(np.mean(correlations)))
