@@ -99,7 +99,7 @@ def check_shards(path: Path) -> Iterator[Shard]:
     for name, array in _content(path)[1].items():
         step = shard_frames(array)
         for number in range(shard_count(array)):
-            file = path / name / shard_name(array.shape, number)
+            file = path / name / shard_name(array, number)
             stop = min((number + 1) * step, array.shape[0])
             yield Shard(file, name, number, number * step, stop, damage(path / name, array, number))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +54,7 @@ def test_a_killed_writer_is_continued_to_the_same_bytes(tmp_path: Path, store: P
     path = tmp_path / "again" / "latents.zarr"
     first = writer(path)
     first.write("latents", 2, values()[2:4])
-    (path.parent / "tmp" / "abc" / "latents.zarr" / "latents" / "c" / "x.partial").touch()
+    (path.parent / "tmp" / "abc" / "latents.zarr" / "latents" / "x.partial").touch()
     second = writer(path)
     assert second.missing() == [range(0, 2), range(4, 5)]
     for shard in second.missing():
@@ -74,7 +75,37 @@ def test_commit_replaces_an_older_store(store: Path) -> None:
 
 
 def shard_file(store: Path) -> Path:
-    return store / "latents" / "c" / "1" / "0" / "0"
+    return store / "latents" / "c.1.0.0"
+
+
+def one_folder_per_index(folder: Path) -> None:
+    """Name the shards of a store, finished or not, as earlier versions did: latents/c/1/0/0."""
+    description = folder / "latents" / "zarr.json"
+    content = json.loads(description.read_text())
+    content["chunk_key_encoding"]["configuration"]["separator"] = "/"
+    description.write_text(json.dumps(content))
+    for file in (folder / "latents").glob("c.*"):
+        target = folder / "latents" / file.name.replace(".", "/")
+        target.parent.mkdir(parents=True)
+        file.rename(target)
+
+
+def test_a_store_with_a_folder_per_index_is_read_and_checked(store: Path) -> None:
+    one_folder_per_index(store)
+    np.testing.assert_array_equal(open_store(store, artifacts.LATENTS).read("latents"), values())
+    (store / "latents/c/1/0/0").unlink()
+    with pytest.raises(DataError, match="re-run `vidseg extract`"):
+        open_store(store, artifacts.LATENTS)
+
+
+def test_a_scratch_store_with_a_folder_per_index_is_begun_again(tmp_path: Path) -> None:
+    path = tmp_path / "latents.zarr"
+    writer(path).write("latents", 0, values()[:2])
+    one_folder_per_index(tmp_path / "tmp/abc/latents.zarr")
+    again = writer(path)
+    assert len(again.missing()) == 3
+    again.write("latents", 0, values())
+    np.testing.assert_array_equal(open_store(again.commit(), artifacts.LATENTS).read("latents"), values())
 
 
 def truncate(store: Path) -> None:
@@ -119,7 +150,7 @@ def test_damage_seen_on_read(store: Path, damage) -> None:  # type: ignore[no-un
     damage(store)
     opened = open_store(store, artifacts.LATENTS)
     opened.read("latents", 0, 2)
-    with pytest.raises(DataError, match=r"'latents' is damaged in shard 1 \(c/1/0/0: .*re-run `vidseg extract`"):
+    with pytest.raises(DataError, match=r"'latents' is damaged in shard 1 \(c\.1\.0\.0: .*re-run `vidseg extract`"):
         opened.read("latents", 2, 4)
 
 

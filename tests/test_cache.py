@@ -67,7 +67,7 @@ def test_verify_names_each_damaged_shard(data: Path) -> None:
     whole = vidseg("cache", "verify", data).stdout.splitlines()
     assert [line.rpartition(": ")[2] for line in whole] == ["6 shards ok", "3 shards ok", "2 shards ok", "1 shards ok"]
     store = data / "extract/one/features.zarr"
-    files = ("aggregated/c/0/0/0", "matching/c/1/0/0", "matching/c/2/0/0")
+    files = ("aggregated/c.0.0.0", "matching/c.1.0.0", "matching/c.2.0.0")
     flipped, cut, gone = (store / file for file in files)
     content = bytearray(flipped.read_bytes())
     content[20] ^= 1

@@ -179,7 +179,7 @@ def test_interrupted_and_run_again_gives_the_same_bytes(chain: Chain, tmp_path: 
 
 
 def shard(store: Path) -> Path:
-    return store / "matching/c/1/0/0"
+    return store / "matching/c.1.0.0"
 
 
 def cut(store: Path) -> None:
@@ -213,8 +213,8 @@ def drop_attr(name: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (cut, "array 'matching' is damaged in shard 1 (c/1/0/0: "),
-        (flip, "array 'matching' is damaged in shard 1 (c/1/0/0: "),
+        (cut, "array 'matching' is damaged in shard 1 (c.1.0.0: "),
+        (flip, "array 'matching' is damaged in shard 1 (c.1.0.0: "),
         (empty, "array 'matching' lacks 1 of its shards (first: 1)"),
         (lambda store: shard(store).unlink(), "array 'matching' lacks 1 of its shards (first: 1)"),
         (lambda store: shutil.rmtree(store / "matching"), "has no array 'matching'"),
@@ -251,7 +251,7 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(data=st.data())
 def test_no_damage_of_a_shard_gives_wrong_labels(small_store: Path, data: st.DataObject) -> None:
     """Any byte changed, any end cut off, anything appended: an error, never other values."""
-    file = small_store / "labels/c/1/0/0"
+    file = small_store / "labels/c.1.0.0"
     whole = file.read_bytes()
     position = data.draw(st.integers(0, len(whole) - 1))
     changed = bytes([whole[position] ^ data.draw(st.integers(1, 255))])
@@ -267,7 +267,7 @@ def test_no_damage_of_a_shard_gives_wrong_labels(small_store: Path, data: st.Dat
 
 
 def empty_shard(store: Path) -> None:
-    (store / "aggregated/c/0/0/0").write_bytes(b"")
+    (store / "aggregated/c.0.0.0").write_bytes(b"")
 
 
 def cut_group(store: Path) -> None:

@@ -75,7 +75,7 @@ def test_what_a_killed_process_left_is_completed_by_another(
     scratch.mkdir()
     out = tmp_path / "out"
     process = start(*words("extract", stores, out, tiny_model, "--shards", "0:4"), scratch=scratch)
-    while not list(scratch.glob("*/latents.zarr/latents/c/0/0/0/0")):
+    while not list(scratch.glob("*/latents.zarr/latents/c.0.0.0.0")):
         assert process.poll() is None, "extract ended before it could be killed"
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)

@@ -136,7 +136,7 @@ def test_a_damaged_file_of_the_shared_cache_is_found_and_replaced(origin: Path, 
     other.run("dvc", "config", "--local", "cache.type", "hardlink,symlink,copy")
     assert other.repro()[0] == []
     whole = tree_bytes(other.features)
-    victim = other.features / "matching/c/0/0/0"
+    victim = other.features / "matching/c.0.0.0"
     victim.chmod(0o644)
     content = bytearray(victim.read_bytes())
     content[50] ^= 1

@@ -133,7 +133,7 @@ def start_extract(clip: Path, out: Path, model: Path) -> subprocess.Popen[bytes]
 def test_killed_extract_resumes_to_identical_bytes(tmp_path: Path, clip: Path, tiny_model: Path, shards: int) -> None:
     out = tmp_path / "out"
     process = start_extract(clip, out, tiny_model)
-    while len(list(out.glob("tmp/*/latents.zarr/latents/c/*/0/0/0"))) < shards:
+    while len(list(out.glob("tmp/*/latents.zarr/latents/c.*.0.0.0"))) < shards:
         assert process.poll() is None, "extract ended before it could be killed"
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
@@ -157,7 +157,7 @@ def test_killed_extract_resumes_to_identical_bytes(tmp_path: Path, clip: Path, t
 
 def test_interrupt_leaves_a_resumable_state_and_130(tmp_path: Path, clip: Path, tiny_model: Path) -> None:
     process = start_extract(clip, tmp_path / "out", tiny_model)
-    while not list((tmp_path / "out").glob("tmp/*/latents.zarr/latents/c/0/0/0/0")):
+    while not list((tmp_path / "out").glob("tmp/*/latents.zarr/latents/c.0.0.0.0")):
         assert process.poll() is None
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)

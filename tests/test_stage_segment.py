@@ -118,7 +118,7 @@ def test_interrupted_matching_continues_to_the_same_bytes(
 
 
 def test_damaged_features_leave_no_scratch(work: Path, tmp_path: Path) -> None:
-    for shard in (work / "features.zarr").rglob("c/0/0/0"):
+    for shard in (work / "features.zarr").rglob("c.0.0.0"):
         shard.write_bytes(shard.read_bytes()[:-9])
     with pytest.raises(DataError, match="damaged in shard 0"):
         correspond.run(work / "features.zarr", tmp_path / "out", MATCHING)
