@@ -29,9 +29,13 @@ CHECKED = (
     "labels|p0_kmeans_labels_all_frames|p0_kmeans_labels_frame0|p0_kmeans_(centers|inertia|n_iter)|p0_kmeans_frame0_only"
     r"_(labels|inertia)|p0_first_frame_labels|p\d_cbr_(trajectory_margin|paper_next_index)"
 )
-#: Rules of the second case that the first one tests as well: only `make test-all` repeats them.
+#: Modulated passes and images of rules that other arrays of the two cases test as well: only `make test-all` compares
+#: them. The first case is of the data-set script, the second of the single-video script.
 REPEATED = (
-    r"p0_variant_l2_pos_(bilinear_blend|lambda10_no_blend|blend_until_23|no_injection|inject_all_qk|offset_\w+)_x24"
+    r"p0_variant_l2_pos_(bilinear_blend|lambda10_no_blend|blend_until_23|inject_all_qk|spatial_only|temporal_only)_x24"
+    r"|p1_decoded_l2_neg",
+    r"p0_variant_l2_pos_(bilinear_blend|lambda10_no_blend|blend_until_23|no_injection|inject_all_qk|offset_\w+|start_17"
+    r")_x24|p0_decoded_l0_neg|p0_decoded_l4_(pos|neg)",
 )
 
 
@@ -69,7 +73,7 @@ def is_short(case: VideoCase, name: str) -> bool:
         return bool(decoded_positions(case, index)) and all(
             f"p{index}_decoded_l{label}_pos" in case.recorded for label in case.labels
         )
-    return not (case.is_single and re.fullmatch(REPEATED, name))
+    return not re.fullmatch(REPEATED[case.is_single], name)
 
 
 def _from_recorded(path: Path, wanted) -> Tally:  # type: ignore[no-untyped-def]

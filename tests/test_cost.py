@@ -79,11 +79,11 @@ def exact_operations(outline: StableDiffusion) -> float:
     [
         ((), 1.0),  # no approximation costs what the exact mode costs
         (("fast_deep=clean",), 0.79),
-        (("fast_steps=2",), 0.82),
-        (("fast_signs=plus",), 0.53),
+        pytest.param(("fast_steps=2",), 0.82, marks=pytest.mark.slow),
+        pytest.param(("fast_signs=plus",), 0.53, marks=pytest.mark.slow),
         (("fast_groups=labels",), 0.32),
-        (("fast_decode=box",), 0.59),
-        (("fast_decode=small",), 0.46),
+        pytest.param(("fast_decode=box",), 0.59, marks=pytest.mark.slow),
+        pytest.param(("fast_decode=small",), 0.46, marks=pytest.mark.slow),
         (("fast_decode=latent",), 0.43),
     ],
 )
