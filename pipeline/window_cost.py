@@ -87,10 +87,8 @@ def encoded_flops(outline: Backbone, load: Workload) -> float:
 
 def denoised_flops(outline: Backbone, load: Workload) -> float:
     """Of one step of a window, all its halves."""
-    conditioning, last = (
-        _conditioned(outline, load),
-        replace(load.diffusion, start_step=load.diffusion.steps - 1, skip=()),
-    )
+    conditioning = _conditioned(outline, load)
+    last = replace(load.diffusion, start_step=load.diffusion.steps - 1, skip=())
     return flops_of(lambda: clean_pass(outline, _latents(outline, load), last, conditioning=conditioning))[1]
 
 
@@ -186,7 +184,8 @@ def _last_steps(load: Workload, fast: FastSettings, steps: int) -> tuple[Diffusi
 
 def _groups(outline: Backbone, load: Workload, fast: FastSettings) -> list[Group]:
     """The passes of a window whose frames all have the same segments."""
-    return fast.regrouped(np.broadcast_to(plane := segment_map(outline, load), (_window(load), *plane.shape)))
+    plane = segment_map(outline, load)
+    return fast.regrouped(np.broadcast_to(plane, (_window(load), *plane.shape)))
 
 
 def _conditioned(outline: Backbone, load: Workload) -> Conditioning:

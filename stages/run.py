@@ -100,7 +100,7 @@ def _check_params(settings: Settings, backbone: Backbone, size: tuple[int, int])
     """What a later stage would refuse, refused now: hours may lie between."""
     from stages.backbones import diffusion_settings
     from stages.extract import extraction_settings
-    from stages.upsample import modulation_settings
+    from stages.upsample import modulation_settings, small_decoder
     from stages.windows import check_model
 
     extract, segment = settings["extract"], settings["segment"]
@@ -109,6 +109,7 @@ def _check_params(settings: Settings, backbone: Backbone, size: tuple[int, int])
     check_model(settings, backbone)
     if settings["upsample"].method == "modulation":
         modulation_settings(settings["upsample"]).check(steps)
+        small_decoder(settings["upsample"], settings["backbone"])
     height, width, _ = backbone.token_shape(extract.matching_block, size)
     for name in ("clusters", "neighbors"):
         if getattr(segment, name) > height * width and not (name == "clusters" and segment.init == "mask"):

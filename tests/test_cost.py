@@ -190,3 +190,10 @@ def test_calibration_ends_and_times_what_will_run(
 )
 def test_bad_input(arguments: list[str], code: int, message: str) -> None:
     assert message in error_line(vidseg("cost", *arguments, check=code))
+
+
+@pytest.mark.parametrize("name", ["sd21", "svd"])
+def test_a_model_of_the_other_family_is_refused(tiny_model: Path, tiny_video_model: Path, name: str) -> None:
+    other = tiny_model if name == "svd" else tiny_video_model
+    line = error_line(vidseg("cost", "--no-time", "--backbone", name, "--set", f"backbone.path={other}", check=4))
+    assert f"but backbone.name = '{name}' needs a" in line

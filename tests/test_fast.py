@@ -268,6 +268,11 @@ def test_the_small_decoder_is_the_one_of_diffusers(tmp_path: Path) -> None:
          "is a AutoencoderKL, not an AutoencoderTiny"),
         (lambda folder: (small_decoder(folder) / "diffusion_pytorch_model.safetensors").write_bytes(b"no"),
          "cannot be loaded"),
+        (lambda folder: (small_decoder(folder) / "config.json").write_text(
+            '{"_class_name": "AutoencoderTiny", "act_fn": "none"}'), r"config\.json: cannot be loaded"),
+        (lambda folder: (small_decoder(folder) / "config.json").write_text("[1]"), "not a JSON object"),
+        (lambda folder: small_decoder(folder, latent_channels=16),
+         "its latents have 16 channels and cells of 8 px, this backbone's have 4 and 8 px"),
     ],
 )  # fmt: skip
 def test_bad_small_decoders_are_named(tmp_path: Path, prepare: object, message: str) -> None:
@@ -326,3 +331,4 @@ def test_the_small_decoder_must_be_named(tiny_model: Path, tmp_path: Path, rng: 
     frames = write_frames(tmp_path / "frames", rng.integers(0, 256, (2, 64, 64, 3), np.uint8))
     command = ("run", frames, "-o", tmp_path / "out", *options(tiny_model, "upsample.fast_decode=small"))
     assert "needs upsample.fast_small_decoder" in error_line(vidseg(*command, check=2))
+    assert not (tmp_path / "out").exists()  # refused before anything was computed

@@ -164,7 +164,7 @@ BROKEN_FOLDERS = [
     ),
     (drop(VAE_FILE), "vae: no diffusion_pytorch_model.safetensors"),
     (drop("scheduler/scheduler_config.json"), "no scheduler/scheduler_config.json; fetch this folder"),
-    (break_json, "scheduler_config.json: not valid JSON; fetch the model's configuration again"),
+    (break_json, "scheduler_config.json: not a JSON object; fetch the model's configuration again"),
     (cut(UNET_FILE), r"unet.*cannot be loaded .* fetch the weights again"),
     (cut(weights.EMPTY_PROMPT), "empty_prompt.safetensors: cannot be read"),
     (narrow_prompt, r"empty prompt has shape \(8, 4\), the denoiser needs \(t, 16\)"),

@@ -22,7 +22,7 @@ from pipeline.backbone.sd import StableDiffusion
 from pipeline.backbone.single_file import SD21_UNET, SD21_VAE
 from pipeline.backbone.svd import StableVideoDiffusion
 from pipeline.backbone.svd_single_file import SVD_IMAGE_ENCODER, SVD_UNET, SVD_VAE
-from pipeline.backbone.weights import EMPTY_PROMPT, VIDEO_NAMES, read_json, stored_prompt
+from pipeline.backbone.weights import EMPTY_PROMPT, VIDEO_NAMES, check_family, read_json, stored_prompt
 
 #: Tokens of a prompt of SD's text encoders.
 PROMPT_TOKENS = 77
@@ -36,7 +36,12 @@ def outline(name: str, path: Path | None, dtype: torch.dtype) -> Outline:
 
     Args:
         path: its folder or checkpoint; what this does not say, or None, is that of the published model.
+
+    Raises:
+        WeightsError: it is a model of the other family, or its configuration is damaged.
     """
+    if path is not None:
+        check_family(name, path)
     folder = Path() if path is None else path if path.is_dir() else path.parent
 
     def config(part: str, published: Any) -> dict[str, Any]:

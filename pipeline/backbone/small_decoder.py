@@ -19,6 +19,8 @@ from pipeline.errors import WeightsError
 FOLDER = "small_decoder"
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 PREFIX, CLASS = "decoder.", "AutoencoderTiny"
+#: Of the latents of all backbones.
+CHANNELS, STRIDE = 4, 8
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,30 @@ def load_small_decoder(folder: Path, device: torch.device) -> SmallDecoder:
         )
     if config.get("_class_name") != CLASS:
         raise WeightsError(f"{folder / CONFIG}: is a {config.get('_class_name')}, not an {CLASS}")
-    decoder = _network(config)
     try:
-        stored = load_file(file)
-        decoder.load_state_dict({name.removeprefix(PREFIX): value for name, value in stored.items() if PREFIX in name})
+        decoder = _network(config)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise cannot_be_loaded(folder / CONFIG, error) from error
+    _check_latents(decoder, folder)
+    try:
+        stored = {name: value for name, value in load_file(file).items() if name.startswith(PREFIX)}
+        decoder.load_state_dict({name.removeprefix(PREFIX): value for name, value in stored.items()})
     except (SafetensorError, OSError, RuntimeError) as error:
         raise cannot_be_loaded(file, error) from error
     with file.open("rb") as stream:
         mark = hashlib.file_digest(stream, "sha256").hexdigest()
     return SmallDecoder(decoder.to(device, torch.float32).eval().requires_grad_(False), mark)
+
+
+def _check_latents(decoder: Any, folder: Path) -> None:
+    """Refuse a decoder of other latents, such as those of SD 3 with 16 channels: its file loads without complaint."""
+    channels = next(decoder.parameters()).shape[1]
+    stride = 2 ** sum(isinstance(module, torch.nn.Upsample) for module in decoder.modules())
+    if (channels, stride) != (CHANNELS, STRIDE):
+        raise WeightsError(
+            f"{folder / CONFIG}: its latents have {channels} channels and cells of {stride} px, this backbone's have "
+            f"{CHANNELS} and {STRIDE} px; take the small decoder of this backbone's own latents"
+        )
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def describe(name: str, path: Path, revision: str | None) -> WeightsSource:
     Raises:
         WeightsError: weights are missing, exist as pickles only, or are a model of the other family.
     """
-    _check_family(name, path)
+    check_family(name, path)
     digest = hashlib.sha256()
     for file in _weight_files(name, path):
         digest.update(file.name.encode())
@@ -319,8 +319,15 @@ def refuse_pickles_without_safetensors(folder: Path) -> None:
         raise WeightsError(f"{folder}: no .safetensors file; fetch the weights of this part as well")
 
 
-def _check_family(name: str, path: Path) -> None:
-    """Refuse a denoiser of an image model where a video model is named, and the reverse."""
+def check_family(name: str, path: Path) -> None:
+    """Refuse a denoiser of an image model where a video model is named, and the reverse.
+
+    Args:
+        path: folder or checkpoint.
+
+    Raises:
+        WeightsError: it is of the other family.
+    """
     needed, other = (VIDEO_UNET, IMAGE_UNET) if name in VIDEO_NAMES else (IMAGE_UNET, VIDEO_UNET)
     if (_file_family(path) if path.is_file() else _folder_family(path)) == other:
         names = "sd21" if name in VIDEO_NAMES else VIDEO_NAMES[0]
@@ -370,8 +377,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; empty when there is no such file."""
     try:
         return dict(json.loads(path.read_text())) if path.is_file() else {}
-    except json.JSONDecodeError as error:
-        raise WeightsError(f"{path}: not valid JSON; fetch the model's configuration again") from error
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{path}: not a JSON object; fetch the model's configuration again") from error
 
 
 def _existing(path: Path, remedy: str) -> Path:
