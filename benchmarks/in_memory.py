@@ -246,10 +246,8 @@ class Runner:
 
     def _start(self, settings: Settings, grouping: Grouping) -> torch.Tensor:
         """Noised latents (m, 4, h, w) of the m frames that get final labels."""
-        positions, diffusion = (
-            [self.clip.positions[index] for index in self.scored],
-            diffusion_settings(settings["diffusion"]),
-        )
+        positions = [self.clip.positions[index] for index in self.scored]
+        diffusion = diffusion_settings(settings["diffusion"])
         sources = self._sources(settings, grouping)
         latents = torch.from_numpy(self._features(settings, grouping)["latents"][positions])
         noise = draw_noise(diffusion, [sources[at] for at in positions], latents.shape[1:])  # type: ignore[arg-type]

@@ -102,12 +102,10 @@ def measure(settings: Settings, shape: tuple[int, int], frames: int) -> Speed:
     truth = np.zeros((frames, *shape), np.uint8)
     clip = LabelledClip("noise", noise, truth, list(range(frames)), ScoredClasses({0: "one"}))
     networks = filled(outline, device)
-    Runner(networks, clip, frames).coarse(settings)  # what comes before warms up as well
-    runner = Runner(networks, clip, frames)
+    warming, runner = (Runner(networks, clip, frames) for _ in range(2))
+    warming.coarse(settings)
+    warming.upsampled(planes, settings)
     before = seconds(device, lambda: runner.coarse(settings))
-    warmed = Runner(networks, clip, frames)
-    warmed.prepare(settings)
-    warmed.upsampled(planes, settings)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     upsample = seconds(device, lambda: runner.upsampled(planes, settings))

@@ -39,7 +39,7 @@ class Workload:
 
     Attributes:
         size, source_size: (H, W) at model size and of the source.
-        labels: of every frame; all are taken to be present in all frames, each in one place.
+        labels: of every frame; all are taken to be present in all frames, each in two places.
         frames: per pass of the encoder and the clean denoising.
         samples: modulated samples per pass.
         modulation: None where labels are enlarged without the backbone.
@@ -61,6 +61,11 @@ class Workload:
     small: Mapping[str, Any] = field(default_factory=dict)
     window: int | None = None
     together: int = 1
+
+    @property
+    def decode(self) -> str:
+        """As in `WindowPasses`."""
+        return "joint" if self.together > 1 else "single"
 
     def small_decoder(self, device: torch.device) -> SmallDecoder | None:
         """A small decoder of that size without trained weights, where one is used."""
@@ -95,7 +100,7 @@ def samples_per_frame(outline: Backbone, load: Workload) -> int:
         return 0
     if load.fast is None:
         return 2 * load.labels
-    return len(load.fast.regrouped(segment_map(outline, load)[None])) * (2 if load.fast.signs == "both" else 1)
+    return len(load.fast.regrouped(segment_map(outline, load)[None])) * len(load.fast.directions)
 
 
 def peak_bytes(outline: Backbone, load: Workload) -> dict[str, int]:

@@ -57,6 +57,11 @@ class FastSettings:
     decode: Literal["full", "box", "small", "latent"] = "latent"
     deep: Literal["own", "clean"] = "clean"
 
+    @property
+    def directions(self) -> tuple[float, ...]:
+        """The signs of the offset with which a group is modulated, + first."""
+        return (1.0, -1.0) if self.signs == "both" else (1.0,)
+
     def diffusion(self, settings: DiffusionSettings, modulation: ModulationSettings) -> DiffusionSettings:
         """The diffusion of these passes: fewer steps, another guidance."""
         steps = range(modulation.modulate_step, settings.steps)
@@ -175,8 +180,8 @@ def modulated_groups(
     batch: int,
 ) -> Tensor:
     """Final latents (g, signs, f, 4, h, w) of the groups of f frames that are modulated together; + first."""
-    signs = [1.0, -1.0] if fast.signs == "both" else [1.0]
-    count, per_group = len(frames), len(signs) * len(frames)
+    signs, count = fast.directions, len(frames)
+    per_group = len(signs) * count
     masks = torch.from_numpy(np.stack([group.mask for group in groups])).float()
     jobs = Jobs(
         [*frames] * (len(signs) * len(groups)),

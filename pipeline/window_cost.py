@@ -46,7 +46,7 @@ def flops_per_frame(outline: Backbone, load: Workload) -> dict[str, dict[str, fl
     found = {"extract": {"encode": encoding + conditioned / window, "denoise": steps * denoising / window}}
     if load.modulation is not None:
         fast = load.fast or EXACT
-        groups, signs = _groups(outline, load, fast), 2 if fast.signs == "both" else 1
+        groups, signs = _groups(outline, load, fast), len(fast.directions)
         settings = fast.diffusion(load.diffusion, load.modulation)
         repeated = len(steps_from(load.modulation.modulate_step, settings))
         before = len(settings.remaining()) - repeated
@@ -145,13 +145,11 @@ def _counted(outline: Backbone, load: Workload, steps: int) -> _Counted:
 def _compared_flops(outline: Backbone, load: Workload, fast: FastSettings, groups: list[Group]) -> float:
     """Of what is compared in one frame."""
     assert load.modulation is not None
-    window, modulation = _window(load), load.modulation
-    frames = range(window) if load.together > 1 else range(1)
+    modulation, frames = load.modulation, range(load.together)
 
     def of(count: int) -> float:
-        latents = _latents(outline, load).expand(count, 2 if fast.signs == "both" else 1, -1, -1, -1, -1)
-        decode = "joint" if load.together > 1 else "single"
-        arguments = latents, groups[:count], modulation, fast, decode, load.small_decoder(outline.device)
+        latents = _latents(outline, load).expand(count, len(fast.directions), -1, -1, -1, -1)
+        arguments = latents, groups[:count], modulation, fast, load.decode, load.small_decoder(outline.device)
         return flops_of(lambda: list(compared(outline, _latents(outline, load), frames, *arguments)))[1] / len(frames)
 
     # Boxes differ in size.
@@ -160,17 +158,16 @@ def _compared_flops(outline: Backbone, load: Workload, fast: FastSettings, group
 
 def _upsampled(outline: Backbone, load: Workload, fast: FastSettings, groups: list[Group], steps: int) -> None:
     """One pass of modulated windows through the last steps, compared in one frame."""
-    window, last_steps = range(_window(load)), _last_steps(load, fast, steps)
-    last, modulation = last_steps
+    window = range(_window(load))
+    last, modulation = _last_steps(load, fast, steps)
     clean = clean_pass(
         outline, _latents(outline, load), last, keep=fast_keep(modulation, last, fast),
         conditioning=_conditioned(outline, load),
     )  # fmt: skip
-    together = groups[: max(1, load.samples // len(window) // (2 if fast.signs == "both" else 1))]
+    together = groups[: max(1, load.samples // len(window) // len(fast.directions))]
     latents = modulated_groups(outline, clean, window, together, last, modulation, fast, load.samples)
-    decode = "joint" if load.together > 1 else "single"
-    frames, small = window if load.together > 1 else window[:1], load.small_decoder(outline.device)
-    for _ in compared(outline, clean.final, frames, latents, together, modulation, fast, decode, small):
+    frames, small = window[: load.together], load.small_decoder(outline.device)
+    for _ in compared(outline, clean.final, frames, latents, together, modulation, fast, load.decode, small):
         pass
 
 

@@ -225,19 +225,8 @@ def _modulated(
             else:
                 guides = clip.read("frames", *frames)
                 passes = WindowPasses(batch)
-                labelled = upsample_fast(
-                    backbone,
-                    start[part],
-                    planes[part],
-                    guides[part],
-                    size,
-                    steps,
-                    modulation,
-                    maps,
-                    fast,
-                    passes,
-                    small,
-                )
+                rules = steps, modulation, maps, fast
+                labelled = upsample_fast(backbone, start[part], planes[part], guides[part], size, *rules, passes, small)
             return [frame.labels for frame in labelled]
 
         results += micro_batches.compute(work, sizes)
