@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.backbone import Keep, Motion, Offset, Tap, weights
 from pipeline.backbone.attention import attention_of, tapped_module
-from pipeline.backbone.image_embedding import ClipImageEmbedding, resize_smoothly
+from pipeline.backbone.image_embedding import resize_smoothly
 from pipeline.backbone.svd import StableVideoDiffusion
 from pipeline.backbone.video_schedule import VideoStep, karras_schedule
 from pipeline.diffusion import DiffusionSettings, add_noise, clean_pass, condition, draw_noise
@@ -37,8 +37,7 @@ LAYERS = {
 
 @pytest.fixture(scope="module")
 def backbone() -> StableVideoDiffusion:
-    embed = ClipImageEmbedding(tiny_video.make_image_encoder())
-    return StableVideoDiffusion(tiny_video.make_unet(), tiny_video.make_vae(), embed, "tiny", "hash")
+    return tiny_video.make_backbone()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from pipeline.backbone import Box, Conditioning, Keep
 from pipeline.backbone.attention import recorded_outputs
-from pipeline.backbone.image_embedding import ClipImageEmbedding
 from pipeline.backbone.local_decoding import MARGIN
 from pipeline.backbone.midway import deep_level, second_part
 from pipeline.backbone.small_decoder import load_small_decoder
@@ -45,8 +44,7 @@ COARSE[2, :, :2] = 1
 
 @pytest.fixture(scope="module")
 def backbone() -> StableVideoDiffusion:
-    embed = ClipImageEmbedding(tiny_video.make_image_encoder())
-    return StableVideoDiffusion(tiny_video.make_unet(), tiny_video.make_vae(), embed, "tiny", "hash")
+    return tiny_video.make_backbone()
 
 
 @pytest.fixture(scope="module")

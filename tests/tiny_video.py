@@ -9,6 +9,9 @@ import torch
 from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from pipeline.backbone.image_embedding import ClipImageEmbedding
+from pipeline.backbone.svd import StableVideoDiffusion
+
 WIDTH = 32
 SCHEDULER = {
     "_class_name": "EulerDiscreteScheduler",
@@ -48,6 +51,10 @@ def make_image_encoder(seed: int = 0, width: int = WIDTH) -> CLIPVisionModelWith
         projection_dim=width, hidden_act="gelu",
     )  # fmt: skip
     return CLIPVisionModelWithProjection(config).eval()
+
+
+def make_backbone() -> StableVideoDiffusion:
+    return StableVideoDiffusion(make_unet(), make_vae(), ClipImageEmbedding(make_image_encoder()), "tiny", "hash")
 
 
 def save_model(folder: Path, seed: int = 0, **scheduler: object) -> Path:
