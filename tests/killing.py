@@ -30,7 +30,7 @@ class Kill:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended: its exit code (-9 = killed), what it printed, and its changes in order."""
+    """How a process ended: its exit code (-9 = killed), what it printed, and its changes in order (none if killed)."""
 
     code: int
     output: str
@@ -51,7 +51,8 @@ def run(arguments: list[str], out: Path, log: Path, kill: Kill | None = None) ->
     process.join(timeout=240)
     assert process.exitcode is not None, "does not end"
     changes = log.with_suffix(".changes")
-    listed = json.loads(changes.read_text()) if changes.is_file() else []
+    # Only a process that ended by itself has written its list whole: a delayed signal may come in the middle of that.
+    listed = json.loads(changes.read_text()) if process.exitcode >= 0 else []
     changes.unlink(missing_ok=True)
     return Ended(process.exitcode, log.read_text(), listed)
 
