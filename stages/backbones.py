@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.diffusion import DiffusionSettings
 
 LOCK = Path("backbone.lock")
+_RELOCK = "run `vidseg backbone lock --params params.yaml`"
 
 
 def find(params: BackboneParams) -> WeightsSource:
@@ -91,6 +92,24 @@ def diffusion_settings(params: DiffusionParams) -> DiffusionSettings:
     )
 
 
+def small_decoder_folder(named: str | None, params: BackboneParams) -> Path | None:
+    """The folder `named`, else `small_decoder/` in the backbone's; None where that has none."""
+    from pipeline.backbone.small_decoder import FOLDER
+
+    if named is not None:
+        return Path(named).expanduser()
+    own = located(params) / FOLDER
+    return own if own.is_dir() else None
+
+
+def small_decoder_hash(named: str | None, params: BackboneParams) -> str | None:
+    """Hash of the weights in that folder, without loading them; None where there are none."""
+    from pipeline.backbone.small_decoder import fingerprint
+
+    folder = small_decoder_folder(named, params)
+    return None if folder is None else fingerprint(folder)
+
+
 def check_lock(source: WeightsSource, lock: Path = LOCK) -> None:
     """Refuse weights other than the locked ones: DVC knows the weights only through backbone.lock.
 
@@ -98,17 +117,27 @@ def check_lock(source: WeightsSource, lock: Path = LOCK) -> None:
         WeightsError: the lock names other weights.
         UsageError: it is damaged.
     """
-    if not lock.is_file():
-        return
-    try:
-        locked = dict(json.loads(lock.read_text()))
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"{lock}: damaged ({error}); run `vidseg backbone lock --params params.yaml`") from error
-    if locked.get("sha256") != source.sha256:
+    locked = _read_lock(lock)
+    if locked is not None and locked.get("sha256") != source.sha256:
         raise WeightsError(
-            f"{lock} is for other weights ('{locked.get('name')}') than backbone.name = '{source.name}' has; "
-            "run `vidseg backbone lock --params params.yaml`"
+            f"{lock} is for other weights ('{locked.get('name')}') than backbone.name = '{source.name}' has; {_RELOCK}"
         )
+
+
+def check_small_decoder_lock(small_decoder: str, lock: Path = LOCK) -> None:
+    """The same for a small decoder of that hash."""
+    locked = _read_lock(lock)
+    if locked is not None and locked.get("small_decoder") != small_decoder:
+        raise WeightsError(f"{lock} has {'another' if locked.get('small_decoder') else 'no'} small decoder; {_RELOCK}")
+
+
+def _read_lock(lock: Path) -> dict[str, object] | None:
+    if not lock.is_file():
+        return None
+    try:
+        return dict(json.loads(lock.read_text()))
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{lock}: damaged ({error}); {_RELOCK}") from error
 
 
 app = cli.new_app("Which diffusion model is read.")
@@ -121,28 +150,41 @@ def group() -> None:
 
 @app.command()
 def lock(params: cli.ParamsOption = None, set_: cli.SetOption = None) -> None:
-    """Write backbone.lock: name, revision and hash of the weights, a dependency of extract and upsample."""
-    source = find(load(params, set_ or ())["backbone"])
-    write_lock(source, LOCK)
-    cli.note(f"{LOCK}: {source.name} {source.sha256[:12]}")
+    """Write backbone.lock: name, revision and hashes of the weights, which extract and upsample depend on."""
+    source, small = _found(params, set_)
+    write_lock(source, small, LOCK)
+    cli.note(f"{LOCK}: {source.name} {source.sha256[:12]}" + (f", small decoder {small[:12]}" if small else ""))
 
 
 @app.command()
 def show(params: cli.ParamsOption = None, set_: cli.SetOption = None, as_json: cli.JsonOption = False) -> None:
     """Where the weights lie and what their hash is."""
-    source = find(load(params, set_ or ())["backbone"])
+    source, small = _found(params, set_)
     values = {
         "name": source.name,
         "path": str(source.path),
         "revision": source.revision,
         "sha256": source.sha256,
+        "small_decoder": small,
     }
     print(json.dumps(values) if as_json else "\n".join(f"{key}: {value}" for key, value in values.items()))
 
 
-def write_lock(source: WeightsSource, path: Path) -> None:
-    """Write name, revision and hash as JSON (no path: the lock is shared between machines)."""
-    values = {"name": source.name, "revision": source.revision, "sha256": source.sha256}
+def _found(params: Path | None, sets: list[str] | None) -> tuple[WeightsSource, str | None]:
+    """The weights that the parameters name, and the hash of the small decoder that belongs to them."""
+    settings = load(params, sets or ())
+    small = small_decoder_hash(settings["upsample"].fast_small_decoder, settings["backbone"])
+    return find(settings["backbone"]), small
+
+
+def write_lock(source: WeightsSource, small_decoder: str | None, path: Path) -> None:
+    """Write name, revision and hashes as JSON (no path: the lock is shared between machines)."""
+    values = {
+        "name": source.name,
+        "revision": source.revision,
+        "sha256": source.sha256,
+        "small_decoder": small_decoder,
+    }
     path.write_text(json.dumps(values, indent=2) + "\n")
 
 

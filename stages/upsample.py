@@ -120,7 +120,7 @@ def run(
     modulates = params.method == "modulation"
     shown = {"upsample": plain(params)}
     weights_hash = None
-    small = small_decoder(params, backbone_params) if modulates else None
+    small = small_decoder(params, backbone_params)
     if modulates:
         source = backbones.find(backbone_params) if backbone is None else None
         weights_hash = source.sha256 if source else backbone.fingerprint  # type: ignore[union-attr]
@@ -254,11 +254,11 @@ def small_decoder(params: Params, backbone: BackboneParams) -> SmallDecoder | No
         WeightsError: it cannot be loaded.
     """
     from pipeline.backbone.small_decoder import load_small_decoder
-    from stages.backbones import choose_device
+    from stages.backbones import choose_device, small_decoder_folder
 
-    if params.mode == "exact" or params.fast_decode != "small":
+    if not decodes_small(params):
         return None
-    folder = small_decoder_folder(params, backbone)
+    folder = small_decoder_folder(params.fast_small_decoder, backbone)
     if folder is None:
         raise UsageError(
             "upsample.fast_decode = small needs upsample.fast_small_decoder: a folder with an AutoencoderTiny for this "
@@ -268,25 +268,20 @@ def small_decoder(params: Params, backbone: BackboneParams) -> SmallDecoder | No
     return load_small_decoder(folder, choose_device())
 
 
-def small_decoder_folder(params: Params, backbone: BackboneParams) -> Path | None:
-    """The folder that the parameters name, else `small_decoder/` in the backbone's; None where that has none."""
-    from pipeline.backbone.small_decoder import FOLDER
-    from stages.backbones import located
-
-    if params.fast_small_decoder is not None:
-        return Path(params.fast_small_decoder).expanduser()
-    own = located(backbone) / FOLDER
-    return own if own.is_dir() else None
+def decodes_small(params: Params) -> bool:
+    """Whether the parameters use a small decoder."""
+    return params.method == "modulation" and params.mode == "fast" and params.fast_decode == "small"
 
 
 def small_decoder_config(params: Params, backbone: BackboneParams) -> dict[str, Any]:
     """Its configuration, for counting; empty where none is used, or none is on this machine."""
     from pipeline.backbone.small_decoder import read_config
+    from stages.backbones import small_decoder_folder
 
-    if params.mode == "exact" or params.fast_decode != "small":
+    if not decodes_small(params):
         return {}
     try:
-        folder = small_decoder_folder(params, backbone)
+        folder = small_decoder_folder(params.fast_small_decoder, backbone)
     except WeightsError:
         return {}
     return read_config(folder) if folder is not None else {}
@@ -373,6 +368,9 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards
     if settings["upsample"].method == "modulation":
         source = backbones.find(settings["backbone"])
         backbones.check_lock(source)
+        small = small_decoder(settings["upsample"], settings["backbone"])
+        if small is not None:
+            backbones.check_small_decoder_lock(small.fingerprint)
         backbone = backbones.load_backbone(settings["backbone"], source)
     for video in videos_of(key):
         check_same_window(place("extract", key, video) / "latents.zarr", settings)

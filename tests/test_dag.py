@@ -209,6 +209,29 @@ def test_locked_weights_guard_the_pipeline(project: Project) -> None:
     assert "run `vidseg backbone lock --params params.yaml`" in result.stderr
 
 
+def test_another_small_decoder_runs_upsample_alone(project: Project) -> None:
+    """And none that the lock does not know is used."""
+    upsample = dict(project.params["upsample"])
+    project.params["upsample"] |= {"mode": "fast", "fast_decode": "small"}
+    project.write_params()
+    for seed, refused in enumerate(("no small decoder", "another small decoder")):
+        tiny.save_small_decoder(project.folder / "model" / "small_decoder", seed)
+        result = subprocess.run(
+            ["vidseg", "upsample", "--item", "one", "--params", "params.yaml"],
+            cwd=project.folder, env=project.environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert result.returncode == 4
+        assert f"backbone.lock has {refused}; run `vidseg backbone lock --params params.yaml`" in result.stderr
+        project.run("vidseg", "backbone", "lock", "--params", "params.yaml")
+        ran = stages_of(project.repro("upsample"))
+        assert "upsample" in ran and "extract" not in ran
+        assert "up to date" in project.run("dvc", "status", "extract", "upsample")
+    shutil.rmtree(project.folder / "model" / "small_decoder")
+    project.params["upsample"] = upsample
+    project.write_params()
+    project.run("vidseg", "backbone", "lock", "--params", "params.yaml")
+
+
 @pytest.mark.parametrize("key", ["a;touch x", "../x", "a b", "a.b"])
 def test_keys_that_are_not_safe_in_a_path_are_refused(project: Project, key: str) -> None:
     result = subprocess.run(

@@ -23,6 +23,7 @@ from pipeline.upsampling import MapSettings, upsample
 from pipeline.window_upsampling import WindowPasses
 from tests import tiny
 from tests.commands import error_line, vidseg, write_frames
+from tests.tiny import save_small_decoder
 
 DIFFUSION = DiffusionSettings(guidance=5.0)
 MODULATION = ModulationSettings()
@@ -239,21 +240,10 @@ def test_forwards_come_back_after_a_part(backbone: StableDiffusion) -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in backbone.vae.modules())
 
 
-def small_decoder(folder: Path, **config: object) -> Path:
-    from diffusers import AutoencoderTiny
-
-    torch.manual_seed(0)
-    AutoencoderTiny(
-        encoder_block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8),
-        num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1), **config,  # type: ignore[arg-type]
-    ).save_pretrained(folder)  # fmt: skip
-    return folder
-
-
 def test_the_small_decoder_is_the_one_of_diffusers(tmp_path: Path) -> None:
     from diffusers import AutoencoderTiny
 
-    folder = small_decoder(tmp_path / "small")
+    folder = save_small_decoder(tmp_path / "small")
     latents = torch.randn(2, 4, 4, 6)
     images = load_small_decoder(folder, torch.device("cpu"))(latents)
     expected = AutoencoderTiny.from_pretrained(folder).eval().decode(latents).sample
@@ -264,14 +254,14 @@ def test_the_small_decoder_is_the_one_of_diffusers(tmp_path: Path) -> None:
     ("prepare", "message"),
     [
         (lambda folder: None, "no small decoder; it needs config.json"),
-        (lambda folder: (small_decoder(folder) / "config.json").write_text('{"_class_name": "AutoencoderKL"}'),
+        (lambda folder: (save_small_decoder(folder) / "config.json").write_text('{"_class_name": "AutoencoderKL"}'),
          "is a AutoencoderKL, not an AutoencoderTiny"),
-        (lambda folder: (small_decoder(folder) / "diffusion_pytorch_model.safetensors").write_bytes(b"no"),
+        (lambda folder: (save_small_decoder(folder) / "diffusion_pytorch_model.safetensors").write_bytes(b"no"),
          "cannot be loaded"),
-        (lambda folder: (small_decoder(folder) / "config.json").write_text(
+        (lambda folder: (save_small_decoder(folder) / "config.json").write_text(
             '{"_class_name": "AutoencoderTiny", "act_fn": "none"}'), r"config\.json: cannot be loaded"),
-        (lambda folder: (small_decoder(folder) / "config.json").write_text("[1]"), "not a JSON object"),
-        (lambda folder: small_decoder(folder, latent_channels=16),
+        (lambda folder: (save_small_decoder(folder) / "config.json").write_text("[1]"), "not a JSON object"),
+        (lambda folder: save_small_decoder(folder, latent_channels=16),
          "its latents have 16 channels and cells of 8 px, this backbone's have 4 and 8 px"),
     ],
 )  # fmt: skip
@@ -286,7 +276,7 @@ def test_bad_small_decoders_are_named(tmp_path: Path, prepare: object, message: 
 def test_parts_and_small_images_give_labels(
     backbone: StableDiffusion, start: torch.Tensor, tmp_path: Path, decode: str, signs: str
 ) -> None:
-    small = load_small_decoder(small_decoder(tmp_path / "small"), torch.device("cpu"))
+    small = load_small_decoder(save_small_decoder(tmp_path / "small"), torch.device("cpu"))
     fast = replace(NOTHING, decode=decode, signs=signs)  # type: ignore[arg-type]
     labels = fast_labels(backbone, start, fast, small=small)
     assert labels.shape == (2, *SIZE)

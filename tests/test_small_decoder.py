@@ -35,7 +35,6 @@ from stages import backbones
 from stages.cost import workload
 from stages.resources import resource
 from stages.settings import BackboneParams, load
-from stages.upsample import small_decoder_folder
 from tests import tiny
 from tests.commands import error_line, vidseg, write_frames
 
@@ -214,9 +213,8 @@ def test_bad_input(
 def test_the_named_folder_wins_over_the_models_own(tmp_path: Path) -> None:
     (tmp_path / FOLDER).mkdir()
     model = BackboneParams(path=str(tmp_path))
-    assert small_decoder_folder(load(None)["upsample"], model) == tmp_path / FOLDER
-    named = load(None, ["upsample.fast_small_decoder=elsewhere"])["upsample"]
-    assert small_decoder_folder(named, model) == Path("elsewhere")
+    assert backbones.small_decoder_folder(None, model) == tmp_path / FOLDER
+    assert backbones.small_decoder_folder("elsewhere", model) == Path("elsewhere")
 
 
 # The embedded one

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from safetensors.torch import save_file
 
 SCHEDULER = {
@@ -56,4 +56,14 @@ def save_model(folder: Path, seed: int = 0, **scheduler: object) -> Path:
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({**SCHEDULER, **scheduler}))
     save_file({"embedding": make_context(seed)}, folder / "empty_prompt.safetensors")
+    return folder
+
+
+def save_small_decoder(folder: Path, seed: int = 0, **config: object) -> Path:
+    """Write an AutoencoderTiny for SD 2.1's latents; returns the folder."""
+    torch.manual_seed(seed)
+    AutoencoderTiny(
+        encoder_block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8),
+        num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1), **config,  # type: ignore[arg-type]
+    ).save_pretrained(folder)  # fmt: skip
     return folder
