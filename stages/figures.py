@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.errors import UsageError
-from stages import backbones, cli, render, upsample
-from stages.settings import DiffusionParams, Settings, load
+from stages import backbones, cli, render, upsample, windows
+from stages.settings import Settings, load
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,8 @@ def differences(
 
     shot = _Shot.open(clip, latents, settings, frame)
     store = artifacts.open_store(coarse, artifacts.COARSE)
-    plane = store.read("refined", frame, frame + 1)[0]
+    planes = store.read("refined", shot.frames.start, shot.frames.stop)
+    plane = planes[shot.position]
     present = sorted({int(value) for value in plane.flat})
     if label is None:
         label = middle_label(plane)
@@ -57,7 +58,7 @@ def differences(
     results = {}
     for variant in variants:
         title = f"{'blended' if variant.blend else 'not blended'}, strength {variant.strength:g}"
-        results[title] = shot.upsample(plane, variant)
+        results[title] = shot.upsample(planes, variant)
     image, opacity = shot.picture(), settings["render"].opacity
     return write_image(out, differences_figure(image, plane, label, results, overlay_colours(), opacity))
 
@@ -69,6 +70,7 @@ def blocks(clip: Path, features: Path, latents: Path, out: Path, settings: Setti
         UsageError: no such frame.
     """
     from pipeline import artifacts
+    from pipeline.context import fit
     from pipeline.feature_codec import read_features
     from pipeline.kmeans import kmeans
     from pipeline.pictures import write_image
@@ -84,22 +86,28 @@ def blocks(clip: Path, features: Path, latents: Path, out: Path, settings: Setti
     }
     results = {}
     for name, title in titles.items():
-        tokens = read_features(store, name, frame, frame + 1)[0]
-        found = kmeans(tokens, segment.clusters, segment.restarts, segment.seed).labels
-        plane = found.reshape(store.attrs["grid"])
-        results[title] = shot.upsample(plane, settings["upsample"]).labels
+        tokens = read_features(store, name, shot.frames.start, shot.frames.stop)
+        found = kmeans(tokens[shot.position], segment.clusters, segment.restarts, segment.seed).labels
+        planes = fit(tokens[shot.position], found).predict(tokens, 1)  # of the frame itself: what was found
+        planes = planes.reshape(-1, *store.attrs["grid"])
+        results[title] = shot.upsample(planes, settings["upsample"]).labels
     opacity = settings["render"].opacity
     return write_image(out, blocks_figure(shot.picture(), results, overlay_colours(), opacity))
 
 
 @dataclass(frozen=True)
 class _Shot:
-    """One frame of a clip, ready to be upsampled."""
+    """One frame of a clip, ready to be upsampled.
+
+    Attributes:
+        frames: those that are modulated together, the frame among them: itself, or a video model's window.
+    """
 
     clip: Store
     latents: Store
     frame: int
-    diffusion: DiffusionParams
+    frames: range
+    settings: Settings
     backbone: Backbone
 
     @classmethod
@@ -112,15 +120,17 @@ class _Shot:
         if not 0 <= frame < total:
             raise UsageError(f"--frame must be between 0 and {total - 1} for {clip}, not {frame}")
         source = backbones.find(settings["backbone"])
-        given = settings["diffusion"]
-        upsample.check_same_diffusion(latents_store, given, settings["backbone"], source.sha256)
+        upsample.check_same_diffusion(latents_store, settings["diffusion"], settings["backbone"], source.sha256)
+        windows.check_same_window(latents, settings)
         backbone = backbones.load_backbone(settings["backbone"], source)
-        if backbone.window is not None:
-            raise UsageError(
-                f"{backbone.name} sees a window of frames together; these pictures of one frame need an image model, "
-                "e.g. --set backbone.name=compact with stores made by it"
-            )
-        return cls(clip_store, latents_store, frame, given, backbone)
+        windows.check_model(settings, backbone)
+        frames = windows.frames_with(frame, windows.stored_window(latents_store), total)
+        return cls(clip_store, latents_store, frame, frames, settings, backbone)
+
+    @property
+    def position(self) -> int:
+        """The frame's place among those that are modulated with it."""
+        return self.frame - self.frames.start
 
     def picture(self) -> np.ndarray:
         """The frame at the source's size."""
@@ -128,22 +138,35 @@ class _Shot:
 
         return next(islice(render.open_pictures(self.clip).images(), self.frame, None))
 
-    def upsample(self, plane: np.ndarray, params: upsample.Params) -> LabelledFrame:
-        """Masked modulation of the frame with coarse labels (h, w)."""
-        import torch
+    def upsample(self, planes: np.ndarray, params: upsample.Params) -> LabelledFrame:
+        """Masked modulation of the frame, with coarse labels (f, h, w) of all that are modulated together."""
+        from pipeline.diffusion import condition
+        from pipeline.fast import EXACT, upsample_fast
+        from pipeline.window_upsampling import WindowPasses
 
-        from pipeline.diffusion import add_noise, draw_noise
-        from pipeline.upsampling import upsample as modulated
-
-        steps = backbones.diffusion_settings(self.diffusion)
-        modulation, maps = upsample.modulation_settings(params), upsample.map_settings(params)
+        params = replace(params, method="modulation")  # whatever the labels were made with
+        windows.check_upsampling(params, self.backbone)
+        steps = backbones.diffusion_settings(self.settings["diffusion"])
+        modulation = upsample.modulation_settings(params)
         modulation.check(steps)
-        clean = torch.from_numpy(self.latents.read("latents", self.frame, self.frame + 1))
-        indices = self.latents.attrs["source_indices"][self.frame : self.frame + 1]
-        noise = draw_noise(steps, indices, tuple(clean.shape[1:]))  # type: ignore[arg-type]
-        start = add_noise(clean.to(self.backbone.device), noise.epsilon, steps, self.backbone)
-        size = tuple(self.clip.attrs["source_size"])
-        return next(modulated(self.backbone, start, plane[None], size, steps, modulation, maps, params.batch))
+        start = upsample.noisy_latents(self.latents, self.frames, steps, self.backbone)
+        images = self.clip.read("frames", self.frames.start, self.frames.stop)
+        conditioning = condition(self.backbone, images[0], self.latents.attrs["source_indices"][self.frames[0]], steps)
+        labelled = upsample_fast(
+            self.backbone,
+            start,
+            planes,
+            images,
+            tuple(self.clip.attrs["source_size"]),
+            steps,
+            modulation,
+            upsample.map_settings(params),
+            upsample.fast_settings(params) or EXACT,
+            WindowPasses(params.batch, params.decode, self.position),
+            upsample.small_decoder(params, self.settings["backbone"]),
+            conditioning,
+        )
+        return next(labelled)
 
 
 FrameOption = Annotated[int, typer.Option(help="which frame of the clip, from 0")]

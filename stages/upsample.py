@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.artifacts import Store
     from pipeline.backbone import Backbone
     from pipeline.backbone.small_decoder import SmallDecoder
+    from pipeline.diffusion import DiffusionSettings
     from pipeline.fast import FastSettings
     from pipeline.modulation import ModulationSettings
     from pipeline.upsampling import MapSettings
@@ -178,6 +179,18 @@ def run(
     return writer.commit()
 
 
+def noisy_latents(latents: Store, frames: range, diffusion: DiffusionSettings, backbone: Backbone) -> Tensor:
+    """(b, 4, h, w): what denoising started from in `extract`, from the stored latents."""
+    import torch
+
+    from pipeline.diffusion import add_noise, draw_noise
+
+    clean = torch.from_numpy(latents.read("latents", frames.start, frames.stop)).to(backbone.device)
+    indices = latents.attrs["source_indices"][frames.start : frames.stop]
+    noise = draw_noise(diffusion, indices, tuple(clean.shape[1:]))  # type: ignore[arg-type]
+    return add_noise(clean, noise.epsilon, diffusion, backbone)
+
+
 def _modulated(
     shard: range,
     clip: Store,
@@ -191,10 +204,8 @@ def _modulated(
     advance: cli.Advance,
 ) -> np.ndarray:
     import numpy as np
-    import torch
 
     from pipeline import micro_batches
-    from pipeline.diffusion import add_noise, draw_noise
     from pipeline.fast import upsample_fast
     from pipeline.upsampling import upsample
     from pipeline.window_upsampling import WindowPasses
@@ -207,10 +218,7 @@ def _modulated(
     # The same groups of frames as in extract, so that the clean pass is the same to the last bit.
     for first in range(shard.start, shard.stop, diffusion.batch):
         last = min(first + diffusion.batch, shard.stop)
-        clean = torch.from_numpy(latents.read("latents", first, last)).to(backbone.device)
-        indices = latents.attrs["source_indices"][first:last]
-        noise = draw_noise(steps, indices, tuple(clean.shape[1:]))  # type: ignore[arg-type]
-        start = add_noise(clean, noise.epsilon, steps, backbone)
+        start = noisy_latents(latents, range(first, last), steps, backbone)
         planes = coarse.read("refined", first, last)
 
         def work(

@@ -74,6 +74,16 @@ def stored_window(latents: Store) -> int | None:
     return window
 
 
+def frames_with(frame: int, window: int | None, total: int) -> range:
+    """The frames that were seen together with one of a clip of `total` frames."""
+    from pipeline.windows import window_of
+
+    if window is None:
+        return range(frame, frame + 1)
+    start = frame - frame % window
+    return window_of(range(start, min(start + window, total)), window)
+
+
 def extract_shard(
     clip: Store,
     shard: range,
@@ -112,22 +122,18 @@ def upsample_shard(
 ) -> np.ndarray:
     """Labels (f, H0, W0) of a shard's frames, modulated in the window in which they were extracted."""
     import numpy as np
-    import torch
 
     from pipeline import micro_batches
-    from pipeline.diffusion import add_noise, condition, draw_noise
+    from pipeline.diffusion import condition
     from pipeline.fast import upsample_fast
     from pipeline.window_upsampling import WindowPasses, upsample_window
     from pipeline.windows import window_of
-    from stages.upsample import fast_settings, map_settings, modulation_settings
+    from stages.upsample import fast_settings, map_settings, modulation_settings, noisy_latents
 
     frames = window_of(shard, window)
-    clean = torch.from_numpy(latents.read("latents", frames.start, frames.stop)).to(backbone.device)
-    indices = latents.attrs["source_indices"][frames.start : frames.stop]
-    noise = draw_noise(diffusion, indices, tuple(clean.shape[1:]))  # type: ignore[arg-type]
-    start = add_noise(clean, noise.epsilon, diffusion, backbone)
+    start = noisy_latents(latents, frames, diffusion, backbone)
     guides = clip.read("frames", frames.start, frames.stop)
-    conditioning = condition(backbone, guides[0], indices[0], diffusion)
+    conditioning = condition(backbone, guides[0], latents.attrs["source_indices"][frames.start], diffusion)
     planes = coarse.read("refined", frames.start, frames.stop)
     rules, fast = (diffusion, modulation_settings(params), map_settings(params)), fast_settings(params)
 

@@ -13,8 +13,9 @@ import torch
 from pipeline import artifacts
 from pipeline.errors import DataError, ResourceError, UsageError
 from pipeline.extraction import extract as extract_frames
+from pipeline.rendering import method_figures
 from pipeline.windows import window_of
-from stages import backbones, extract, upsample
+from stages import backbones, extract, figures, upsample
 from stages.settings import load
 from tests.commands import error_line, vidseg, write_frames
 from tests.test_stage_extract import FRAMES, make_clip, make_coarse
@@ -178,10 +179,22 @@ def test_latents_of_another_model_are_refused(made: Path, settings: Any, tiny_mo
         run_upsample(made, tmp_path, image, None)
 
 
-def test_figures_of_one_frame_need_an_image_model(made: Path, settings: Any, tmp_path: Path) -> None:
-    stores = [made / f"{name}.zarr" for name in ("clip", "latents", "coarse")]
-    line = error_line(vidseg("figures", "differences", *stores, tmp_path / "x.png", *options(settings), check=2))
-    assert "svd sees a window of frames together; these pictures of one frame need an image model" in line
+@pytest.mark.parametrize("frame", [1, 3])
+def test_figures_show_the_labels_of_the_stage(
+    made: Path, settings: Any, backbone: Any, tmp_path: Path, frame: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a frame in the first window, and of one in the last, which is moved back."""
+    shown = {}
+    monkeypatch.setattr(method_figures, "differences_figure", lambda *given: shown.update(given[3]) or given[0])
+    stores = (made / name for name in ("clip.zarr", "latents.zarr", "coarse.zarr"))
+    figures.differences(*stores, tmp_path / "x.png", settings, frame, None)
+    labels = run_upsample(made, tmp_path / "out", settings, backbone)
+    np.testing.assert_array_equal(shown["blended, strength 50"].labels, labels[frame])
+
+
+def test_figures_of_blocks_see_the_whole_window(made: Path, settings: Any, tmp_path: Path) -> None:
+    stores = (made / name for name in ("clip.zarr", "features.zarr", "latents.zarr"))
+    assert figures.blocks(*stores, tmp_path / "blocks.png", settings, 4).is_file()
 
 
 def test_run_from_video_to_labels(settings: Any, tmp_path: Path) -> None:
