@@ -67,6 +67,17 @@ class Workload:
         """As in `WindowPasses`."""
         return "joint" if self.together > 1 else "single"
 
+    @property
+    def upsample_guidance(self) -> float | None:
+        """The guidance of modulated passes; None without any."""
+        if self.modulation is None:
+            return None
+        return (
+            self.diffusion.guidance
+            if self.fast is None
+            else self.fast.diffusion(self.diffusion, self.modulation).guidance
+        )
+
     def small_decoder(self, device: torch.device) -> SmallDecoder | None:
         """A small decoder of that size without trained weights, where one is used."""
         return outlined(self.small, device) if self.fast is not None and self.fast.decode == "small" else None

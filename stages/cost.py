@@ -101,6 +101,7 @@ def collect(settings: Settings, source_size: Size, timed: bool) -> dict[str, Any
         "model_size": list(task.size),
         "labels": task.labels,
         "guidance": task.diffusion.guidance,
+        "upsample_guidance": task.upsample_guidance,
         "weights_gb": weights / 1e9,
         **windows,
         "stages": stages,
@@ -138,8 +139,10 @@ def _parse_size(text: str) -> Size:
 
 def _table(found: dict[str, Any]) -> str:
     height, width = found["model_size"]
+    upsample_guidance = found["upsample_guidance"]
+    other = f" (upsample: {upsample_guidance:g})" if upsample_guidance not in (None, found["guidance"]) else ""
     lines = [
-        f"{found['backbone']} at {width}x{height}, {found['labels']} labels, guidance {found['guidance']:g}, "
+        f"{found['backbone']} at {width}x{height}, {found['labels']} labels, guidance {found['guidance']:g}{other}, "
         f"{found['dtype']} on {found['device']}; per frame:",
         "",
         f"{'stage':<12}{'TFLOP':>10}{'memory GB':>12}{'cache MB':>11}{'seconds':>10}",

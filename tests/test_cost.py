@@ -146,6 +146,12 @@ def test_without_modulation_the_table_counts_extract_only(tiny_model: Path) -> N
     assert rows["ingest"] == ["-", "-", "0.012", "-"]
 
 
+def test_the_table_says_with_which_guidance_upsample_is_counted(tiny_model: Path) -> None:
+    sets = "diffusion.guidance=5", "upsample.mode=fast", "upsample.fast_guidance=1"
+    heading = vidseg("cost", "--size", "64x64", "--no-time", *options(tiny_model, *sets)).stdout.splitlines()[0]
+    assert "guidance 5 (upsample: 1), float32" in heading
+
+
 def test_cache_bytes_are_those_of_the_stores(tiny_model: Path, tmp_path: Path, rng: np.random.Generator) -> None:
     import zarr
 
