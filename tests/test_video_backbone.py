@@ -236,7 +236,7 @@ def test_modulation_equals_the_plain_schedule(
     result = modulate(backbone, clean, jobs, DIFFUSION, settings, batch=6).final
     for place, (label, sign) in ((0, (0, 1.0)), (3, (1, -1.0))):
         expected = plain_modulated(backbone, start, conditioning, (coarse == label).float(), sign, settings)
-        torch.testing.assert_close(result[3 * place : 3 * place + 3], expected, atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(result[3 * place : 3 * place + 3], expected, atol=1e-3, rtol=1e-4)
     if settings.blend and settings.blend_last_step == 24:
         assert torch.equal(result[2], clean.final[2])
 

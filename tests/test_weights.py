@@ -82,8 +82,9 @@ def test_every_layout_gives_the_same_features(
     vae = model.vae.to(memory_format=torch.channels_last)
     expected = features_of(StableDiffusion(model.unet, vae, prompt, "", ""))
     found = features_of(backbone)
+    # Memory formats differ, and with them the order of sums: how much that is depends on the processor's kernels.
     for name in ("latents", "aggregated", "matching", "reconstruction"):
-        torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-4, rtol=1e-4)
 
 
 def test_a_stored_prompt_is_used_instead_of_the_text_encoder(tmp_path: Path) -> None:
