@@ -28,7 +28,7 @@ from pipeline.window_upsampling import WindowPasses, upsample_window
 from stages.upsample import Params
 from stages.windows import check_upsampling
 from tests import tiny_video
-from tests.test_fast import small_decoder
+from tests.tiny import save_small_decoder as small_decoder
 
 DIFFUSION = DiffusionSettings(start_step=23, guidance=2.5)
 MODULATION = ModulationSettings(
