@@ -24,7 +24,7 @@ from pipeline.backbone import Backbone
 from pipeline.backbone.small_decoder import SmallDecoder, outlined
 from pipeline.diffusion import CleanPass, DiffusionSettings, clean_pass
 from pipeline.extraction import ExtractionSettings, extract, feature_shape, latent_shape
-from pipeline.fast import FastSettings, Response, compared, fast_keep, modulated_groups
+from pipeline.fast import EXACT, FastSettings, Response, compared, fast_keep, modulated_groups
 from pipeline.feature_codec import array_specs
 from pipeline.label_groups import Group
 from pipeline.modulation import ModulationSettings, jobs_of, modulate, to_keep
@@ -72,11 +72,7 @@ class Workload:
         """The guidance of modulated passes; None without any."""
         if self.modulation is None:
             return None
-        return (
-            self.diffusion.guidance
-            if self.fast is None
-            else self.fast.diffusion(self.diffusion, self.modulation).guidance
-        )
+        return (self.fast or EXACT).diffusion(self.diffusion, self.modulation).guidance
 
     def small_decoder(self, device: torch.device) -> SmallDecoder | None:
         """A small decoder of that size without trained weights, where one is used."""

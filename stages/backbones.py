@@ -160,13 +160,7 @@ def lock(params: cli.ParamsOption = None, set_: cli.SetOption = None) -> None:
 def show(params: cli.ParamsOption = None, set_: cli.SetOption = None, as_json: cli.JsonOption = False) -> None:
     """Where the weights lie and what their hash is."""
     source, small = _found(params, set_)
-    values = {
-        "name": source.name,
-        "path": str(source.path),
-        "revision": source.revision,
-        "sha256": source.sha256,
-        "small_decoder": small,
-    }
+    values = {"name": source.name, "path": str(source.path), **_lock_record(source, small)}
     print(json.dumps(values) if as_json else "\n".join(f"{key}: {value}" for key, value in values.items()))
 
 
@@ -179,13 +173,16 @@ def _found(params: Path | None, sets: list[str] | None) -> tuple[WeightsSource, 
 
 def write_lock(source: WeightsSource, small_decoder: str | None, path: Path) -> None:
     """Write name, revision and hashes as JSON (no path: the lock is shared between machines)."""
-    values = {
+    path.write_text(json.dumps(_lock_record(source, small_decoder), indent=2) + "\n")
+
+
+def _lock_record(source: WeightsSource, small_decoder: str | None) -> dict[str, str | None]:
+    return {
         "name": source.name,
         "revision": source.revision,
         "sha256": source.sha256,
         "small_decoder": small_decoder,
     }
-    path.write_text(json.dumps(values, indent=2) + "\n")
 
 
 if __name__ == "__main__":

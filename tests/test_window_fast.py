@@ -28,7 +28,7 @@ from pipeline.window_upsampling import WindowPasses, upsample_window
 from stages.upsample import Params
 from stages.windows import check_upsampling
 from tests import tiny_video
-from tests.tiny import save_small_decoder as small_decoder
+from tests.tiny import save_small_decoder
 
 DIFFUSION = DiffusionSettings(start_step=23, guidance=2.5)
 MODULATION = ModulationSettings(
@@ -125,7 +125,7 @@ def test_each_approximation_gives_labels_of_its_own(
     backbone: StableVideoDiffusion, start: Tensor, conditioning: Conditioning, frames: np.ndarray, tmp_path: Path,
     change: dict[str, Any],
 ) -> None:  # fmt: skip
-    small = load_small_decoder(small_decoder(tmp_path / "small"), torch.device("cpu"))
+    small = load_small_decoder(save_small_decoder(tmp_path / "small"), torch.device("cpu"))
     given = start, conditioning, frames
     labels = fast_labels(backbone, *given, replace(EXACT, **change), small=small)
     for plane, coarse in zip(labels, COARSE, strict=True):

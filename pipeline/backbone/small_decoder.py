@@ -67,16 +67,16 @@ def load_small_decoder(folder: Path, device: torch.device) -> SmallDecoder:
         decoder.load_state_dict({name.removeprefix(PREFIX): value for name, value in stored.items()})
     except (SafetensorError, OSError, RuntimeError) as error:
         raise cannot_be_loaded(file, error) from error
-    return SmallDecoder(decoder.to(device, torch.float32).eval().requires_grad_(False), file_hash(file))
+    return SmallDecoder(decoder.to(device, torch.float32).eval().requires_grad_(False), _file_hash(file))
 
 
 def fingerprint(folder: Path) -> str | None:
     """SHA-256 (hex) of the weights in a folder, without loading them; None where there are none."""
     file = folder / WEIGHTS
-    return file_hash(file) if file.is_file() else None
+    return _file_hash(file) if file.is_file() else None
 
 
-def file_hash(file: Path) -> str:
+def _file_hash(file: Path) -> str:
     """SHA-256 (hex)."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
