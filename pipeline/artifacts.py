@@ -8,6 +8,7 @@ next run continues. Several processes may write one scratch store: see `shard_cl
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import json
@@ -25,8 +26,9 @@ import numpy as np
 import zarr
 from filelock import FileLock, Timeout
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.sync import sync
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, ResourceError
 from pipeline.finite import first_broken
 
 
@@ -55,6 +57,8 @@ SCHEMAS = {schema.name: schema for schema in (CLIP, TRUTH, FEATURES, LATENTS, MA
 DAMAGE = (ValueError, RuntimeError, OSError, KeyError, TypeError)
 #: Folder of lock files within a scratch folder.
 LOCKS = "locks"
+#: To make that folder, against others who remove it; some places take no folder ever.
+MOST_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,7 @@ class Store:
         try:
             return np.asarray(array[start:stop])
         except DAMAGE as error:
+            _await_other_reads()
             first = start // shard_frames(array)
             number = next((n for n in range(first, shard_count(array)) if damage(self.path / name, array, n)), first)
             raise DataError(
@@ -360,15 +365,16 @@ class StoreWriter:
 
     def _locked(self, name: str, wait: bool) -> FileLock | None:
         lock = FileLock(self._folder / LOCKS / f"{name}.lock")
-        while not lock.is_locked:
+        for _ in range(MOST_TRIES):
             try:
                 (self._folder / LOCKS).mkdir(parents=True, exist_ok=True)
                 lock.acquire(blocking=wait)
+                return lock
             except FileNotFoundError:  # another process has just removed the folder: its last shard was written
                 continue
             except Timeout:
                 return None
-        return lock
+        raise ResourceError(f"{self._folder}: no folder can be made there; choose another place for unfinished stores")
 
     def _drop_damaged(self) -> None:
         """Remove what a machine left damaged that was lost before its disk had everything: it is made again."""
@@ -511,8 +517,21 @@ def damage(folder: Path, array: zarr.Array, number: int) -> str | None:
     try:
         array[start : start + shard_frames(array)]
     except DAMAGE as error:
+        _await_other_reads()
         return _first_line(error)
     return None
+
+
+def _await_other_reads() -> None:
+    """Wait for the chunks that Zarr began to read beside the one that failed.
+
+    Zarr leaves them running; where the process ends meanwhile, each prints a traceback behind the one-line error.
+    """
+
+    async def others() -> None:
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
+
+    sync(others())
 
 
 def _shard_count(shape: tuple[int, ...], shard: int) -> int:

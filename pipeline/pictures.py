@@ -87,9 +87,11 @@ def read_label_png(path: Path, colours: Mapping[int, Colour] | None = None) -> n
         colours: id -> (r, g, b), for files that hold colours instead of ids.
 
     Raises:
-        DataError: unreadable, colours without a list of them, or a colour that is not listed.
+        DataError: unreadable, a JPEG, colours without a list of them, or a colour that is not listed.
     """
     with _opened(path) as image:
+        if image.format == "JPEG":
+            raise DataError(f"{path}: a JPEG, which changes label values; store label maps as PNG")
         if image.mode in ("P", "L", "1"):
             step = _GREY_STEPS.get(_raw_mode(image), 1)  # known only until the pixels are loaded
             return np.array(image).astype(np.uint8) // np.uint8(step)

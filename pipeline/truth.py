@@ -31,6 +31,8 @@ from pipeline.pictures import Colour, davis_palette, label_size, read_label_png
 VOID = 255
 #: What a stored value becomes that the class list does not know.
 UNKNOWN = 65535
+#: Of a class list; a device file that never ends would fill the memory.
+MOST_CHARACTERS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,11 @@ def read_classes(reference: str | Path, near: Path | None = None) -> ClassList:
     text, _, name = str(reference).partition("#")
     path = Path(text)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as stream:
+            written = stream.read(MOST_CHARACTERS + 1)
+        if len(written) > MOST_CHARACTERS:
+            raise DataError(f"{path}: not a class list, it is longer than {MOST_CHARACTERS} characters")
+        content = json.loads(written)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such class list") from error
     except (ValueError, OSError, RecursionError) as error:

@@ -139,6 +139,20 @@ def list_images(folder: Path) -> list[Path]:
     return sorted((path for path in files if path.suffix.lower() in IMAGE_SUFFIXES), key=_natural)
 
 
+def images_by_stem(folder: Path) -> dict[str, Path]:
+    """The same files by their stems, which are the names of frames.
+
+    Raises:
+        DataError: two of them have one stem.
+    """
+    images: dict[str, Path] = {}
+    for file in list_images(folder):
+        other = images.setdefault(file.stem, file)
+        if other is not file:
+            raise DataError(f"{folder}: {other.name} and {file.name} have the same stem; frames need unique names")
+    return images
+
+
 @dataclass(frozen=True)
 class FolderSource:
     """Pictures as frames, named by their stems."""
@@ -270,14 +284,9 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
 
 
 def _open_folder(folder: Path, fps: float) -> FolderSource:
-    files = list_images(folder)
+    files = list(images_by_stem(folder).values())
     if not files:
         raise DataError(f"{folder}: no pictures in this folder ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    by_stem: dict[str, Path] = {}
-    for file in files:
-        other = by_stem.setdefault(file.stem, file)
-        if other is not file:
-            raise DataError(f"{folder}: {other.name} and {file.name} have the same stem; frames need unique names")
     size = image_size(files[0])
     for file in files[1:]:
         _check_size(str(file), image_size(file), size)

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import ResourceError, VidsegError, is_out_of_memory
+from pipeline.errors import DataError, ResourceError, VidsegError, is_out_of_memory
 
 ParamsOption = Annotated[
     Path | None,
@@ -133,6 +133,8 @@ def explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         reason = UNWRITABLE[error.errno]
         return ResourceError.exit_code, f"{error.filename}: cannot be written ({reason}); choose another output folder"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return DataError.exit_code, f"{error.filename}: longer than names of files may be; choose a shorter one"
     text = " ".join(str(error).split())
     return 1, f"internal error: {type(error).__name__}: {text} (--debug shows the traceback)"
 

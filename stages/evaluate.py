@@ -272,14 +272,19 @@ def main(
     out: Annotated[
         Path | None, typer.Option(help="folder for scores.json, with --item and --predictions", file_okay=False)
     ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="strict or official; the same as --set evaluate.protocol=...")
+    ] = None,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
     item: cli.ItemOption = None,
 ) -> None:
     """Score labels: labels.zarr, truth.zarr -> scores.json.
 
-    Example: vidseg evaluate work/labels.zarr work/truth.zarr work --set evaluate.protocol=official
+    Example: vidseg evaluate work/labels.zarr work/truth.zarr work --protocol official
     """
+    if protocol is not None:
+        set_ = [*(set_ or ()), f"evaluate.protocol={protocol}"]
     if predictions is not None and labels and truth and out_dir is None:
         labels, truth, out_dir = None, labels, truth
     if truth and out_dir:

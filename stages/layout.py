@@ -133,7 +133,8 @@ def item_videos(key: str, videos_file: Path = Path("videos.yaml")) -> list[dict[
         if isinstance(rates, list) and len(rates) != len(entry.get("videos", ())):
             raise UsageError(f"{videos_file}: item '{key}': a list in `fps` must have one rate for each of `videos`")
         for name in ("path", "ground_truth", "classes", "mask"):
-            if not isinstance(entry.get(name) or NONE, str):
+            # Only a path must be there.
+            if not isinstance(entry[name] if name == "path" else entry.get(name) or NONE, str):
                 raise UsageError(f"{videos_file}: item '{key}': `{name}` must be a path, not {entry[name]!r}")
     return [video for entry in entries for video in _videos(entry)]
 

@@ -12,6 +12,7 @@ from pipeline.errors import DataError, UsageError
 from stages import cli
 
 if TYPE_CHECKING:
+    from stages.settings import Settings
     from stages.table_rows import RowSpec
     from stages.table_run import Plan
 
@@ -61,11 +62,9 @@ def methods(
     from pipeline.quoted import TABLE_1
     from pipeline.tables import Pair, Table
     from stages import table_run
-    from stages.experiments import PARAMS
-    from stages.settings import load
     from stages.table_rows import method_rows, quoted_rows
 
-    settings = load(PARAMS)
+    settings = _settings()
     plan = table_run.plan(_choose(method_rows(settings), rows), datasets)
     if dry_run:
         return _show(plan)
@@ -109,11 +108,9 @@ def ablation(
     """
     from pipeline.tables import Table
     from stages import table_run
-    from stages.experiments import PARAMS
-    from stages.settings import load
     from stages.table_rows import UNMASKED_STRENGTH, ablation_pairs, ablation_rows, quoted_rows
 
-    settings = load(PARAMS)
+    settings = _settings()
     plan = table_run.plan(_choose(ablation_rows(settings), rows), datasets)
     if dry_run:
         return _show(plan)
@@ -215,6 +212,16 @@ def page(
     with replacing(to) as temporary:
         temporary.write_text(f"{words}{PAGE_MARK}\n\n" + "\n".join(table.read_text() for table in tables))
     cli.note(f"{to}: {', '.join(table.stem for table in tables)}")
+
+
+def _settings() -> Settings:
+    """The project's own parameters: tables take no others."""
+    from stages.experiments import PARAMS
+    from stages.settings import load
+
+    if not PARAMS.is_file():
+        raise UsageError(f"{PARAMS}: no such file; run in the project's folder, where dvc.yaml is")
+    return load(PARAMS)
 
 
 def _choose(rows: tuple[RowSpec, ...], wanted: str | None) -> tuple[RowSpec, ...]:

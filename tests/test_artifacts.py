@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from dataclasses import replace
@@ -8,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from zarr.core.sync import sync
 
 from pipeline import artifacts
 from pipeline.artifacts import ArraySpec, StoreWriter, fingerprint, is_current, open_store
-from pipeline.errors import DataError
+from pipeline.errors import DataError, ResourceError
 
 SPECS = {"latents": ArraySpec((5, 2, 3), "float32", shard=2)}
 
@@ -62,6 +64,13 @@ def test_a_killed_writer_is_continued_to_the_same_bytes(tmp_path: Path, store: P
     second.commit()
     files = {file.relative_to(store): file.read_bytes() for file in store.rglob("*") if file.is_file()}
     assert files == {file.relative_to(path): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a place that takes no folders")
+def test_a_scratch_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    made = StoreWriter(tmp_path / "x.zarr", Path("/proc/tmp"), artifacts.LATENTS, "abc", SPECS, params={}, backbone="x")
+    with pytest.raises(ResourceError, match=r"/proc/tmp/abc: no folder can be made there; choose another place"):
+        made.write("latents", 0, values())
 
 
 def test_commit_replaces_an_older_store(store: Path) -> None:
@@ -152,6 +161,28 @@ def test_damage_seen_on_read(store: Path, damage) -> None:  # type: ignore[no-un
     opened.read("latents", 0, 2)
     with pytest.raises(DataError, match=r"'latents' is damaged in shard 1 \(c\.1\.0\.0: .*re-run `vidseg extract`"):
         opened.read("latents", 2, 4)
+
+
+def test_a_read_that_fails_leaves_no_other_one_running(tmp_path: Path) -> None:
+    """What still runs when the process ends would print its traceback behind the one-line error."""
+    path = tmp_path / "latents.zarr"
+    made = writer(path, specs={"latents": ArraySpec((60, 2, 3), "float32", shard=60)})
+    made.write("latents", 0, np.ones((60, 2, 3), np.float32))
+    made.commit()
+    (file,) = (path / "latents").glob("c.0*")
+    content = bytearray(file.read_bytes())
+    content[10] ^= 255
+    file.write_bytes(bytes(content))
+
+    async def running() -> int:
+        return len(asyncio.all_tasks()) - 1
+
+    opened = open_store(path, artifacts.LATENTS)
+    with pytest.raises(DataError, match="'latents' is damaged in shard 0"):
+        opened.read("latents")
+    assert sync(running()) == 0
+    assert artifacts.damage(path / "latents", opened.array("latents"), 0)
+    assert sync(running()) == 0
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from tests.commands import error_line, vidseg, vidseg_process
         (MemoryError(), 5, "lower diffusion.batch and upsample.batch"),
         (OSError(errno.ENOSPC, "No space left on device", "/x"), 5, "disk full while writing /x"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 5, "/x: cannot be written"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/x"), 3, "/x: longer than names of files may be"),
         (
             ZeroDivisionError("oops"),
             1,

@@ -376,6 +376,8 @@ FIRST_MAP = "data/1_a-b1/mask/00000000.png"
         (fake.vspw, "vspw", write(FRAME, ""), "origin/00000001.jpg: not a picture that can be read (0 bytes)"),
         (fake.vspw, "vspw", wide_map(MAP), "mask/00000001.png: the label map is 13x8 pixels, the first frame of"),
         (fake.vspw, "vspw", lambda root: write_picture(root / FRAME, (9, 9)) and None, "the frame is 9x9 pixels"),
+        (fake.vspw, "vspw", lambda root: write_picture((root / FRAME).with_suffix(".png")) and None,
+            "origin: 00000001.jpg and 00000001.png have the same stem"),
         (fake.vspw, "vspw", sixteen_bit_map(FIRST_MAP), "holds the value 700, which is neither a class nor ignored"),
         (fake.vspw, "vspw", coloured_map(FIRST_MAP), "the colour (1, 2, 3) at row 0, column 0 belongs to no class"),
         (
@@ -405,6 +407,8 @@ FIRST_MAP = "data/1_a-b1/mask/00000000.png"
             "label_colors.txt: not text in UTF-8"),
         (fake.camvid32, "camvid", empty("701_StillsRaw_full"),
             "701_StillsRaw_full: no pictures in this folder of frames"),
+        (fake.camvid32, "camvid", lambda root: write_picture(root / "701_StillsRaw_full/0006R0_f00930.jpg") and None,
+            "701_StillsRaw_full: 0006R0_f00930.jpg and 0006R0_f00930.png have the same stem"),
         (fake.camvid32, "camvid", lambda root: write_picture(root / "701_StillsRaw_full/x.png")
             and write_map(root / "LabeledApproved_full/x_L.png", 0) and None, "x.png: expected <drive>_<count>"),
         (fake.camvid32, "camvid", coloured_map("LabeledApproved_full/0016E5_00870_L.png", "RGBA"),
@@ -412,6 +416,8 @@ FIRST_MAP = "data/1_a-b1/mask/00000000.png"
         (fake.davis, "davis2017", remove("ImageSets/2017/val.txt"), "ImageSets/2017/val.txt: no such list"),
         (fake.davis, "davis2017", remove("Annotations/480p/camel/00001.png"), "480p/camel: 1 of 3 frames have no"),
         (fake.davis, "davis2017", coloured_map("Annotations/480p/camel/00000.png"), "holds colours, not label ids"),
+        (fake.davis2016, "davis2016", write("ImageSets/480p/val.txt", "camel\n"),
+            "ImageSets/480p/val.txt: expected lines like '/JPEGImages/480p/camel/00000.jpg"),
         (fake.folders, "folders", remove("cat/frames/1.png"), "cat/labels/1.png: there is no frame of that name"),
         (fake.folders, "folders", lambda root: (root / "dog/labels/1.png").rename(root / "dog/labels/1.npy") and None,
             "dog/labels: no label PNGs in this folder; remove it if dog has no ground truth"),

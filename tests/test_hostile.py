@@ -123,6 +123,25 @@ def test_no_path_of_an_item_is_another_type(tmp_path: Path) -> None:
         assert f"item 'one': `{name}` must be a path, not {{'a': 1}}" in line
 
 
+@pytest.mark.parametrize(
+    ("path", "code", "message"),
+    [
+        (None, 2, "item 'one': `path` must be a path, not None"),
+        ("x" * 300, 3, "longer than names of files may be; choose a shorter one"),
+    ],
+)
+def test_paths_that_are_none(tmp_path: Path, path: str | None, code: int, message: str) -> None:
+    (tmp_path / "videos.yaml").write_text(yaml.safe_dump({"items": {"one": [{**ITEM, "path": path}]}}))
+    assert message in error_line(vidseg("ingest", "--item", "one", cwd=tmp_path, check=code))
+
+
+def test_a_key_that_is_too_long_for_a_folder(tmp_path: Path) -> None:
+    write_frames(tmp_path / "clip", np.zeros((1, 64, 64, 3), np.uint8))
+    key = "k" * 300
+    (tmp_path / "videos.yaml").write_text(yaml.safe_dump({"items": {key: [{"path": "clip"}]}}))
+    assert "longer than names of files" in error_line(vidseg("ingest", "--item", key, cwd=tmp_path, check=3))
+
+
 # YAML -------------------------------------------------------------------------------------------------------
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))

@@ -31,6 +31,7 @@ FOLDER = Path(os.environ.get(VARIABLE) or OWN)
 CASES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
 HEAD = {"case", "description", "encoding", "num_classes", "ignore_values", "videos"}
+VIDEO = {"index", "name", "frames", "height", "width"}
 TABLES = ("official_majority", "official_majority_coarse", "valid_pixel_majority")
 WINDOWS = (8, 16)
 
@@ -59,6 +60,8 @@ def load(stem: str, folder: Path = FOLDER) -> Case:
     with np.load(folder / f"{stem}.npz") as file:
         arrays = {name: file[name] for name in file.files}
     head = {key: content[key] for key in HEAD}
+    for video in head["videos"]:
+        assert set(video) == VIDEO, f"{stem}: unknown keys in videos: {sorted(set(video) ^ VIDEO)}"
     return Case(head, {key: value for key, value in content.items() if key not in HEAD}, arrays)
 
 

@@ -117,6 +117,13 @@ def test_other_label_modes_are_refused(tmp_path: Path) -> None:
         read_label_png(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_label_maps_that_are_jpegs_are_refused_whatever_their_name(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (16, 16), 3 if mode == "L" else (3, 3, 3)).save(tmp_path / "a.png", format="JPEG")
+    with pytest.raises(DataError, match=r"a\.png: a JPEG, which changes label values; store label maps as PNG"):
+        read_label_png(tmp_path / "a.png", {1: (3, 3, 3)})
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "CMYK"])
 def test_images_of_any_mode_become_rgb(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")

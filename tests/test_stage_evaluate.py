@@ -441,6 +441,27 @@ def test_predictions_need_no_labels_on_the_command_line(tmp_path: Path) -> None:
     assert scored(tmp_path / "out" / "scores.json")["pooled"]["miou"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), "strict"),
+        (("--protocol", "official"), "official"),
+        (("--set", "evaluate.protocol=official", "--protocol", "strict"), "strict"),
+    ],
+)
+def test_the_protocol_has_an_option_of_its_own(tmp_path: Path, options: tuple[str, ...], expected: str) -> None:
+    arguments = [str(write_truth(tmp_path, scene())), str(tmp_path), "--predictions"]
+    arguments += [str(write_predictions(tmp_path / "png", scene())), *options]
+    assert CliRunner().invoke(evaluate.app, arguments, catch_exceptions=False).exit_code == 0
+    assert scored(tmp_path / "scores.json")["protocol"] == expected
+
+
+def test_an_unknown_protocol(tmp_path: Path) -> None:
+    arguments = ["a.zarr", "b.zarr", str(tmp_path), "--protocol", "lenient"]
+    with pytest.raises(UsageError, match="evaluate.protocol must be one of strict, official, not 'lenient'"):
+        CliRunner().invoke(evaluate.app, arguments, catch_exceptions=False)
+
+
 def test_missing_arguments(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give LABELS, TRUTH and OUT_DIR, or --item KEY"):
         CliRunner().invoke(evaluate.app, [str(tmp_path)], catch_exceptions=False)

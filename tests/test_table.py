@@ -229,6 +229,10 @@ def remove_from_git(project: Project) -> None:
     project.run("git", "rm", "-q", "--cached", "params.yaml")
 
 
+def remove_the_parameters(project: Project) -> None:
+    (project.root / "params.yaml").unlink()
+
+
 def remove_the_pipeline(project: Project) -> None:
     (project.root / "dvc.yaml").unlink()
 
@@ -250,6 +254,7 @@ def conflict(project: Project) -> None:
         (use_a_relative_path, 2, "videos.yaml: path of item 'a' is relative and not in git"),
         (remove_from_git, 2, "params.yaml: unknown to git, so experiments would lack it; git add params.yaml"),
         (remove_the_pipeline, 2, "dvc.yaml: no such file; run in the project's folder"),
+        (remove_the_parameters, 2, "params.yaml: no such file; run in the project's folder"),
         (conflict, 2, "params.yaml: unresolved merge; finish or abort it first"),
     ],
 )

@@ -249,6 +249,8 @@ def test_unreadable_class_lists(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text("classes: sky")
     with pytest.raises(DataError, match="not a JSON class list"):
         read_classes(tmp_path / "c.json")
+    with pytest.raises(DataError, match="/dev/zero: not a class list, it is longer than 10000000 characters"):
+        read_classes("/dev/zero")
 
 
 # Real data

@@ -24,7 +24,7 @@ from statistics import mode
 from pipeline.datasets.listing import Frame, Video, pair_frames, read_lines, read_names, require_annotations
 from pipeline.errors import DataError
 from pipeline.truth import ClassList, parse_classes, read_classes
-from pipeline.video import list_images
+from pipeline.video import images_by_stem
 
 CLASS_LISTS = Path(__file__).parent / "classes"
 CAMERA_FPS = 30.0
@@ -55,7 +55,7 @@ def _published(root: Path, split: str | None) -> tuple[Frame, ...]:
     images, labels = root / "701_StillsRaw_full", root / "LabeledApproved_full"
     if not images.is_dir():
         raise DataError(f"{images}: no such folder of frames")
-    files = {file.stem: file for file in list_images(images)}
+    files = images_by_stem(images)
     if not files:
         raise DataError(f"{images}: no pictures in this folder of frames")
     names = list(files) if split is None else sorted(read_names(root / f"{split}.txt"))

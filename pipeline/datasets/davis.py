@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from pipeline.datasets.listing import Frame, Video, pair_frames, read_names, require_annotations
+from pipeline.errors import DataError
 from pipeline.pictures import read_label_png
 from pipeline.truth import VOID, ClassList, LabelClass, parse_classes
 
@@ -52,6 +53,12 @@ def _sequences(sets: Path, split: str | None, year: int) -> list[str]:
     listed = sets / str(year) / f"{split}.txt"
     pairs = sets / "480p" / f"{split}.txt"
     if year == 2016 and not listed.is_file() and pairs.is_file():
-        frames = (PurePosixPath(line.split()[0]) for line in read_names(pairs))
-        return list(dict.fromkeys(frame.parent.name for frame in frames))
+        lines = read_names(pairs)
+        sequences = [PurePosixPath(line.split()[0]).parent.name for line in lines]
+        if "" in sequences:
+            raise DataError(
+                f"{pairs}: expected lines like '/JPEGImages/480p/camel/00000.jpg /Annotations/480p/camel/00000.png', "
+                f"found '{lines[sequences.index('')]}'"
+            )
+        return list(dict.fromkeys(sequences))
     return read_names(listed)

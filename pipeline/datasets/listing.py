@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.errors import DataError
 from pipeline.pictures import image_size
 from pipeline.truth import ClassList, label_maps, read_checked
-from pipeline.video import list_images
+from pipeline.video import images_by_stem
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,15 @@ def pair_frames(images: Path, labels: Path) -> tuple[Frame, ...]:
     """The pictures of a folder in natural order, each with the PNG of the same stem where `labels` has one.
 
     Raises:
-        DataError: no such folder of pictures or none in it, or a PNG that belongs to no picture.
+        DataError: no such folder of pictures or none in it, two of one stem, or a PNG that belongs to no picture.
     """
     if not images.is_dir():
         raise DataError(f"{images}: no such folder of frames")
-    files = list_images(images)
+    files = images_by_stem(images)
     if not files:
         raise DataError(f"{images}: no pictures in this folder of frames")
     maps = label_maps(labels) if labels.is_dir() else {}
-    frames = tuple(Frame(file.stem, file, maps.get(file.stem)) for file in files)
+    frames = tuple(Frame(name, file, maps.get(name)) for name, file in files.items())
     if lost := sorted(set(maps) - {frame.name for frame in frames}):
         raise DataError(f"{maps[lost[0]]}: there is no frame of that name in {images}")
     return frames
