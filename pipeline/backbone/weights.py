@@ -184,12 +184,12 @@ def without_bars() -> Iterator[None]:
 
     shown = logging.is_progress_bar_enabled()
     if shown:
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            logging.enable_progress_bar()
 
 
 def cannot_be_loaded(place: Path, error: Exception) -> WeightsError:
