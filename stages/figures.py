@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.errors import UsageError
+from pipeline.errors import DataError, UsageError
 from stages import backbones, cli, render, upsample, windows
 from stages.settings import Settings, load
 
@@ -34,6 +34,7 @@ def differences(
 
     Raises:
         UsageError: no such frame, or the label is absent from it.
+        DataError: the stores do not belong to each other.
     """
     from pipeline import artifacts
     from pipeline.pictures import write_image
@@ -42,6 +43,7 @@ def differences(
 
     shot = _Shot.open(clip, latents, settings, frame)
     store = artifacts.open_store(coarse, artifacts.COARSE)
+    upsample.check_coarse(store, shot.latents)
     planes = store.read("refined", shot.frames.start, shot.frames.stop)
     plane = planes[shot.position]
     present = sorted({int(value) for value in plane.flat})
@@ -68,6 +70,7 @@ def blocks(clip: Path, features: Path, latents: Path, out: Path, settings: Setti
 
     Raises:
         UsageError: no such frame.
+        DataError: the stores do not belong to each other.
     """
     from pipeline import artifacts
     from pipeline.context import fit
@@ -79,6 +82,8 @@ def blocks(clip: Path, features: Path, latents: Path, out: Path, settings: Setti
 
     shot = _Shot.open(clip, latents, settings, frame)
     store = artifacts.open_store(features, artifacts.FEATURES)
+    if store.fingerprint != shot.latents.fingerprint:
+        raise DataError(f"{features} and {latents} were not made together; run `vidseg extract` for this clip")
     made_with, segment = store.params["extract"], settings["segment"]
     titles = {
         "aggregated": f"blocks {', '.join(map(str, made_with['blocks']))}, averaged",
@@ -116,7 +121,8 @@ class _Shot:
 
         clip_store = artifacts.open_store(clip, artifacts.CLIP)
         latents_store = artifacts.open_store(latents, artifacts.LATENTS)
-        total = min(clip_store.frames("frames"), latents_store.frames("latents"))
+        upsample.check_latents(latents_store, clip_store)
+        total = clip_store.frames("frames")
         if not 0 <= frame < total:
             raise UsageError(f"--frame must be between 0 and {total - 1} for {clip}, not {frame}")
         source = backbones.find(settings["backbone"])

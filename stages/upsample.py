@@ -117,7 +117,8 @@ def run(
     frames_store = artifacts.open_store(clip, artifacts.CLIP)
     latents_store = artifacts.open_store(latents, artifacts.LATENTS)
     coarse_store = artifacts.open_store(coarse, artifacts.COARSE)
-    _check_same_clip(frames_store, latents_store, coarse_store)
+    check_latents(latents_store, frames_store)
+    check_coarse(coarse_store, latents_store)
     modulates = params.method == "modulation"
     shown = {"upsample": plain(params)}
     weights_hash = None
@@ -328,15 +329,24 @@ def _interpolated(
     return np.stack(results)
 
 
-def _check_same_clip(clip: Store, latents: Store, coarse: Store) -> None:
-    """Stores of different clips may agree in every shape: their fingerprints tell."""
-    chain = (
-        (latents, latents.attrs.get("clip"), clip, "vidseg extract"),
-        (coarse, coarse.attrs.get("features"), latents, "vidseg segment"),
-    )
-    for store, made_from, source, remedy in chain:
-        if made_from != source.fingerprint:
-            raise DataError(f"{store.path} does not belong to {source.path}; run `{remedy}` for this clip")
+def check_latents(latents: Store, clip: Store) -> None:
+    """Stores of different clips may agree in every shape: their fingerprints tell.
+
+    Raises:
+        DataError: the latents are of another clip.
+    """
+    if latents.attrs.get("clip") != clip.fingerprint:
+        raise DataError(f"{latents.path} does not belong to {clip.path}; run `vidseg extract` for this clip")
+
+
+def check_coarse(coarse: Store, latents: Store) -> None:
+    """The same for coarse labels.
+
+    Raises:
+        DataError: they were made from other features than those that were computed with the latents.
+    """
+    if coarse.attrs.get("features") != latents.fingerprint:
+        raise DataError(f"{coarse.path} does not belong to {latents.path}; run `vidseg segment` for this clip")
 
 
 def check_same_diffusion(

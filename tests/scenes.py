@@ -45,6 +45,7 @@ class Scene:
     folder: Path
     images: np.ndarray = field(default_factory=pictures)
     labels: np.ndarray = field(default_factory=label_maps)
+    mark: str = "of"  # begins the stores' fingerprints
 
     def frames_source(self) -> Path:
         """The source as a folder of pictures."""
@@ -71,9 +72,13 @@ class Scene:
         planes = self.labels if labels is None else labels
         return self._store(name, artifacts.LABELS, {"labels": planes}, {}, {"upsample": params})
 
-    def coarse(self) -> Path:
+    def coarse(self, features: str | None = None) -> Path:
+        """coarse.zarr, made from the scene's features, or from those of that fingerprint."""
         planes = np.stack([resize_labels_nearest(plane, GRID) for plane in self.labels])
-        return self._store("coarse.zarr", artifacts.COARSE, {"initial": planes, "refined": planes}, {})
+        arrays = {"initial": planes, "refined": planes}
+        return self._store(
+            "coarse.zarr", artifacts.COARSE, arrays, {"features": features or f"{self.mark}-features.zarr"}
+        )
 
     def features(self) -> Path:
         """Four channels per token: its label as three numbers, and a little noise."""
@@ -99,7 +104,13 @@ class Scene:
         shard = 2  # several shards, the last one partial
         specs = {key: artifacts.ArraySpec(values.shape, str(values.dtype), shard) for key, values in arrays.items()}
         writer = artifacts.StoreWriter(
-            self.folder / name, self.folder / "tmp", schema, f"of-{name}", specs, params=params or {}, attrs=attrs
+            self.folder / name,
+            self.folder / "tmp",
+            schema,
+            f"{self.mark}-{name}",
+            specs,
+            params=params or {},
+            attrs=attrs,
         )
         for key, values in arrays.items():
             writer.write(key, 0, values)

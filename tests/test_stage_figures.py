@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline import artifacts
 from pipeline.errors import DataError, UsageError
 from pipeline.rendering import method_figures
 from pipeline.rendering.palette import overlay_colours
@@ -32,8 +33,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, settings: Settings) -> Path:
         patch.setattr(scenes, "GRID", (4, 8))
         scene = Scene(folder, scenes.pictures(2), scenes.label_maps(2))
         clip = scene.clip(scene.frames_source())
-        scene.coarse()
-    extract.run(clip, folder, settings["extract"], settings["diffusion"], settings["backbone"])
+        features = extract.run(clip, folder, settings["extract"], settings["diffusion"], settings["backbone"])
+        scene.coarse(artifacts.open_store(features, artifacts.FEATURES).fingerprint)
     return folder
 
 
@@ -107,3 +108,20 @@ def test_another_noise_than_extracts_is_refused(made: Path, tiny_model: Path, tm
     stores = [made / name for name in ("clip.zarr", "latents.zarr", "coarse.zarr")]
     with pytest.raises(DataError, match="made with diffusion.seed = 0, now it is 5"):
         figures.differences(*stores, tmp_path / "x.png", other, 0, None)
+
+
+def test_stores_that_do_not_belong_together_are_refused(made: Path, settings: Settings, tmp_path: Path) -> None:
+    """A store that was made again, or of another clip, may have the same shapes."""
+    scene = Scene(tmp_path, mark="other")
+    other_clip, other_features, other_coarse = scene.clip(scene.frames_source()), scene.features(), scene.coarse()
+    clip, features, latents, coarse = (made / f"{name}.zarr" for name in ("clip", "features", "latents", "coarse"))
+    for draw, stores, message in (
+        (figures.differences, (other_clip, latents, coarse), "latents.zarr does not belong to .*run `vidseg extract`"),
+        (figures.differences, (clip, latents, other_coarse), "coarse.zarr does not belong to .*run `vidseg segment`"),
+        (figures.blocks, (other_clip, features, latents), "latents.zarr does not belong to .*run `vidseg extract`"),
+        (figures.blocks, (clip, other_features, latents), "were not made together; run `vidseg extract`"),
+    ):
+        label = (None,) if draw is figures.differences else ()
+        with pytest.raises(DataError, match=message):
+            draw(*stores, tmp_path / "x.png", settings, 0, *label)
+    assert not (tmp_path / "x.png").exists()

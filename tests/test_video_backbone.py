@@ -346,6 +346,14 @@ def test_bad_folders(tmp_path: Path, spoil: Any, message: str) -> None:
         load(folder)
 
 
+def test_loading_draws_no_bar_and_leaves_those_of_others(tiny_video_model: Path, capfd: Any) -> None:
+    from transformers.utils import logging
+
+    load(tiny_video_model)
+    assert "Loading weights" not in capfd.readouterr().err
+    assert logging.is_progress_bar_enabled()
+
+
 def test_models_of_the_other_family_are_refused(tmp_path: Path) -> None:
     video, image = tiny_video.save_model(tmp_path / "video"), tiny.save_model(tmp_path / "image")
     with pytest.raises(WeightsError, match="its denoiser is a UNetSpatioTemporal.* or backbone.name to 'svd'"):

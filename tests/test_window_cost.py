@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,11 @@ def test_levers_of_the_fast_mode_save(tiny_video_model: Path) -> None:
 def test_parameters_of_an_image_model_are_refused(tiny_video_model: Path) -> None:
     options = ["--set=backbone.name=svd", f"--set=backbone.path={tiny_video_model}", "--set=extract.window=null"]
     assert "extract.window is null, but svd sees a window" in error_line(vidseg("cost", *options, check=2))
+
+
+def test_an_image_encoder_that_does_not_fit_is_refused(tiny_video_model: Path, tmp_path: Path) -> None:
+    """One that is missing is counted as the published one, whose embedding this denoiser does not read."""
+    shutil.copytree(tiny_video_model, tmp_path / "model", ignore=shutil.ignore_patterns("image_encoder"))
+    options = ["--no-time", "--backbone", "svd", "--set", f"backbone.path={tmp_path / 'model'}"]
+    line = error_line(vidseg("cost", *options, check=4))
+    assert "the image embedding has 1024 values, the denoiser needs 32; fetch image_encoder/" in line

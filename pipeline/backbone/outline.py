@@ -22,6 +22,7 @@ from pipeline.backbone.sd import StableDiffusion
 from pipeline.backbone.single_file import SD21_UNET, SD21_VAE
 from pipeline.backbone.svd import StableVideoDiffusion
 from pipeline.backbone.svd_single_file import SVD_IMAGE_ENCODER, SVD_UNET, SVD_VAE
+from pipeline.backbone.svd_weights import check_widths
 from pipeline.backbone.weights import EMPTY_PROMPT, VIDEO_NAMES, check_family, read_json, stored_prompt
 
 #: Tokens of a prompt of SD's text encoders.
@@ -38,7 +39,7 @@ def outline(name: str, path: Path | None, dtype: torch.dtype) -> Outline:
         path: its folder or checkpoint; what this does not say, or None, is that of the published model.
 
     Raises:
-        WeightsError: it is a model of the other family, or its configuration is damaged.
+        WeightsError: it is a model of the other family, its configuration is damaged, or its parts do not fit.
     """
     if path is not None:
         check_family(name, path)
@@ -53,6 +54,7 @@ def outline(name: str, path: Path | None, dtype: torch.dtype) -> Outline:
             vae = AutoencoderKLTemporalDecoder.from_config(config("vae", SVD_VAE))
             vision = CLIPVisionConfig.from_dict(config("image_encoder", SVD_IMAGE_ENCODER))
             encoder = CLIPVisionModelWithProjection(vision)
+        check_widths(unet, encoder, path or Path(name))
         # The mix factors are made on the CPU whatever the device is.
         return _video(name, Module.to(unet, "meta", dtype), Module.to(vae, "meta"), Module.to(encoder, dtype))
     with torch.device("meta"):

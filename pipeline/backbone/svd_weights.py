@@ -59,10 +59,11 @@ def load_folder(folder: Path) -> VideoParts:
     place = folder / "image_encoder"
     weights.refuse_pickles_without_safetensors(place)
     try:
-        encoder = CLIPVisionModelWithProjection.from_pretrained(
-            place, local_files_only=True, use_safetensors=True, dtype=torch.float32,
-            variant=None if (place / "model.safetensors").is_file() else "fp16",
-        )  # fmt: skip
+        with weights.without_bars():
+            encoder = CLIPVisionModelWithProjection.from_pretrained(
+                place, local_files_only=True, use_safetensors=True, dtype=torch.float32,
+                variant=None if (place / "model.safetensors").is_file() else "fp16",
+            )  # fmt: skip
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise weights.cannot_be_loaded(place, error) from error
     check_widths(unet, encoder, folder)

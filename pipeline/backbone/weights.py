@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,6 +177,21 @@ def load_network(folder: Path, part: str, network: Any) -> Any:
         raise cannot_be_loaded(file, error) from error
 
 
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Without transformers' own progress bars, which it draws into a log file as well."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def cannot_be_loaded(place: Path, error: Exception) -> WeightsError:
     """What to raise for weights that a library refuses."""
     reason = " ".join(str(error).split())[:200]
@@ -294,13 +309,14 @@ def _encode_empty_prompt(folder: Path) -> torch.Tensor:
     variant = None if (folder / "text_encoder" / "model.safetensors").is_file() else "fp16"
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        model = CLIPTextModel.from_pretrained(
-            folder / "text_encoder",
-            local_files_only=True,
-            use_safetensors=True,
-            variant=variant,
-            dtype=torch.float32,
-        ).eval()
+        with without_bars():
+            model = CLIPTextModel.from_pretrained(
+                folder / "text_encoder",
+                local_files_only=True,
+                use_safetensors=True,
+                variant=variant,
+                dtype=torch.float32,
+            ).eval()
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(
