@@ -54,7 +54,7 @@ def run(
     stores = out / "artifacts"
     with _removed_if_empty(out):
         ingest.run(video, stores, settings["ingest"], ground_truth=ground_truth, classes=classes, mask=mask)
-        if not (stores / "labels.zarr").exists():
+        if mask is not None or context is not None or not _is_labelled(stores, settings, backbone):
             _print_estimate(stores / "clip.zarr", settings, backbone)
         shared = settings["diffusion"], settings["backbone"], backbone
         extract.run(stores / "clip.zarr", stores, settings["extract"], *shared)
@@ -145,6 +145,27 @@ def _remove_earlier_scores(out: Path) -> None:
         return
     if ours:
         path.unlink()
+
+
+def _is_labelled(stores: Path, settings: Settings, backbone: Backbone) -> bool:
+    """Whether the labels there are of this clip, these parameters and these weights: nothing is left to compute."""
+    from pipeline.artifacts import CLIP, LABELS, open_store
+    from pipeline.errors import DataError
+    from stages.settings import plain
+
+    try:
+        labels, clip = open_store(stores / "labels.zarr", LABELS), open_store(stores / "clip.zarr", CLIP)
+        if (labels.attrs["clip"], labels.attrs["backbone"]) != (clip.fingerprint, backbone.fingerprint):
+            return False
+        made = labels.params
+    except DataError:
+        return False
+    # What does not reach the values, e.g. a batch size, is not recorded; "auto" is recorded as what it came to.
+    return all(
+        plain(settings[section]).get(key) == value
+        for section in ("diffusion", "extract", "correspond", "segment", "upsample")
+        for key, value in made.get(section, {}).items()
+    )
 
 
 def _print_scores(path: Path) -> None:

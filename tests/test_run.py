@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import av
@@ -59,6 +60,17 @@ def test_a_second_run_reuses_the_artifacts_and_gives_the_same(video: Path, tiny_
     before = tree_bytes(result)
     vidseg("run", video, "-o", result, *options(tiny_model))
     assert tree_bytes(result) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "estimated"), [((), False), (("segment.clusters=2",), True), (("upsample.filter=0.3",), True)]
+)
+def test_the_estimate_comes_whenever_something_is_to_be_computed(
+    video: Path, tiny_model: Path, result: Path, tmp_path: Path, change: tuple[str, ...], estimated: bool
+) -> None:
+    shutil.copytree(result, tmp_path / "out")
+    printed = vidseg("run", video, "-o", tmp_path / "out", *options(tiny_model, *change)).stderr
+    assert ("seconds of computing and" in printed) == estimated
 
 
 def test_a_folder_of_frames_gives_labels_of_their_names(tiny_model: Path, tmp_path: Path) -> None:
