@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from stages import cli, yaml_files
 from stages.resources import resource
-from stages.settings import check_backbone, from_mapping, preset_backbones, read_preset
+from stages.settings import check_backbone, declared, from_mapping, load, preset_backbones, read_preset
 
 app = cli.new_app("Named sets of parameters.")
 
@@ -22,8 +24,10 @@ def group() -> None:
 @app.command("list")
 def list_presets() -> None:
     """The presets that there are, with their first line."""
-    for path in sorted(resource("presets").glob("*.yaml")):
-        print(f"{path.stem:<14} {path.read_text().splitlines()[0].lstrip('# ')}")
+    files = sorted(resource("presets").glob("*.yaml"))
+    width = max(len(path.stem) for path in files)
+    for path in files:
+        print(f"{path.stem:<{width}} {path.read_text().splitlines()[0].lstrip('# ')}")
 
 
 @app.command()
@@ -38,9 +42,7 @@ def apply(
     name: Annotated[str, typer.Argument(help="name of a preset")],
     file: Annotated[Path, typer.Option(help="parameter file to change")] = Path("params.yaml"),
 ) -> None:
-    """Write a preset's values into params.yaml; comments and other values stay."""
-    from stages.settings import declared
-
+    """Write a preset's values into params.yaml; comments and other values stay, and those that matter are named."""
     preset = read_preset(name)
     content = yaml_files.read(file, "run in the project's folder or give --file")
     check_backbone(content, preset_backbones(name), f"preset '{name}'")
@@ -53,6 +55,20 @@ def apply(
             present[key] = yaml_files.flow_list(value) if isinstance(value, list) else value
     yaml_files.write(file, content)
     cli.note(f"{file}: preset '{name}' applied")
+    if kept := _kept(file, preset):
+        cli.note(f"{file} keeps, other than the backbone's defaults: {', '.join(kept)}")
+
+
+def _kept(file: Path, preset: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """`section.key = value` of all that neither the preset nor the backbone's defaults set."""
+    now = load(file)
+    defaults = load(sets=[f"backbone.name={now['backbone'].name}"]).as_dict()
+    return [
+        f"{section}.{key} = {json.dumps(value)}"
+        for section, values in now.as_dict().items()
+        for key, value in values.items()
+        if key not in preset.get(section, {}) and value != defaults[section][key]
+    ]
 
 
 if __name__ == "__main__":

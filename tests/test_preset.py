@@ -170,6 +170,31 @@ def test_apply_keeps_comments_and_other_values(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
+@pytest.mark.parametrize(
+    ("names", "kept", "set_again"),
+    [
+        (("svd", "svd_reference", "svd"), 'upsample.difference = "wrapped"', "upsample.block"),
+        (("svd", "emerdiff_svd", "sd21"), "upsample.blend = false", "backbone.name"),
+        (("paper",), "ingest.size = 128", "upsample.offset"),
+    ],
+)
+def test_apply_names_what_stays_of_an_earlier_preset(
+    names: tuple[str, ...], kept: str, set_again: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text((ROOT / "params.yaml").read_text())
+    for name in names[:-1]:
+        preset.apply(name, file)
+    printed = vidseg("preset", "apply", names[-1], "--file", file).stderr
+    assert kept in printed and set_again not in printed
+
+
+def test_apply_names_nothing_where_all_is_the_backbone_s_default(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("ingest: {size: 64}\n")
+    assert "keeps" not in vidseg("preset", "apply", "svd", "--file", file).stderr
+
+
 def test_apply_fills_a_file_without_sections(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text("extract:\n  blocks: [7]\n")
