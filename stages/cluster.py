@@ -93,9 +93,10 @@ def run(
     job = schedulers.Job(threads, memory, walltime, queue, bool(gpus or gpu), tuple(directive or ()), plan.logs)
     if dry_run:
         what = f"{workers} of {scheduler}, OMP_NUM_THREADS={threads}{', a GPU each' if job.gpu else ''}"
+        script = schedulers.job_script(scheduler, job) if scheduler in schedulers.QUEUES else None
         print(plain_plan(plan, [("workers", what)]))
-        if scheduler in schedulers.QUEUES:
-            print(f"\njob script of each worker:\n{schedulers.job_script(scheduler, job)}")
+        if script is not None:
+            print(f"\njob script of each worker:\n{script}")
         return
     site = _prepare(plan, threads, gpus)
     board = Board(plan)

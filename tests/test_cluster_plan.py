@@ -118,7 +118,9 @@ def test_a_job_without_a_gpu_asks_for_none(project: Checkout) -> None:
     ],
 )
 def test_refused_arguments(project: Checkout, arguments: list[str], message: str) -> None:
-    assert message in error_line(dry_run(project, *arguments, check=2))
+    refused = dry_run(project, *arguments, check=2)
+    assert message in error_line(refused)
+    assert refused.stdout == ""
 
 
 def change_a_file(project: Checkout) -> None:

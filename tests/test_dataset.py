@@ -373,6 +373,10 @@ FIRST_MAP = "data/1_a-b1/mask/00000000.png"
         (fake.vspw, "vspw", write("label_num_dic_final.json", '{"wall": 1}'), "names 1 classes, expected 124"),
         (fake.vspw, "vspw", remove(MAP), "1 of 2 frames have no label map, the first is 00000001"),
         (fake.vspw, "vspw", remove(FRAME), "mask/00000001.png: there is no frame of that name in"),
+        (fake.vspw, "vspw", lambda root: (root / MAP).rename((root / MAP).with_suffix(".jpg")) and None,
+            "mask/00000001.jpg: label maps are PNGs; save the original map as 00000001.png"),
+        (fake.vspw, "vspw", write("label_num_dic_final.json", '{"wall": "1", "sky": 2, "Wall": 1}'),
+            "label_num_dic_final.json: 'wall' and 'Wall' both have the number 1"),
         (fake.vspw, "vspw", write(FRAME, ""), "origin/00000001.jpg: not a picture that can be read (0 bytes)"),
         (fake.vspw, "vspw", wide_map(MAP), "mask/00000001.png: the label map is 13x8 pixels, the first frame of"),
         (fake.vspw, "vspw", lambda root: write_picture(root / FRAME, (9, 9)) and None, "the frame is 9x9 pixels"),
@@ -384,6 +388,11 @@ FIRST_MAP = "data/1_a-b1/mask/00000000.png"
             fake.cityscapes, "cityscapes",
             remove("leftImg8bit_sequence/val/ulm/ulm_000000_000280_leftImg8bit.png"),
             "ulm_000000_000280_leftImg8bit.png: no such file, but ulm_000000_000294_gtFine_labelIds.png is frame 20",
+        ),
+        (
+            fake.cityscapes, "cityscapes",
+            remove("gtFine/val/ulm/ulm_000000_000576_gtFine_labelIds.png"),
+            "ulm_000000_000557_leftImg8bit.png: lies in no snippet of 30 frames with a label map of its frame 20 (30 ",
         ),
         (
             fake.cityscapes, "cityscapes",

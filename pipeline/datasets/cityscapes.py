@@ -23,6 +23,7 @@ FPS = 17.0
 FRAMES = 30
 #: Position of the annotated frame in its snippet, from 0.
 ANNOTATED = 19
+IMAGE = "_leftImg8bit.png"
 
 
 def videos(root: Path, split: str | None) -> Iterator[Video]:
@@ -32,24 +33,39 @@ def videos(root: Path, split: str | None) -> Iterator[Video]:
         DataError: a missing file or folder.
     """
     labels, classes = _label_maps(root / "gtFine" / str(split))
-    for file in labels:
-        parts = re.fullmatch(r"(.+_\d+)_(\d+)_gtFine_label(Train)?Ids", file.stem)
-        if parts is None:
-            raise DataError(f"{file}: expected <city>_<sequence>_<frame>_gtFine_labelIds.png")
-        sequence, digits = parts[1], len(parts[2])
-        annotated = int(parts[2])
-        folder = root / "leftImg8bit_sequence" / str(split) / file.parent.name
-        frames = []
-        for number in range(annotated - ANNOTATED, annotated - ANNOTATED + FRAMES):
-            name = f"{sequence}_{number:0{digits}}"
-            image = folder / f"{name}_leftImg8bit.png"
-            if not image.is_file():
+    images = root / "leftImg8bit_sequence" / str(split)
+    snippets = [_snippet(file, images / file.parent.name) for file in labels]
+    _check_none_left(images, {frame.image for frames in snippets for frame in frames})
+    for file, frames in zip(labels, snippets, strict=True):
+        for frame in frames:
+            if not frame.image.is_file():
                 raise DataError(
-                    f"{image}: no such file, but {file.name} is frame {ANNOTATED + 1} of a snippet of {FRAMES} that "
-                    "has it; unpack leftImg8bit_sequence_trainvaltest.zip"
+                    f"{frame.image}: no such file, but {file.name} is frame {ANNOTATED + 1} of a snippet of {FRAMES} "
+                    "that has it; unpack leftImg8bit_sequence_trainvaltest.zip"
                 )
-            frames.append(Frame(name, image, file if number == annotated else None))
-        yield Video(f"{sequence}_{parts[2]}", tuple(frames), FPS, classes)
+        yield Video(frames[ANNOTATED].name, frames, FPS, classes)
+
+
+def _snippet(labels: Path, folder: Path) -> tuple[Frame, ...]:
+    """The frames around an annotated one."""
+    parts = re.fullmatch(r"(.+_\d+)_(\d+)_gtFine_label(Train)?Ids", labels.stem)
+    if parts is None:
+        raise DataError(f"{labels}: expected <city>_<sequence>_<frame>_gtFine_labelIds.png")
+    first, digits = int(parts[2]) - ANNOTATED, len(parts[2])
+    names = [f"{parts[1]}_{number:0{digits}}" for number in range(first, first + FRAMES)]
+    return tuple(
+        Frame(name, folder / f"{name}{IMAGE}", labels if position == ANNOTATED else None)
+        for position, name in enumerate(names)
+    )
+
+
+def _check_none_left(images: Path, used: set[Path]) -> None:
+    left = sorted(set(images.glob(f"*/*{IMAGE}")) - used)
+    if left:
+        raise DataError(
+            f"{left[0]}: lies in no snippet of {FRAMES} frames with a label map of its frame {ANNOTATED + 1} "
+            f"({len(left)} frames do not); unpack gtFine_trainvaltest.zip again, or take these frames away"
+        )
 
 
 def _label_maps(folder: Path) -> tuple[list[Path], ClassList]:

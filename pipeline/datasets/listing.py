@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.errors import DataError
 from pipeline.pictures import image_size
 from pipeline.truth import ClassList, label_maps, read_checked
-from pipeline.video import images_by_stem
+from pipeline.video import IMAGE_SUFFIXES, images_by_stem
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def pair_frames(images: Path, labels: Path) -> tuple[Frame, ...]:
     """The pictures of a folder in natural order, each with the PNG of the same stem where `labels` has one.
 
     Raises:
-        DataError: no such folder of pictures or none in it, two of one stem, or a PNG that belongs to no picture.
+        DataError: no such folder of pictures or none in it, two of one stem, a PNG that belongs to no picture, or a
+            label map that is no PNG.
     """
     if not images.is_dir():
         raise DataError(f"{images}: no such folder of frames")
@@ -83,6 +84,10 @@ def pair_frames(images: Path, labels: Path) -> tuple[Frame, ...]:
     frames = tuple(Frame(name, file, maps.get(name)) for name, file in files.items())
     if lost := sorted(set(maps) - {frame.name for frame in frames}):
         raise DataError(f"{maps[lost[0]]}: there is no frame of that name in {images}")
+    bare = {frame.name for frame in frames if frame.labels is None}
+    others = sorted(file for file in labels.iterdir() if file.stem in bare) if labels.is_dir() else []
+    if other := next((file for file in others if file.suffix.lower() in IMAGE_SUFFIXES), None):
+        raise DataError(f"{other}: label maps are PNGs; save the original map as {other.stem}.png")
     return frames
 
 

@@ -40,11 +40,16 @@ def videos(root: Path, split: str | None) -> Iterator[Video]:
 
 def _classes(file: Path) -> ClassList:
     try:
-        names = {int(number): name for name, number in json.loads(file.read_text(encoding="utf-8")).items()}
+        numbers = {name: int(number) for name, number in json.loads(file.read_text(encoding="utf-8")).items()}
     except FileNotFoundError as error:
         raise DataError(f"{file}: no such file; VSPW comes with it, it names the classes") from error
     except (ValueError, AttributeError, TypeError) as error:
         raise DataError(f"{file}: expected class names with their numbers, {{'wall': '1', ...}} ({error})") from error
+    names: dict[int, str] = {}
+    for name, number in numbers.items():
+        if number in names:
+            raise DataError(f"{file}: '{names[number]}' and '{name}' both have the number {number}")
+        names[number] = name
     classes = {number: names[number] for number in sorted(names) if number not in IGNORE}
     if list(classes) != list(range(1, CLASSES + 1)):
         raise DataError(f"{file}: names {len(classes)} classes, expected {CLASSES} with the numbers 1..{CLASSES}")
