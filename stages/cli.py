@@ -150,9 +150,25 @@ def printable(message: str) -> str:
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in message)
 
 
+#: What `before_progress` has still to say.
+_announcements: list[Callable[[], None]] = []
+
+
+@contextmanager
+def before_progress(announce: Callable[[], None]) -> Iterator[None]:
+    """Call `announce` before the first progress that is shown meanwhile; not at all where there is none."""
+    _announcements.append(announce)
+    try:
+        yield
+    finally:
+        _announcements.clear()
+
+
 @contextmanager
 def progress(label: str, total: int, unit: str = "frames") -> Iterator[Advance]:
     """Yield `advance(n)`: a progress bar on a terminal, else a log line every 30 seconds with rate and ETA."""
+    while _announcements:
+        _announcements.pop()()
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

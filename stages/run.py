@@ -54,27 +54,27 @@ def run(
     stores = out / "artifacts"
     with _removed_if_empty(out):
         ingest.run(video, stores, settings["ingest"], ground_truth=ground_truth, classes=classes, mask=mask)
-        if mask is not None or context is not None or not _is_labelled(stores, settings, backbone):
-            _print_estimate(stores / "clip.zarr", settings, backbone)
-        shared = settings["diffusion"], settings["backbone"], backbone
-        extract.run(stores / "clip.zarr", stores, settings["extract"], *shared)
-        correspond.run(stores / "features.zarr", stores, settings["correspond"])
-        segment.run(
-            stores / "features.zarr",
-            stores / "matches.zarr",
-            stores,
-            settings["segment"],
-            seed=stores / "seed",
-            context=context,
-        )
-        upsample.run(
-            stores / "clip.zarr",
-            stores / "latents.zarr",
-            stores / "coarse.zarr",
-            stores,
-            settings["upsample"],
-            *shared,
-        )
+        # Said when the first stage begins to compute: only the stages know whether their stores can be used again.
+        with cli.before_progress(lambda: _print_estimate(stores / "clip.zarr", settings, backbone)):
+            shared = settings["diffusion"], settings["backbone"], backbone
+            extract.run(stores / "clip.zarr", stores, settings["extract"], *shared)
+            correspond.run(stores / "features.zarr", stores, settings["correspond"])
+            segment.run(
+                stores / "features.zarr",
+                stores / "matches.zarr",
+                stores,
+                settings["segment"],
+                seed=stores / "seed",
+                context=context,
+            )
+            upsample.run(
+                stores / "clip.zarr",
+                stores / "latents.zarr",
+                stores / "coarse.zarr",
+                stores,
+                settings["upsample"],
+                *shared,
+            )
         _remove_earlier_scores(out)
         if ground_truth is not None:
             _print_scores(
@@ -145,27 +145,6 @@ def _remove_earlier_scores(out: Path) -> None:
         return
     if ours:
         path.unlink()
-
-
-def _is_labelled(stores: Path, settings: Settings, backbone: Backbone) -> bool:
-    """Whether the labels there are of this clip, these parameters and these weights: nothing is left to compute."""
-    from pipeline.artifacts import CLIP, LABELS, open_store
-    from pipeline.errors import DataError
-    from stages.settings import plain
-
-    try:
-        labels, clip = open_store(stores / "labels.zarr", LABELS), open_store(stores / "clip.zarr", CLIP)
-        if (labels.attrs["clip"], labels.attrs["backbone"]) != (clip.fingerprint, backbone.fingerprint):
-            return False
-        made = labels.params
-    except DataError:
-        return False
-    # What does not reach the values, e.g. a batch size, is not recorded; "auto" is recorded as what it came to.
-    return all(
-        plain(settings[section]).get(key) == value
-        for section in ("diffusion", "extract", "correspond", "segment", "upsample")
-        for key, value in made.get(section, {}).items()
-    )
 
 
 def _print_scores(path: Path) -> None:

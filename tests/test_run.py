@@ -63,14 +63,31 @@ def test_a_second_run_reuses_the_artifacts_and_gives_the_same(video: Path, tiny_
 
 
 @pytest.mark.parametrize(
-    ("change", "estimated"), [((), False), (("segment.clusters=2",), True), (("upsample.filter=0.3",), True)]
+    ("change", "estimated"),
+    [
+        ((), False),
+        (("segment.clusters=2",), True),
+        (("upsample.filter=0.3",), True),
+        (("backbone.dtype=bfloat16",), True),
+    ],
 )
 def test_the_estimate_comes_whenever_something_is_to_be_computed(
     video: Path, tiny_model: Path, result: Path, tmp_path: Path, change: tuple[str, ...], estimated: bool
 ) -> None:
     shutil.copytree(result, tmp_path / "out")
     printed = vidseg("run", video, "-o", tmp_path / "out", *options(tiny_model, *change)).stderr
-    assert ("seconds of computing and" in printed) == estimated
+    assert printed.count("seconds of computing and") == estimated
+
+
+def test_the_estimate_heeds_lost_stores_and_other_contexts(
+    video: Path, tiny_model: Path, result: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(result, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "artifacts" / "features.zarr")
+    given = ("--context", result / "artifacts" / "context")
+    for context, estimated in (((), True), (given, True), (given, False), ((), True)):
+        printed = vidseg("run", video, "-o", tmp_path / "out", *options(tiny_model), *context).stderr
+        assert printed.count("seconds of computing and") == estimated
 
 
 def test_a_folder_of_frames_gives_labels_of_their_names(tiny_model: Path, tmp_path: Path) -> None:
