@@ -15,6 +15,7 @@ import json
 import math
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ DAMAGE = (ValueError, RuntimeError, OSError, KeyError, TypeError)
 LOCKS = "locks"
 #: To make that folder, against others who remove it; some places take no folder ever.
 MOST_TRIES = 100
+#: Held while other reads are awaited: two threads would await each other.
+_AWAITING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -531,7 +534,8 @@ def _await_other_reads() -> None:
     async def others() -> None:
         await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
 
-    sync(others())
+    with _AWAITING:
+        sync(others())
 
 
 def _shard_count(shape: tuple[int, ...], shard: int) -> int:

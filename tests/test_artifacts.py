@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,9 +164,8 @@ def test_damage_seen_on_read(store: Path, damage) -> None:  # type: ignore[no-un
         opened.read("latents", 2, 4)
 
 
-def test_a_read_that_fails_leaves_no_other_one_running(tmp_path: Path) -> None:
-    """What still runs when the process ends would print its traceback behind the one-line error."""
-    path = tmp_path / "latents.zarr"
+def damaged(path: Path) -> artifacts.Store:
+    """A store of 60 frames in one shard, of which a byte is wrong."""
     made = writer(path, specs={"latents": ArraySpec((60, 2, 3), "float32", shard=60)})
     made.write("latents", 0, np.ones((60, 2, 3), np.float32))
     made.commit()
@@ -173,16 +173,39 @@ def test_a_read_that_fails_leaves_no_other_one_running(tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())
     content[10] ^= 255
     file.write_bytes(bytes(content))
+    return open_store(path, artifacts.LATENTS)
+
+
+def test_a_read_that_fails_leaves_no_other_one_running(tmp_path: Path) -> None:
+    """What still runs when the process ends would print its traceback behind the one-line error."""
 
     async def running() -> int:
         return len(asyncio.all_tasks()) - 1
 
-    opened = open_store(path, artifacts.LATENTS)
+    opened = damaged(tmp_path / "latents.zarr")
     with pytest.raises(DataError, match="'latents' is damaged in shard 0"):
         opened.read("latents")
     assert sync(running()) == 0
-    assert artifacts.damage(path / "latents", opened.array("latents"), 0)
+    assert artifacts.damage(opened.path / "latents", opened.array("latents"), 0)
     assert sync(running()) == 0
+
+
+def test_threads_whose_reads_fail_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    opened = damaged(tmp_path / "latents.zarr")
+    failed = []
+
+    def read() -> None:
+        for _ in range(10):
+            with pytest.raises(DataError):
+                opened.read("latents")
+        failed.append(True)
+
+    threads = [threading.Thread(target=read, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(failed) == 4
 
 
 @pytest.mark.parametrize(
