@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from pipeline import artifacts
+from pipeline.datasets import cityscapes
 from pipeline.datasets.listing import Video
 from pipeline.truth import read_classes
 from stages import dataset, videos
@@ -193,6 +194,13 @@ def test_label_maps_are_found_whatever_the_case_of_their_suffix(project: Path, r
     register(project, root, "vspw")
     vidseg("ingest", "--item", "vspw-val-0_a-b0", "--set", "ingest.size=64", cwd=project)
     assert truth_of(project, "vspw-val-0_a-b0").attrs["indices"] == [0, 1]
+
+
+def test_hidden_files_are_no_files_of_cityscapes(root: Path) -> None:
+    fake.cityscapes(root)
+    for file in list(root.rglob("*.png")):
+        file.with_name(f"._{file.name}").write_bytes(b"not a picture")
+    assert [video.name for video in cityscapes.videos(root, "val")] == ["ulm_000000_000294", "ulm_000000_000576"]
 
 
 def test_shipped_class_lists_are_complete() -> None:

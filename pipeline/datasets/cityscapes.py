@@ -60,7 +60,7 @@ def _snippet(labels: Path, folder: Path) -> tuple[Frame, ...]:
 
 
 def _check_none_left(images: Path, used: set[Path]) -> None:
-    left = sorted(set(images.glob(f"*/*{IMAGE}")) - used)
+    left = sorted(set(images.glob(f"*/[!.]*{IMAGE}")) - used)
     if left:
         raise DataError(
             f"{left[0]}: lies in no snippet of {FRAMES} frames with a label map of its frame {ANNOTATED + 1} "
@@ -70,8 +70,8 @@ def _check_none_left(images: Path, used: set[Path]) -> None:
 
 def _label_maps(folder: Path) -> tuple[list[Path], ClassList]:
     classes = read_classes(CLASS_LIST)
-    if files := sorted(folder.glob("*/*_gtFine_labelIds.png")):
+    if files := sorted(folder.glob("*/[!.]*_gtFine_labelIds.png")):
         return files, classes
-    if files := sorted(folder.glob("*/*_gtFine_labelTrainIds.png")):
+    if files := sorted(folder.glob("*/[!.]*_gtFine_labelTrainIds.png")):
         return files, replace(classes, values=None)
     raise DataError(f"{folder}: no <city>/*_gtFine_labelIds.png here; unpack gtFine_trainvaltest.zip")
