@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipeline.errors import UsageError
 from stages import cli, yaml_files
 from stages.resources import resource
 from stages.settings import check_backbone, declared, from_mapping, load, preset_backbones, read_preset
@@ -48,14 +49,21 @@ def apply(
     check_backbone(content, preset_backbones(name), f"preset '{name}'")
     for section, values in preset.items():
         from_mapping(section, declared(section), values)
-        present = content.setdefault(section, {})
+        if content.get(section) is None:  # the bare name `extract:` stands for an empty section
+            content[section] = {}
+        present = content[section]
         for key, value in values.items():
             if key in present and present[key] == value:
                 continue
             present[key] = yaml_files.flow_list(value) if isinstance(value, list) else value
     yaml_files.write(file, content)
     cli.note(f"{file}: preset '{name}' applied")
-    if kept := _kept(file, preset):
+    try:
+        kept = _kept(file, preset)
+    except UsageError as error:  # the preset is applied all the same
+        cli.note(f"warning: {error}")
+        return
+    if kept:
         cli.note(f"{file} keeps, other than the backbone's defaults: {', '.join(kept)}")
 
 

@@ -195,6 +195,15 @@ def test_apply_names_nothing_where_all_is_the_backbone_s_default(tmp_path: Path)
     assert "keeps" not in vidseg("preset", "apply", "svd", "--file", file).stderr
 
 
+def test_apply_warns_of_what_the_file_has_wrong(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("segment: {clusterz: 3}\nextract:\n")
+    printed = vidseg("preset", "apply", "sd21", "--file", file).stderr
+    assert "preset 'sd21' applied" in printed
+    assert "warning: unknown parameter 'segment.clusterz'" in printed
+    assert yaml.safe_load(file.read_text())["extract"] == {"window": None}
+
+
 def test_apply_fills_a_file_without_sections(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text("extract:\n  blocks: [7]\n")
