@@ -90,7 +90,7 @@ def read_label_png(path: Path, colours: Mapping[int, Colour] | None = None) -> n
         DataError: unreadable, a JPEG, colours without a list of them, or a colour that is not listed.
     """
     with _opened(path) as image:
-        if image.format == "JPEG":
+        if image.format in ("JPEG", "MPO"):  # MPO: a JPEG with further pictures behind it
             raise DataError(f"{path}: a JPEG, which changes label values; store label maps as PNG")
         if image.mode in ("P", "L", "1"):
             step = _GREY_STEPS.get(_raw_mode(image), 1)  # known only until the pixels are loaded

@@ -117,9 +117,10 @@ def test_other_label_modes_are_refused(tmp_path: Path) -> None:
         read_label_png(tmp_path / "a.tif")
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_label_maps_that_are_jpegs_are_refused_whatever_their_name(tmp_path: Path, mode: str) -> None:
-    Image.new(mode, (16, 16), 3 if mode == "L" else (3, 3, 3)).save(tmp_path / "a.png", format="JPEG")
+@pytest.mark.parametrize(("mode", "more"), [("L", 0), ("RGB", 0), ("L", 1)])
+def test_label_maps_that_are_jpegs_are_refused_whatever_their_name(tmp_path: Path, mode: str, more: int) -> None:
+    image = Image.new(mode, (16, 16), 3 if mode == "L" else (3, 3, 3))
+    image.save(tmp_path / "a.png", format="MPO", save_all=True, append_images=[image] * more)  # alone, a mere JPEG
     with pytest.raises(DataError, match=r"a\.png: a JPEG, which changes label values; store label maps as PNG"):
         read_label_png(tmp_path / "a.png", {1: (3, 3, 3)})
 
