@@ -377,7 +377,9 @@ class StoreWriter:
                 continue
             except Timeout:
                 return None
-        raise ResourceError(f"{self._folder}: no folder can be made there; choose another place for unfinished stores")
+        raise ResourceError(
+            f"{self._folder}: no folder can be made there; choose another output folder, or another VIDSEG_SCRATCH"
+        )
 
     def _drop_damaged(self) -> None:
         """Remove what a machine left damaged that was lost before its disk had everything: it is made again."""

@@ -70,7 +70,7 @@ def test_a_killed_writer_is_continued_to_the_same_bytes(tmp_path: Path, store: P
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a place that takes no folders")
 def test_a_scratch_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     made = StoreWriter(tmp_path / "x.zarr", Path("/proc/tmp"), artifacts.LATENTS, "abc", SPECS, params={}, backbone="x")
-    with pytest.raises(ResourceError, match=r"/proc/tmp/abc: no folder can be made there; choose another place"):
+    with pytest.raises(ResourceError, match=r"/proc/tmp/abc: no folder can be made there; choose another output"):
         made.write("latents", 0, values())
 
 
