@@ -209,6 +209,7 @@ def test_locked_weights_guard_the_pipeline(project: Project) -> None:
     assert "run `vidseg backbone lock --params params.yaml`" in result.stderr
 
 
+@pytest.mark.slow
 def test_another_small_decoder_runs_upsample_alone(project: Project) -> None:
     """And none that the lock does not know is used."""
     upsample = dict(project.params["upsample"])
