@@ -32,8 +32,8 @@ CHECKED = (
 #: Modulated passes and images of rules that other arrays of the two cases test as well: only `make test-all` compares
 #: them. The first case is of the data-set script, the second of the single-video script.
 REPEATED = (
-    r"p0_variant_l2_pos_(bilinear_blend|lambda10_no_blend|blend_until_23|inject_all_qk|spatial_only|temporal_only)_x24"
-    r"|p0_decoded_(l0_neg|l[1345]_(pos|neg))|p1_decoded_l2_neg",
+    r"p0_variant_l2_pos_(bilinear_blend|no_blend|lambda10_no_blend|blend_until_23|inject_all_qk|spatial_only|temporal_only"
+    r"|spatial_cross)_x24|p0_decoded_(l0_neg|l[1345]_(pos|neg))|p1_decoded_l2_(pos|neg)",
     r"p0_variant_l2_pos_(bilinear_blend|lambda10_no_blend|blend_until_23|no_injection|inject_all_qk|offset_\w+|start_17"
     r")_x24|p0_decoded_l0_neg|p0_decoded_l4_(pos|neg)",
 )
