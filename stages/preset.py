@@ -11,8 +11,7 @@ import typer
 
 from pipeline.errors import UsageError
 from stages import cli, yaml_files
-from stages.resources import resource
-from stages.settings import check_backbone, declared, from_mapping, load, preset_backbones, read_preset
+from stages.settings import check_backbone, declared, from_mapping, load, preset_backbones, preset_files, read_preset
 
 app = cli.new_app("Named sets of parameters.")
 
@@ -25,17 +24,17 @@ def group() -> None:
 @app.command("list")
 def list_presets() -> None:
     """The presets that there are, with their first line."""
-    files = sorted(resource("presets").glob("*.yaml"))
-    width = max(len(path.stem) for path in files)
-    for path in files:
-        print(f"{path.stem:<{width}} {path.read_text().splitlines()[0].lstrip('# ')}")
+    files = preset_files()
+    width = max(map(len, files))
+    for name, path in sorted(files.items()):
+        print(f"{name:<{width}} {path.read_text().splitlines()[0].lstrip('# ')}")
 
 
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="name of a preset")]) -> None:
     """Print a preset."""
     read_preset(name)
-    print((resource("presets") / f"{name}.yaml").read_text(), end="")
+    print(preset_files()[name].read_text(), end="")
 
 
 @app.command()

@@ -168,6 +168,11 @@ def plain(params: Any) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
+def preset_files() -> dict[str, Path]:
+    """The presets that there are, by name."""
+    return {file.stem: file for file in resource("presets").glob("*.yaml")}
+
+
 def read_preset(name: str) -> dict[str, dict[str, Any]]:
     """The sections that a preset of that name sets.
 
@@ -184,12 +189,12 @@ def preset_backbones(name: str) -> tuple[str, ...] | None:
 
 def preset_for(kind: str, backbone: str) -> str:
     """The preset of a kind for a backbone: of that name, or one of its variants `<kind>_...`."""
-    for name in sorted(_presets()):
+    for name in sorted(preset_files()):
         backbones = preset_backbones(name) if name == kind or name.startswith(f"{kind}_") else ()
         if backbones is None or backbone in backbones:
             return name
     raise UsageError(
-        f"there is no preset '{kind}' for backbone '{backbone}'; there are: {', '.join(sorted(_presets()))}"
+        f"there is no preset '{kind}' for backbone '{backbone}'; there are: {', '.join(sorted(preset_files()))}"
     )
 
 
@@ -213,7 +218,7 @@ def check_backbone(given: Mapping[str, Mapping[str, Any]], backbones: tuple[str,
 
 
 def _preset(name: str) -> tuple[dict[str, dict[str, Any]], tuple[str, ...] | None]:
-    known = _presets()
+    known = preset_files()
     if name not in known:
         raise UsageError(f"unknown preset '{name}'; there are: {', '.join(sorted(known))}")
     return _read_yaml(known[name])
@@ -226,10 +231,6 @@ def _backbone_name(given: Mapping[str, Mapping[str, Any] | None]) -> str:
 def _backbone_preset(given: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     name = _backbone_name(given)
     return read_preset(name) if name in backbone_names() else {}
-
-
-def _presets() -> dict[str, Path]:
-    return {file.stem: file for file in resource("presets").glob("*.yaml")}
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, dict[str, Any]], tuple[str, ...] | None]:

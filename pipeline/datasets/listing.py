@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.errors import DataError
 from pipeline.pictures import image_size
 from pipeline.truth import ClassList, label_maps, read_checked
-from pipeline.video import IMAGE_SUFFIXES, images_by_stem
+from pipeline.video import images_by_stem, list_images
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ def pair_frames(images: Path, labels: Path) -> tuple[Frame, ...]:
     if lost := sorted(set(maps) - {frame.name for frame in frames}):
         raise DataError(f"{maps[lost[0]]}: there is no frame of that name in {images}")
     bare = {frame.name for frame in frames if frame.labels is None}
-    others = sorted(file for file in labels.iterdir() if file.stem in bare) if labels.is_dir() else []
-    if other := next((file for file in others if file.suffix.lower() in IMAGE_SUFFIXES), None):
+    pictures = list_images(labels) if labels.is_dir() else []
+    if other := next((file for file in pictures if file.stem in bare), None):
         raise DataError(f"{other}: label maps are PNGs; save the original map as {other.stem}.png")
     return frames
 

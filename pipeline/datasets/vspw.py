@@ -47,9 +47,8 @@ def _classes(file: Path) -> ClassList:
         raise DataError(f"{file}: expected class names with their numbers, {{'wall': '1', ...}} ({error})") from error
     names: dict[int, str] = {}
     for name, number in numbers.items():
-        if number in names:
-            raise DataError(f"{file}: '{names[number]}' and '{name}' both have the number {number}")
-        names[number] = name
+        if (other := names.setdefault(number, name)) != name:
+            raise DataError(f"{file}: '{other}' and '{name}' both have the number {number}")
     classes = {number: names[number] for number in sorted(names) if number not in IGNORE}
     if list(classes) != list(range(1, CLASSES + 1)):
         raise DataError(f"{file}: names {len(classes)} classes, expected {CLASSES} with the numbers 1..{CLASSES}")
