@@ -29,16 +29,19 @@ import typer
 from threadpoolctl import threadpool_limits
 
 from benchmarks import released_steps as theirs
-from pipeline import difference as maps
-from pipeline import kmeans as clustering
-from pipeline.artifacts import FEATURES, StoreWriter, open_store
-from pipeline.context import fit
-from pipeline.correspondence import next_tokens
-from pipeline.feature_codec import array_specs, read_features
-from pipeline.released import released_keep, released_trajectories, released_vote
-from pipeline.table_pages import markdown
-from pipeline.upsampling import ImagePair, MapSettings, label_frame
-from pipeline.voting import vote
+from pipeline.segmentation import kmeans as clustering
+from pipeline.segmentation.context import fit
+from pipeline.segmentation.correspondence import next_tokens
+from pipeline.segmentation.released import released_keep, released_trajectories, released_vote
+from pipeline.segmentation.voting import vote
+from pipeline.stores.feature_codec import array_specs, read_features
+from pipeline.stores.schemas import FEATURES
+from pipeline.stores.store import open_store
+from pipeline.stores.writer import StoreWriter
+from pipeline.tables.pages import markdown
+from pipeline.upsampling import difference as maps
+from pipeline.upsampling.difference import MapSettings
+from pipeline.upsampling.exact import ImagePair, label_frame
 
 NEIGHBORS = 4
 STRENGTH = 0.7
@@ -204,7 +207,7 @@ def refinement_step(
     found, their_cost = timed(lambda: theirs.refine(features, labels, grid), repeats)
     tracks = released_trajectories(features, "mixed")
     known = released_vote(labels, tracks, released_keep(tracks, grid, "positive"))
-    check = f"other rules; theirs: {100 * (found == known).mean():.2f} % as in `pipeline.released`"
+    check = f"other rules; theirs: {100 * (found == known).mean():.2f} % as in `pipeline.segmentation.released`"
     return Step("refinement (matches and vote)", their_cost, our_cost, check), ours
 
 

@@ -22,23 +22,23 @@ import torch
 import typer
 
 from benchmarks.in_memory import LabelledClip, read_clip
-from pipeline.assignment import IDENTITY, Assignment, assign
 from pipeline.backbone import Backbone, Tap
-from pipeline.diffusion import DiffusionSettings, add_noise, clean_pass, conditional_half, draw_noise
-from pipeline.features import aggregate, max_abs_normalize
-from pipeline.interpolation import nearest
-from pipeline.metrics import Confusion, Consistency
-from pipeline.resize import resize_labels_nearest
-from pipeline.segmentation import (
+from pipeline.features.aggregation import aggregate, max_abs_normalize
+from pipeline.features.diffusion import DiffusionSettings, add_noise, clean_pass, conditional_half, draw_noise
+from pipeline.media.resize import resize_labels_nearest
+from pipeline.scoring.assignment import IDENTITY, Assignment, assign
+from pipeline.scoring.metrics import Confusion, Consistency
+from pipeline.segmentation.window_loop import (
     SegmentSettings,
     fit_context,
     predict_window,
     update_context,
     window_ranges,
 )
-from pipeline.segmentation import Start as ContextStart
-from stages import backbones
-from stages.settings import Settings, load
+from pipeline.segmentation.window_loop import Start as ContextStart
+from pipeline.upsampling.interpolation import nearest
+from stages.common import backbones
+from stages.common.settings import Settings, load
 
 BLOCKS = (6, 7, 8)
 POSITION_WEIGHTS = (0.3, 1.0, 3.0)

@@ -12,28 +12,29 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from pipeline.artifacts import CLIP, TRUTH, open_store
-from pipeline.assignment import assign, hungarian
 from pipeline.backbone import Backbone
-from pipeline.correspondence import next_tokens
-from pipeline.diffusion import add_noise, clean_pass, draw_noise
-from pipeline.extraction import extract, feature_shape
-from pipeline.fast import upsample_fast
-from pipeline.features import max_abs_normalize
-from pipeline.interpolation import METHODS, nearest
-from pipeline.metrics import Confusion
-from pipeline.modulation import to_keep
-from pipeline.released import released_keep, released_passes, released_trajectories, released_vote
-from pipeline.scores import ScoredClasses
-from pipeline.segmentation import Start, fit_context, predict_window, update_context, window_ranges
-from pipeline.upsampling import ImagePair, image_pairs, label_frame
-from pipeline.voting import vote
-from pipeline.window_upsampling import WindowPasses
+from pipeline.features.aggregation import max_abs_normalize
+from pipeline.features.diffusion import add_noise, clean_pass, draw_noise
+from pipeline.features.extraction import extract, feature_shape
+from pipeline.scoring.assignment import assign, hungarian
+from pipeline.scoring.metrics import Confusion
+from pipeline.scoring.scores import ScoredClasses
+from pipeline.segmentation.correspondence import next_tokens
+from pipeline.segmentation.released import released_keep, released_passes, released_trajectories, released_vote
+from pipeline.segmentation.voting import vote
+from pipeline.segmentation.window_loop import Start, fit_context, predict_window, update_context, window_ranges
+from pipeline.stores.schemas import CLIP, TRUTH
+from pipeline.stores.store import open_store
+from pipeline.upsampling.exact import ImagePair, image_pairs, label_frame
+from pipeline.upsampling.interpolation import METHODS, nearest
+from pipeline.upsampling.modulation import to_keep
+from pipeline.upsampling.upsample import upsample_fast
+from pipeline.upsampling.windows import WindowPasses
 from stages import ingest
-from stages.backbones import diffusion_settings
+from stages.common.backbones import diffusion_settings
+from stages.common.settings import Settings
 from stages.extract import extraction_settings
 from stages.segment import loop_settings
-from stages.settings import Settings
 from stages.upsample import fast_settings, map_settings, modulation_settings, small_decoder
 
 Result = TypeVar("Result")
@@ -198,7 +199,7 @@ class Runner:
         if params.method != "modulation":
             guides = self.clip.truth[..., None].repeat(3, -1)[: len(positions)]
             if params.method == "joint_bilateral":
-                from pipeline.difference import resize_image
+                from pipeline.upsampling.difference import resize_image
 
                 guides = np.stack([resize_image(self.clip.frames[at], self.clip.size) for at in positions])
             return np.stack([METHODS[params.method](*pair) for pair in zip(planes, guides, strict=True)])
@@ -275,6 +276,6 @@ def changed(labels: np.ndarray, baseline: np.ndarray) -> float:
 
 
 def _sampled(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    from pipeline.resize import resize_labels_nearest
+    from pipeline.media.resize import resize_labels_nearest
 
     return resize_labels_nearest(mask, grid)

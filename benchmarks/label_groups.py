@@ -16,10 +16,10 @@ import numpy as np
 import typer
 
 from benchmarks.in_memory import Runner, read_clip
-from pipeline.fast import FastSettings
-from pipeline.table_pages import markdown
-from stages import backbones
-from stages.settings import load
+from pipeline.tables.pages import markdown
+from pipeline.upsampling.upsample import FastSettings
+from stages.common import backbones
+from stages.common.settings import load
 
 #: `upsample.fast_groups` and `fast_gap`; a single label needs no gap.
 ROWS = (("single", 1), *((groups, gap) for groups in ("labels", "parts") for gap in (1, 2, 3)))

@@ -20,15 +20,15 @@ import numpy as np
 import typer
 
 from benchmarks.in_memory import LabelledClip, Runner, read_clip
-from pipeline.assignment import IDENTITY, Assignment, assign
-from pipeline.coarse_truth import coarse_truth
-from pipeline.davis import contour_accuracy
-from pipeline.difference import root_difference
-from pipeline.metrics import Confusion
-from pipeline.resize import resize_labels_nearest
-from pipeline.upsampling import ImagePair
-from stages import backbones
-from stages.settings import Settings, load
+from pipeline.media.resize import resize_labels_nearest
+from pipeline.scoring.assignment import IDENTITY, Assignment, assign
+from pipeline.scoring.coarse_truth import coarse_truth
+from pipeline.scoring.davis import contour_accuracy
+from pipeline.scoring.metrics import Confusion
+from pipeline.upsampling.difference import root_difference
+from pipeline.upsampling.exact import ImagePair
+from stages.common import backbones
+from stages.common.settings import Settings, load
 
 SEGMENTS = 5
 UPSAMPLINGS: Mapping[str, tuple[str, ...]] = {

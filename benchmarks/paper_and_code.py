@@ -19,8 +19,8 @@ import torch
 import typer
 
 from benchmarks.in_memory import GROUPING, Grouping, LabelledClip, Outcome, Runner, changed, read_clip
-from stages import backbones
-from stages.settings import load
+from stages.common import backbones
+from stages.common.settings import load
 
 
 @dataclass(frozen=True)

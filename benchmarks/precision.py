@@ -20,9 +20,9 @@ import torch
 import typer
 
 from benchmarks.in_memory import Runner, changed, read_clip
-from pipeline.backbone.sd import StableDiffusion
-from stages import backbones
-from stages.settings import load
+from pipeline.backbone.image.model import StableDiffusion
+from stages.common import backbones
+from stages.common.settings import load
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -40,8 +40,8 @@ def main(
 
 
 def _vectors(map_frames: int) -> None:
-    from tests.reference_cases import FOLDER, Case, load_vectors
-    from tests.reference_rules import FREE_INPUTS, RULES
+    from tests.reference.cases import FOLDER, Case, load_vectors
+    from tests.reference.rules import FREE_INPUTS, RULES
 
     vectors = load_vectors(FOLDER)
     on_device = vectors.backbone.device

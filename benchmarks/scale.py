@@ -30,9 +30,9 @@ import typer
 import yaml
 from PIL import Image
 
-from pipeline.table_pages import markdown
-from pipeline.video import write_video
-from tests import fake_datasets, tiny
+from pipeline.media.video import write_video
+from pipeline.tables.pages import markdown
+from tests.support import fake_datasets, tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("ingest", "extract", "correspond", "segment", "upsample", "evaluate", "render", "summarize")

@@ -21,13 +21,13 @@ import torch
 import typer
 
 from benchmarks.in_memory import LabelledClip, Runner
-from pipeline import cost
 from pipeline.backbone.outline import filled
-from pipeline.scores import ScoredClasses
-from pipeline.table_pages import markdown
-from stages import backbones
-from stages.cost import workload
-from stages.settings import Settings, load
+from pipeline.cost import counting
+from pipeline.scoring.scores import ScoredClasses
+from pipeline.tables.pages import markdown
+from stages.commands.cost import workload
+from stages.common import backbones
+from stages.common.settings import Settings, load
 
 #: Row -> parameters of section `upsample`.
 ROWS: Mapping[str, tuple[str, ...]] = {
@@ -96,8 +96,8 @@ def measure(settings: Settings, shape: tuple[int, int], frames: int) -> Speed:
     device = backbones.choose_device()
     outline = backbones.outline(settings["backbone"])
     task = workload(settings, shape, shape)
-    tflop = sum(cost.flops_per_frame(outline, task)["upsample"].values()) / 1e12
-    planes = np.broadcast_to(plane := cost.segment_map(outline, task), (frames, *plane.shape))
+    tflop = sum(counting.flops_per_frame(outline, task)["upsample"].values()) / 1e12
+    planes = np.broadcast_to(plane := counting.segment_map(outline, task), (frames, *plane.shape))
     noise = np.random.default_rng(0).integers(0, 256, (frames, *shape, 3), dtype=np.uint8)
     truth = np.zeros((frames, *shape), np.uint8)
     clip = LabelledClip("noise", noise, truth, list(range(frames)), ScoredClasses({0: "one"}))

@@ -20,12 +20,12 @@ import numpy as np
 import typer
 
 from benchmarks.in_memory import Runner, read_clip
-from pipeline import cost
-from pipeline.assignment import assign
-from pipeline.metrics import Confusion, Consistency
-from stages import backbones
-from stages.cost import workload
-from stages.settings import Settings, load
+from pipeline.cost import counting
+from pipeline.scoring.assignment import assign
+from pipeline.scoring.metrics import Confusion, Consistency
+from stages.commands.cost import workload
+from stages.common import backbones
+from stages.common.settings import Settings, load
 
 WINDOW = 8
 #: `mode: fast` with nothing approximated.
@@ -134,7 +134,7 @@ def tflop(row: str) -> float:
     settings = load(None, [*sets, *(f"upsample.{change}" for change in ROWS[row])])
     size = (448, 832)
     outline = backbones.outline(settings["backbone"])
-    found = cost.flops_per_frame(outline, workload(settings, size, size))  # type: ignore[arg-type]
+    found = counting.flops_per_frame(outline, workload(settings, size, size))  # type: ignore[arg-type]
     return sum(found.get("upsample", {}).values()) / 1e12
 
 

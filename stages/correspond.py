@@ -2,54 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline.errors import UsageError
-from stages import cli
-from stages.layout import Out, item_key, place, videos_of
-from stages.resources import stage_version
-from stages.settings import load, param, plain
+from pipeline.parameters import CorrespondParams
+from stages.common import cli
+from stages.common.layout import Out, item_key, place, videos_of
+from stages.common.resources import stage_version
+from stages.common.settings import load, plain
 
 
-@dataclass(frozen=True)
-class Params:
-    """Section `correspond`."""
-
-    max_squared_distance: float = param(2.0, "T of Eq. 3: largest squared distance of a match, tokens^2", low=0.0)
-    rule: str = param(
-        "constrained",
-        "constrained: the best match within the distance; reject: the best anywhere, none if too far",
-        choices=("constrained", "reject"),
-    )
-
-
-def run(features: Path, out: Out, params: Params) -> Path:
+def run(features: Path, out: Out, params: CorrespondParams) -> Path:
     """Match the frames of one clip; returns the path of matches.zarr. An interrupted run is continued."""
-    from pipeline import artifacts
-    from pipeline.correspondence import next_tokens
-    from pipeline.feature_codec import read_features
-    from pipeline.segment_stores import store_grid
+    from pipeline.segmentation.correspondence import next_tokens
+    from pipeline.segmentation.stores import store_grid
+    from pipeline.stores.feature_codec import read_features
+    from pipeline.stores.schemas import FEATURES, MATCHES, ArraySpec
+    from pipeline.stores.store import fingerprint, is_current, open_store, shard_frames
+    from pipeline.stores.writer import StoreWriter
 
-    source = artifacts.open_store(features, artifacts.FEATURES)
+    source = open_store(features, FEATURES)
     shown = {**source.params, "correspond": plain(params)}
-    mark = artifacts.fingerprint("correspond", stage_version("correspond"), source.fingerprint, plain(params))
+    mark = fingerprint("correspond", stage_version("correspond"), source.fingerprint, plain(params))
     path = out / "matches.zarr"
-    if artifacts.is_current(path, artifacts.MATCHES, mark):
+    if is_current(path, MATCHES, mark):
         return path
     frames, tokens = source.array("matching").shape[:2]
-    shard = artifacts.shard_frames(source.array("matching"))
-    writer = artifacts.StoreWriter(
+    shard = shard_frames(source.array("matching"))
+    writer = StoreWriter(
         path,
         out / "tmp",
-        artifacts.MATCHES,
+        MATCHES,
         mark,
         {
-            "next": artifacts.ArraySpec((frames - 1, tokens), "int32", shard),
-            "similarity": artifacts.ArraySpec((frames - 1, tokens), "float16", shard),
+            "next": ArraySpec((frames - 1, tokens), "int32", shard),
+            "similarity": ArraySpec((frames - 1, tokens), "float16", shard),
         },
         params=shown,
         backbone=source.attrs.get("backbone"),

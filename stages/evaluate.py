@@ -9,35 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.errors import DataError, UsageError
-from stages import cli
-from stages.layout import DATA, item_key, place, videos_of
-from stages.settings import load, param
+from pipeline.parameters import EvaluateParams
+from stages.common import cli
+from stages.common.layout import DATA, item_key, place, videos_of
+from stages.common.settings import load
 
 if TYPE_CHECKING:
-    from pipeline.artifacts import Store
-    from pipeline.davis import Frames
-    from pipeline.scores import ScoredClasses
-
-
-@dataclass(frozen=True)
-class Params:
-    """Section `evaluate`."""
-
-    protocol: str = param(
-        "strict", "void is void, or the published evaluator with its slips", choices=("strict", "official")
-    )
-    assignment: str = param(
-        "auto",
-        "clusters to classes by the first annotated frame; auto = majority, none where labels are classes",
-        choices=("auto", "majority", "official", "hungarian", "none"),
-    )
-    windows: tuple[int, ...] = param((8, 16), "n of VC_n", low=1)
-    coarse_stride: int = param(16, "pixels per cell of the coarse grid of assignment: official", low=1)
-    objects: str = param(
-        "auto",
-        "DAVIS J and F; auto = semi_supervised where a first-frame mask was carried along",
-        choices=("auto", "none", "semi_supervised", "unsupervised"),
-    )
+    from pipeline.scoring.davis import Frames
+    from pipeline.scoring.scores import ScoredClasses
+    from pipeline.stores.store import Store
 
 
 @dataclass(frozen=True)
@@ -61,7 +41,7 @@ def run(
     labels: Path | None,
     truth: Path,
     out: Path,
-    params: Params,
+    params: EvaluateParams,
     predictions: Path | None = None,
     name: str | None = None,
 ) -> Path:
@@ -69,23 +49,24 @@ def run(
     return run_videos([Job(name, labels, truth, predictions)], out, params)
 
 
-def run_videos(jobs: list[Job], out: Path, params: Params) -> Path:
+def run_videos(jobs: list[Job], out: Path, params: EvaluateParams) -> Path:
     """Score the videos of an item into one scores.json."""
-    from pipeline.score_files import item_record, write_json
+    from pipeline.scoring.files import item_record, write_json
 
     videos = [_score(job, params) for job in jobs]
     record = item_record(videos, params.protocol, params.assignment, params.windows)
     return write_json(out / "scores.json", record)
 
 
-def _score(job: Job, params: Params) -> dict[str, Any]:
-    from pipeline import artifacts
-    from pipeline.assignment import assign
-    from pipeline.label_sources import StoredFrames
-    from pipeline.scores import ScoredClasses, score_objects, score_video
+def _score(job: Job, params: EvaluateParams) -> dict[str, Any]:
+    from pipeline.scoring.assignment import assign
+    from pipeline.scoring.label_sources import StoredFrames
+    from pipeline.scoring.scores import ScoredClasses, score_objects, score_video
+    from pipeline.stores.schemas import LABELS, TRUTH
+    from pipeline.stores.store import open_store
 
-    truth_store = artifacts.open_store(job.truth, artifacts.TRUTH)
-    labels_store = None if job.labels is None else artifacts.open_store(job.labels, artifacts.LABELS)
+    truth_store = open_store(job.truth, TRUTH)
+    labels_store = None if job.labels is None else open_store(job.labels, LABELS)
     truth = StoredFrames(truth_store, "ground_truth")
     positions = [int(position) for position in truth_store.attrs["indices"]]
     about: dict[str, Any] = {
@@ -134,8 +115,8 @@ def _score(job: Job, params: Params) -> dict[str, Any]:
 
 
 def _labels(job: Job, labels: Store | None, truth: Store, positions: list[int], size: tuple[int, int]) -> Frames:
-    from pipeline.label_sources import PredictionFolder, StoredFrames
-    from pipeline.truth import parse_classes
+    from pipeline.media.truth import parse_classes
+    from pipeline.scoring.label_sources import PredictionFolder, StoredFrames
 
     if job.predictions is not None:
         names = _names(labels, truth, job)
@@ -192,7 +173,7 @@ def _task(objects: str, job: Job, labels: Store | None, frames: int) -> str | No
 
 
 def _warn(name: str, scored: dict[str, Any]) -> None:
-    from pipeline.scores import NONE
+    from pipeline.scoring.scores import NONE
 
     unknown = scored["unknown_predictions"]
     rows = scored["confusion"].values()

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.errors import DataError, UsageError
-from stages import cli
-from stages.layout import EVERY_SHARD, Out, item_key, parse_shards, place, scratch_of, videos_of
-from stages.resources import stage_version
-from stages.settings import BackboneParams, DiffusionParams, load, param, plain
+from pipeline.parameters import BackboneParams, DiffusionParams, ExtractParams
+from stages.common import cli
+from stages.common.layout import EVERY_SHARD, Out, item_key, parse_shards, place, scratch_of, videos_of
+from stages.common.resources import stage_version
+from stages.common.settings import load, plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,24 +20,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pipeline.backbone import Backbone
-    from pipeline.diffusion import DiffusionSettings
-    from pipeline.extraction import Extracted, ExtractionSettings
-
-
-@dataclass(frozen=True)
-class Params:
-    """Section `extract`."""
-
-    blocks: tuple[int, ...] = param((6, 7, 8), "decoder blocks whose queries are averaged", low=3, high=11)
-    matching_block: int = param(7, "decoder block whose queries are matched (Eq. 3)", low=3, high=11)
-    feature_step: int = param(24, "step at which queries are read", low=0)
-    normalize: str = param(
-        "max_abs", "of `aggregated`, per token by its largest absolute value", choices=("max_abs", "none")
-    )
-    encode: str = param("mode", "mode of the autoencoder's posterior, or a seeded sample", choices=("mode", "sample"))
-    dtype: str = param("float16", "how features are stored", choices=("float16", "float32", "int8"))
-    shard: int = param(14, "frames per file; a video model's is its window", low=1)
-    window: int | None = param(None, "video models: frames that are seen together; null = each frame alone", low=1)
+    from pipeline.features.diffusion import DiffusionSettings
+    from pipeline.features.extraction import Extracted, ExtractionSettings
+    from pipeline.stores.store import Store
 
 
 #: Below this the clean reconstruction has lost what should be segmented.
@@ -47,7 +32,7 @@ LOW_PSNR = 18.0
 def run(
     clip: Path,
     out: Out,
-    params: Params,
+    params: ExtractParams,
     diffusion: DiffusionParams,
     backbone_params: BackboneParams,
     backbone: Backbone | None = None,
@@ -61,13 +46,16 @@ def run(
     Returns:
         the path of features.zarr; latents.zarr lies beside it.
     """
-    from pipeline import artifacts, extraction, feature_codec, shard_claims
-    from pipeline.windows import check_window
-    from stages import backbones
-    from stages.backbones import diffusion_settings
-    from stages.windows import extract_shard
+    from pipeline.features import extraction
+    from pipeline.features.windows import check_window
+    from pipeline.stores import feature_codec, shard_claims
+    from pipeline.stores.schemas import CLIP, FEATURES, LATENTS, ArraySpec
+    from pipeline.stores.store import fingerprint, is_current, open_store
+    from pipeline.stores.writer import StoreWriter
+    from stages.common import backbones
+    from stages.common.backbones import diffusion_settings
 
-    source = artifacts.open_store(clip, artifacts.CLIP)
+    source = open_store(clip, CLIP)
     weights = backbones.find(backbone_params) if backbone is None else None
     weights_hash = weights.sha256 if weights else backbone.fingerprint  # type: ignore[union-attr]
     shown = {
@@ -75,11 +63,9 @@ def run(
         "diffusion": plain(diffusion),
         "backbone": {"name": backbone_params.name, "dtype": backbones.dtype_name(backbone_params)},
     }
-    mark = artifacts.fingerprint("extract", stage_version("extract"), source.fingerprint, shown, weights_hash)
+    mark = fingerprint("extract", stage_version("extract"), source.fingerprint, shown, weights_hash)
     features_path, latents_path = out / "features.zarr", out / "latents.zarr"
-    if artifacts.is_current(features_path, artifacts.FEATURES, mark) and artifacts.is_current(
-        latents_path, artifacts.LATENTS, mark
-    ):
+    if is_current(features_path, FEATURES, mark) and is_current(latents_path, LATENTS, mark):
         return features_path
     settings = extraction_settings(params)
     steps = diffusion_settings(diffusion)
@@ -94,10 +80,10 @@ def run(
     if window is not None and frames < window:
         cli.note(f"extract: {clip} has {frames} frames, extract.window is {window}: one shorter window")
     *grid, channels = extraction.feature_shape(backbone, (height, width), settings)
-    features = artifacts.StoreWriter(
+    features = StoreWriter(
         features_path,
         scratch_of(out),
-        artifacts.FEATURES,
+        FEATURES,
         mark,
         feature_codec.array_specs((frames, grid[0] * grid[1], channels), params.dtype, per_file),
         attrs={
@@ -109,16 +95,12 @@ def run(
         params=shown,
         backbone=weights_hash,
     )
-    latents = artifacts.StoreWriter(
+    latents = StoreWriter(
         latents_path,
         scratch_of(out),
-        artifacts.LATENTS,
+        LATENTS,
         mark,
-        {
-            "latents": artifacts.ArraySpec(
-                (frames, *extraction.latent_shape(backbone, (height, width))), "float32", per_file
-            )
-        },
+        {"latents": ArraySpec((frames, *extraction.latent_shape(backbone, (height, width))), "float32", per_file)},
         attrs={"clip": source.fingerprint, "source_indices": indices},
         params=shown,
         backbone=weights_hash,
@@ -151,7 +133,7 @@ def run(
         cli.note(f"extract: {len(left)} of {len(features.shards())} shards are still to be written")
         return features_path
     latents.commit()
-    _warn_of_poor_reconstruction(clip, artifacts.open_store(features.commit(), artifacts.FEATURES).attrs["psnr"])
+    _warn_of_poor_reconstruction(clip, open_store(features.commit(), FEATURES).attrs["psnr"])
     return features_path
 
 
@@ -191,7 +173,7 @@ def _extract(
     batch: int,
 ) -> Extracted:
     """One pass over no more than `batch` images."""
-    from pipeline import extraction, micro_batches
+    from pipeline.features import extraction, micro_batches
 
     def work(sizes: micro_batches.Sizes) -> Extracted:
         frames = slice(sizes["diffusion.batch"])
@@ -200,18 +182,42 @@ def _extract(
     return micro_batches.compute(work, {"diffusion.batch": batch})
 
 
-def extraction_settings(params: Params) -> ExtractionSettings:
+def extraction_settings(params: ExtractParams) -> ExtractionSettings:
     """The library's settings for the section `extract`."""
-    from pipeline.extraction import ExtractionSettings
+    from pipeline.features.extraction import ExtractionSettings
 
     return ExtractionSettings(
         params.blocks, params.matching_block, params.feature_step, params.normalize, params.encode
     )
 
 
+def extract_shard(
+    clip: Store,
+    shard: range,
+    window: int,
+    backbone: Backbone,
+    diffusion: DiffusionSettings,
+    settings: ExtractionSettings,
+) -> Extracted:
+    """Features of a shard's frames, seen in their window."""
+    from pipeline.features import extraction, micro_batches
+    from pipeline.features.windows import window_of
+
+    frames = window_of(shard, window)
+    images = clip.read("frames", frames.start, frames.stop)
+    indices = clip.attrs["source_indices"][frames.start : frames.stop]
+
+    def work(sizes: micro_batches.Sizes) -> Extracted:
+        part = slice(sizes["extract.window"])
+        return extraction.extract(backbone, images[part], indices[part], diffusion, settings)
+
+    extracted = micro_batches.compute(work, {"extract.window": len(frames)})
+    return extracted.last(len(shard))
+
+
 def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards: slice = EVERY_SHARD) -> None:
     """Extract every video of an item, loading the backbone once."""
-    from stages import backbones
+    from stages.common import backbones
 
     settings = load(params_file, sets or ())
     key = item_key(item)

@@ -9,36 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.errors import DataError, UsageError
-from stages import cli
-from stages.layout import DATA, NAME, Out, item_key, item_videos, place
-from stages.resources import stage_version
-from stages.settings import load, param
+from pipeline.parameters import MOST_FPS, IngestParams
+from stages.common import cli
+from stages.common.layout import DATA, NAME, Out, item_key, item_videos, place
+from stages.common.resources import stage_version
+from stages.common.settings import load
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from pipeline.truth import Annotations, ClassList
-    from pipeline.video import FrameRange, FrameSource
+    from pipeline.media.truth import Annotations, ClassList
+    from pipeline.media.video import FrameRange, FrameSource
 
-MOST_FPS = 1e6
 STORES = ("clip.zarr", "truth.zarr", "seed", "source")
-
-
-@dataclass(frozen=True)
-class Params:
-    """Section `ingest`."""
-
-    size: str | int = param(
-        "native", "native, short side in pixels, HxW, or 1/N of the pixels; multiples of 64 are made of it", low=1
-    )
-    frames: str | int | None = param(None, "range of source frames like 0:28 or 10:; null = all")
-    stride: int = param(1, "take every n-th frame of the range", low=1)
-    fps: float | None = param(
-        None, "frame rate of the source; null = what it says, 25 for a folder", low=0.01, high=MOST_FPS
-    )
-    seed: str = param(
-        "none", "truth: the first frame's ground truth becomes the mask in seed/", choices=("none", "truth")
-    )
 
 
 @dataclass(frozen=True)
@@ -53,7 +36,7 @@ class _Scan:
 def run(
     video: Path,
     out: Out,
-    params: Params,
+    params: IngestParams,
     *,
     ground_truth: Path | None = None,
     classes: Path | None = None,
@@ -79,10 +62,10 @@ def run(
     Raises:
         DataError: the source or what belongs to it is damaged or does not fit, or files of others are in the way.
     """
-    from pipeline.artifacts import prune
-    from pipeline.clip_source import ClipSource, write_source
-    from pipeline.resize import model_size
-    from pipeline.video import FrameRange, open_source
+    from pipeline.media.resize import model_size
+    from pipeline.media.video import FrameRange, open_source
+    from pipeline.stores.clip_source import ClipSource, write_source
+    from pipeline.stores.folders import prune
 
     if isinstance(out, Path) and out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file; give a folder for the outputs")
@@ -105,12 +88,13 @@ def run(
 
 def _check_replaceable(out: Out) -> None:
     """Refuse to replace what somebody else put where the outputs go."""
-    from pipeline import artifacts
-    from pipeline.clip_source import refuse_foreign_source
+    from pipeline.stores.clip_source import refuse_foreign_source
+    from pipeline.stores.folders import refuse_foreign, refuse_foreign_store
+    from pipeline.stores.schemas import CLIP, TRUTH
 
-    artifacts.refuse_foreign_store(out / "clip.zarr", artifacts.CLIP)
-    artifacts.refuse_foreign_store(out / "truth.zarr", artifacts.TRUTH)
-    artifacts.refuse_foreign(out / "seed", _is_seed)
+    refuse_foreign_store(out / "clip.zarr", CLIP)
+    refuse_foreign_store(out / "truth.zarr", TRUTH)
+    refuse_foreign(out / "seed", _is_seed)
     refuse_foreign_source(out / "source")
 
 
@@ -119,9 +103,9 @@ def _is_seed(folder: Path) -> bool:
     return "seed.json" in names and names <= {"seed.json", "mask.png"}
 
 
-def count_frames(source: FrameSource, params: Params) -> int:
+def count_frames(source: FrameSource, params: IngestParams) -> int:
     """How many frames the parameters select; decodes a video, because only that tells."""
-    from pipeline.video import FrameRange
+    from pipeline.media.video import FrameRange
 
     return sum(1 for _ in source.frames(FrameRange.parse(params.frames, params.stride)))
 
@@ -129,7 +113,7 @@ def count_frames(source: FrameSource, params: Params) -> int:
 def _scan(source: FrameSource, indices: FrameRange, size: tuple[int, int]) -> _Scan:
     import hashlib
 
-    from pipeline.resize import resize_frame
+    from pipeline.media.resize import resize_frame
 
     names: list[str] = []
     numbers: list[int] = []
@@ -144,7 +128,7 @@ def _scan(source: FrameSource, indices: FrameRange, size: tuple[int, int]) -> _S
 
 
 def _classes(classes: Path | None, ground_truth: Path | None) -> ClassList | None:
-    from pipeline.truth import read_classes
+    from pipeline.media.truth import read_classes
 
     if classes is not None:
         return read_classes(classes, ground_truth)
@@ -155,7 +139,7 @@ def _classes(classes: Path | None, ground_truth: Path | None) -> ClassList | Non
 def _annotations(
     folder: Path | None, names: list[str], size: tuple[int, int], classes: ClassList | None
 ) -> Annotations:
-    from pipeline.truth import find_annotations, is_placeholder, no_annotations
+    from pipeline.media.truth import find_annotations, is_placeholder, no_annotations
 
     if folder is None or is_placeholder(folder):
         return no_annotations(size)
@@ -170,7 +154,7 @@ def _seed(
     size: tuple[int, int],
     classes: ClassList | None,
 ) -> np.ndarray | None:
-    from pipeline.truth import ClassList
+    from pipeline.media.truth import ClassList
 
     if mask is not None:
         labels = (classes or ClassList(())).read(mask)
@@ -190,21 +174,23 @@ def _seed(
 
 
 def _write_clip(out: Out, source: FrameSource, indices: FrameRange, size: tuple[int, int], scan: _Scan) -> Path:
-    from pipeline import artifacts
-    from pipeline.resize import resize_frame
-    from pipeline.shard_buffer import ShardBuffer
+    from pipeline.media.resize import resize_frame
+    from pipeline.stores.schemas import CLIP, ArraySpec
+    from pipeline.stores.shard_buffer import ShardBuffer
+    from pipeline.stores.store import fingerprint, is_current, open_store
+    from pipeline.stores.writer import StoreWriter
 
     # Only what follows from the result: `frames: null` and `0:42` of 42 frames give the same bytes.
     shown = {"ingest": {"size": "{}x{}".format(*size), "stride": indices.stride}}
-    mark = artifacts.fingerprint("ingest", stage_version("ingest"), scan.digest, scan.names, scan.indices, source.size)
+    mark = fingerprint("ingest", stage_version("ingest"), scan.digest, scan.names, scan.indices, source.size)
     path = out / "clip.zarr"
-    if artifacts.is_current(path, artifacts.CLIP, mark) and artifacts.open_store(path, artifacts.CLIP).params == shown:
+    if is_current(path, CLIP, mark) and open_store(path, CLIP).params == shown:
         return path
-    spec = artifacts.ArraySpec((len(scan.names), *size, 3), "uint8")
-    writer = artifacts.StoreWriter(
+    spec = ArraySpec((len(scan.names), *size, 3), "uint8")
+    writer = StoreWriter(
         path,
         out / "tmp",
-        artifacts.CLIP,
+        CLIP,
         mark,
         {"frames": spec},
         params=shown,
@@ -224,17 +210,17 @@ def _write_clip(out: Out, source: FrameSource, indices: FrameRange, size: tuple[
 
 
 def _write_truth(out: Out, truth: Annotations, names: list[str]) -> None:
-    from pipeline import artifacts
-    from pipeline.truth import class_list_record
+    from pipeline.media.truth import class_list_record
+    from pipeline.stores.schemas import TRUTH, ArraySpec
+    from pipeline.stores.store import fingerprint, is_current
+    from pipeline.stores.writer import StoreWriter
 
     attrs = {"indices": list(truth.indices), "names": names, **class_list_record(truth.listed)}
-    mark = artifacts.fingerprint("ingest", stage_version("ingest"), "truth", truth.digest, truth.size, attrs)
-    if artifacts.is_current(out / "truth.zarr", artifacts.TRUTH, mark):
+    mark = fingerprint("ingest", stage_version("ingest"), "truth", truth.digest, truth.size, attrs)
+    if is_current(out / "truth.zarr", TRUTH, mark):
         return
-    spec = artifacts.ArraySpec((len(truth.files), *truth.size), truth.dtype)
-    writer = artifacts.StoreWriter(
-        out / "truth.zarr", out / "tmp", artifacts.TRUTH, mark, {"ground_truth": spec}, params={}, attrs=attrs
-    )
+    spec = ArraySpec((len(truth.files), *truth.size), truth.dtype)
+    writer = StoreWriter(out / "truth.zarr", out / "tmp", TRUTH, mark, {"ground_truth": spec}, params={}, attrs=attrs)
     for shard in writer.missing():
         writer.write("ground_truth", shard.start, truth.read(shard.start, shard.stop))
     writer.commit()
@@ -244,8 +230,8 @@ def _write_seed(out: Out, mask: np.ndarray | None, scratch_name: str) -> None:
     import json
     import shutil
 
-    from pipeline.artifacts import prune, replace_folder
-    from pipeline.pictures import write_label_png
+    from pipeline.media.pictures import write_label_png
+    from pipeline.stores.folders import prune, replace_folder
 
     scratch = out / "tmp" / f"seed-{scratch_name[:32]}" / "seed"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -284,7 +270,7 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> Non
 
 
 def _path(entry: dict[str, Any], key: str) -> Path | None:
-    from pipeline.truth import is_placeholder
+    from pipeline.media.truth import is_placeholder
 
     path = Path(entry[key]) if entry.get(key) is not None else None
     return None if path is not None and is_placeholder(path) else path

@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import typer
 
-from stages import (
-    backbones,
+from stages import correspond, evaluate, extract, ingest, render, sample, segment, summarize, upsample
+from stages.cluster import command as cluster
+from stages.commands import (
+    backbone,
     cache,
-    cli,
-    cluster,
     context,
-    correspond,
     cost,
     dataset,
     doctor,
-    evaluate,
-    extract,
     figures,
-    ingest,
     preset,
     pretrain,
     pretrain_small_decoder,
     refine,
-    render,
-    sample,
-    segment,
-    summarize,
-    table,
-    upsample,
     videos,
 )
-from stages import run as run_all
+from stages.commands import run as run_all
+from stages.common import cli
+from stages.tables import command as table
 
 app = cli.new_app("Training-free video segmentation from the features of a diffusion model.")
 
@@ -66,7 +58,7 @@ app.command("refine", rich_help_panel=HAND)(refine.main)
 app.command("pretrain", rich_help_panel=HAND)(pretrain.main)
 app.command("pretrain-small-decoder", rich_help_panel=HAND)(pretrain_small_decoder.main)
 app.add_typer(context.app, name="context", rich_help_panel=HAND)
-app.add_typer(backbones.app, name="backbone", rich_help_panel=HAND)
+app.add_typer(backbone.app, name="backbone", rich_help_panel=HAND)
 app.add_typer(preset.app, name="preset", rich_help_panel=HAND)
 app.add_typer(videos.app, name="videos", rich_help_panel=HAND)
 app.add_typer(cache.app, name="cache", rich_help_panel=HAND)

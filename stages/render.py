@@ -6,40 +6,32 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.errors import DataError, UsageError
-from stages import cli
-from stages.layout import DATA, beside, item_key, place, videos_of
-from stages.settings import load, param
+from pipeline.parameters import RenderParams
+from stages.common import cli
+from stages.common.layout import DATA, beside, item_key, place, videos_of
+from stages.common.settings import load
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from pipeline.artifacts import Schema, Store
     from pipeline.rendering.clip_frames import ClipPictures
     from pipeline.rendering.label_summary import LabelUse
     from pipeline.rendering.sheets import LegendEntry
-
-
-@dataclass(frozen=True)
-class Params:
-    """Section `render`."""
-
-    opacity: float = param(0.55, "of the labels over the picture", low=0.0, high=1.0)
-    extras: bool = param(True, "feature PCA and x-t slices")
-    slice_row: float = param(0.5, "row of the x-t slices: 0 = top, 1 = bottom", low=0.0, high=1.0)
+    from pipeline.stores.schemas import Schema
+    from pipeline.stores.store import Store
 
 
 def run(
     clip: Path,
     labels: Path,
     out: Path,
-    params: Params,
+    params: RenderParams,
     *,
     source: Path | None = None,
     features: Path | None = None,
@@ -58,14 +50,15 @@ def run(
     Raises:
         DataError: the stores are of different clips, or `out` has a folder `labels` of another origin.
     """
-    from pipeline import artifacts
     from pipeline.rendering.palette import overlay_colours
+    from pipeline.stores.schemas import CLIP, COARSE, FEATURES, LABELS
+    from pipeline.stores.store import open_store
 
-    clip_store = artifacts.open_store(clip, artifacts.CLIP)
-    label_store = _open(labels, artifacts.LABELS, "labels", clip_store)
-    feature_store = _open(features, artifacts.FEATURES, "aggregated", clip_store) if features else None
-    coarse_store = _open(coarse, artifacts.COARSE, "refined", clip_store) if coarse else None
-    other_store = _open(compare, artifacts.LABELS, "labels", clip_store) if compare else None
+    clip_store = open_store(clip, CLIP)
+    label_store = _open(labels, LABELS, "labels", clip_store)
+    feature_store = _open(features, FEATURES, "aggregated", clip_store) if features else None
+    coarse_store = _open(coarse, COARSE, "refined", clip_store) if coarse else None
+    other_store = _open(compare, LABELS, "labels", clip_store) if compare else None
     check_replaceable(out)
     pictures = open_pictures(clip_store, source)
     colours = overlay_colours()
@@ -93,8 +86,8 @@ def open_pictures(clip: Store, source: Path | None = None) -> ClipPictures:
     Raises:
         DataError: the folder that is given, or found, cannot be read.
     """
-    from pipeline import clip_source
     from pipeline.rendering import clip_frames
+    from pipeline.stores import clip_source
 
     found = beside(clip.path, "source")
     if source is None and (found / clip_source.FILE).is_file():
@@ -108,7 +101,7 @@ def open_pictures(clip: Store, source: Path | None = None) -> ClipPictures:
 def _write_labels(
     labels: Store, clip: Store, colours: np.ndarray, folder: Path, advance: cli.Advance
 ) -> list[LabelUse]:
-    from pipeline.pictures import write_label_png
+    from pipeline.media.pictures import write_label_png
     from pipeline.rendering.clip_frames import frames_of
     from pipeline.rendering.label_summary import LabelTally, listing
 
@@ -159,11 +152,11 @@ def _write_label_pages(
     coarse: Store | None,
     legend: Sequence[LegendEntry],
     colours: np.ndarray,
-    params: Params,
+    params: RenderParams,
     folder: Path,
     advance: cli.Advance,
 ) -> None:
-    from pipeline.pictures import write_image
+    from pipeline.media.pictures import write_image
     from pipeline.rendering.label_pages import LabelPages
 
     total = labels.frames("labels")
@@ -177,9 +170,9 @@ def _write_label_pages(
 
 
 def _write_feature_pages(
-    pictures: ClipPictures, features: Store, params: Params, folder: Path, advance: cli.Advance
+    pictures: ClipPictures, features: Store, params: RenderParams, folder: Path, advance: cli.Advance
 ) -> None:
-    from pipeline.pictures import write_image
+    from pipeline.media.pictures import write_image
     from pipeline.rendering.feature_pages import FeaturePages
 
     pages = FeaturePages(pictures.clip, features, params.slice_row)
@@ -204,7 +197,7 @@ def _write_comparison(
 
 
 def _write_video(path: Path, frames: Iterable[np.ndarray], fps: float, advance: cli.Advance) -> None:
-    from pipeline.video import write_video
+    from pipeline.media.video import write_video
 
     def counted() -> Iterator[np.ndarray]:
         for frame in frames:
@@ -222,7 +215,7 @@ def _pairs(pictures: ClipPictures, labels: Store) -> Iterator[tuple[np.ndarray, 
 
 def _open(path: Path, schema: Schema, array: str, clip: Store) -> Store:
     """Open a store and check that it is of the same clip."""
-    from pipeline.artifacts import open_store
+    from pipeline.stores.store import open_store
 
     store = open_store(path, schema)
     frames, expected = store.frames(array), clip.frames("frames")
@@ -272,7 +265,7 @@ def _scratch(out: Path) -> Iterator[Path]:
 
 
 def _publish(scratch: Path, out: Path) -> None:
-    from pipeline.artifacts import replace_folder
+    from pipeline.stores.folders import replace_folder
 
     # labels.json goes first: a kill in between must not leave `labels` looking like somebody else's.
     for name in OUTPUTS:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import UsageError
-from stages import cli
+from stages.common import cli
 
 MARKER = "sample.json"
 
@@ -26,9 +26,9 @@ def run(out: Path, seed: int = 0, frames: int = 42) -> Path:
     import json
     import shutil
 
-    from pipeline.artifacts import replace_folder
-    from pipeline.pictures import write_image, write_label_png
-    from pipeline.sample import FPS, make_sample
+    from pipeline.datasets.sample import FPS, make_sample
+    from pipeline.media.pictures import write_image, write_label_png
+    from pipeline.stores.folders import replace_folder
 
     _refuse_foreign(out)
     scratch = out.with_name(f".{out.name}.partial")

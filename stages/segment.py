@@ -2,63 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.errors import UsageError
-from stages import cli
-from stages.layout import Out, item_key, place, videos_of
-from stages.resources import stage_version
-from stages.settings import load, param, plain
+from pipeline.parameters import SegmentParams
+from stages.common import cli
+from stages.common.layout import Out, item_key, place, videos_of
+from stages.common.resources import stage_version
+from stages.common.settings import load, plain
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from pipeline.artifacts import Store
-    from pipeline.segmentation import SegmentSettings
+    from pipeline.segmentation.window_loop import SegmentSettings
+    from pipeline.stores.store import Store
 
 
-@dataclass(frozen=True)
-class Params:
-    """Section `segment`."""
-
-    init: str = param("kmeans", "K-Means on frame 1, or mask: its labels are given", choices=("kmeans", "mask"))
-    clusters: int = param(20, "K, number of segments", low=1)
-    restarts: int = param(10, "K-Means runs; the best counts", low=1)
-    kmeans_frames: str = param(
-        "first",
-        "frames that K-Means sees: the first, or all of the first window",
-        choices=("first", "window"),
-    )
-    features: str = param("aggregated", "features of the context model", choices=("aggregated", "matching"))
-    window: int = param(14, "B, frames per window", low=1)
-    neighbors: int = param(4, "k of the nearest-neighbour vote", low=1)
-    first_frame: str = param("keep", "frame 1 keeps its labels, or is predicted again", choices=("keep", "predict"))
-    memory: str = param(
-        "last_window", "what the context remembers: last_window, first_and_last, sliding:N (last N windows)"
-    )
-    vote: str = param(
-        "forward",
-        "vote along tracks: forward (Eq. 5), both directions, none",
-        choices=("forward", "both", "none"),
-    )
-    label_merge: str = param(
-        "none", "first_frame: clusters take the labels of the given mask", choices=("none", "first_frame")
-    )
-    seed: int = param(0, "seed of K-Means", low=0)
-
-    def __post_init__(self) -> None:
-        from pipeline.context import parse_memory
-
-        parse_memory(self.memory)
-
-
-def loop_settings(params: Params) -> SegmentSettings:
+def loop_settings(params: SegmentParams) -> SegmentSettings:
     """The library's settings: all of the section but `features`, which chooses the array to read."""
-    from pipeline.segmentation import SegmentSettings
+    from pipeline.segmentation.window_loop import SegmentSettings
 
     return SegmentSettings(**{name: value for name, value in asdict(params).items() if name != "features"})
 
@@ -67,7 +33,7 @@ def run(
     features: Path,
     matches: Path,
     out: Out,
-    params: Params,
+    params: SegmentParams,
     seed: Path | None = None,
     context: Path | None = None,
 ) -> Path:
@@ -80,55 +46,58 @@ def run(
     Returns:
         the path of coarse.zarr; context/, the model after the last window, lies beside it.
     """
-    from pipeline import artifacts, context_store, segment_stores, segmentation
+    from pipeline.segmentation import context_store, stores, window_loop
+    from pipeline.stores.folders import refuse_foreign_store
+    from pipeline.stores.schemas import COARSE, FEATURES, MATCHES
+    from pipeline.stores.store import array_fingerprint, fingerprint, is_current, open_store, shard_frames
 
     path, context_path = out / "coarse.zarr", out / "context"
-    artifacts.refuse_foreign_store(path, artifacts.COARSE)
+    refuse_foreign_store(path, COARSE)
     context_store.refuse_foreign_context(context_path)
-    source = artifacts.open_store(features, artifacts.FEATURES)
-    moves = artifacts.open_store(matches, artifacts.MATCHES)
-    clip = segment_stores.make_clip(source, moves, params.features)
+    source = open_store(features, FEATURES)
+    moves = open_store(matches, MATCHES)
+    clip = stores.make_clip(source, moves, params.features)
     settings = loop_settings(params)
-    kind = segment_stores.feature_kind(source, params.features)
+    kind = stores.feature_kind(source, params.features)
     given = None if context is None else context_store.load_context(context, kind)
     mask = None if given else read_mask(seed, source, params)
-    mark = artifacts.fingerprint(
+    mark = fingerprint(
         "segment",
         stage_version("segment"),
         [source.fingerprint, moves.fingerprint],
         plain(params),
-        None if mask is None else artifacts.array_fingerprint(mask),
+        None if mask is None else array_fingerprint(mask),
         None if given is None else context_store.model_fingerprint(given),
     )
-    if artifacts.is_current(path, artifacts.COARSE, mark) and context_path.is_dir():
+    if is_current(path, COARSE, mark) and context_path.is_dir():
         return path
     if given is None:
-        start = segmentation.fit_context(first_features(source, params), settings, mask)
+        start = window_loop.fit_context(first_features(source, params), settings, mask)
     else:
-        start = segment_stores.start_from(given, source)
-    writer = segment_stores.CoarseWriter(
+        start = stores.start_from(given, source)
+    writer = stores.CoarseWriter(
         path,
         out / "tmp",
         mark,
         source=source,
         features=source.fingerprint,
         frames=range(clip.frames),
-        shard=artifacts.shard_frames(source.array(params.features)),
+        shard=shard_frames(source.array(params.features)),
         highest=int(start.context.labels.max()),
         params={**moves.params, "segment": plain(params)},
     )
     labels: set[int] = set()
     with cli.progress("segment", clip.frames) as advance:
-        for window in segmentation.segment_windows(clip, start, settings):
+        for window in window_loop.segment_windows(clip, start, settings):
             writer.add(window.initial, window.refined)
             labels |= window.labels
             advance(len(window.refined))
-    if warning := segmentation.single_label_note(labels):
+    if warning := window_loop.single_label_note(labels):
         cli.note(f"warning: {features}: {warning}")
     learnt = context_store.StoredContext(
         window.context,
         kind,
-        segment_stores.store_grid(source),
+        stores.store_grid(source),
         source.fingerprint if given is None else given.fitted_on,
     )
     # The store is committed last: where it is current, the model beside it is too.
@@ -136,18 +105,18 @@ def run(
     return writer.commit()
 
 
-def read_mask(seed: Path | None, features: Store, params: Params) -> np.ndarray | None:
+def read_mask(seed: Path | None, features: Store, params: SegmentParams) -> np.ndarray | None:
     """The first frame's mask, where the parameters use one."""
-    from pipeline import segment_stores
+    from pipeline.segmentation import stores
 
     if params.init != "mask" and params.label_merge != "first_frame":
         return None
-    return segment_stores.read_seed(seed, segment_stores.store_grid(features))
+    return stores.read_seed(seed, stores.store_grid(features))
 
 
-def first_features(features: Store, params: Params) -> np.ndarray:
+def first_features(features: Store, params: SegmentParams) -> np.ndarray:
     """What the model is fitted on: frame 1, or the first window where K-Means sees all of it."""
-    from pipeline.segment_stores import read_context_features
+    from pipeline.segmentation.stores import read_context_features
 
     return read_context_features(features, params.features, 0, params.window if params.kmeans_frames == "window" else 1)
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stages import cli
-from stages.layout import item_keys
+from stages.common import cli
+from stages.common.layout import item_keys
 
 if TYPE_CHECKING:
-    from pipeline.score_files import Summary
+    from pipeline.scoring.files import Summary
 
 
 def run(scores_dir: Path, out: Path, items: Path | None = None) -> Path:
@@ -25,7 +25,7 @@ def run(scores_dir: Path, out: Path, items: Path | None = None) -> Path:
 
 def write(summary: Summary, out: Path) -> Path:
     """Write metrics.json, plots/per_video.json, plots/per_class.json and plots/per_frame.csv."""
-    from pipeline.score_files import write_csv, write_json
+    from pipeline.scoring.files import write_csv, write_json
 
     write_json(out / "plots" / "per_video.json", summary.per_video)
     write_json(out / "plots" / "per_class.json", summary.per_class)
@@ -60,7 +60,7 @@ def _cell(value: Any) -> str:
 
 
 def _summary(scores_dir: Path, items: Path | None) -> Summary:
-    from pipeline.score_files import read_items, summarize
+    from pipeline.scoring.files import read_items, summarize
 
     return summarize(read_items(scores_dir, None if items is None else item_keys(items)))
 

@@ -2,93 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipeline.errors import DataError, UsageError, WeightsError
-from stages import cli
-from stages.layout import EVERY_SHARD, Out, item_key, parse_shards, place, scratch_of, videos_of
-from stages.resources import stage_version
-from stages.settings import BackboneParams, DiffusionParams, load, param, plain
+from pipeline.parameters import BackboneParams, DiffusionParams, UpsampleParams
+from stages.common import cli
+from stages.common.layout import EVERY_SHARD, Out, item_key, parse_shards, place, scratch_of, videos_of
+from stages.common.resources import stage_version
+from stages.common.settings import load, plain
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from pipeline.artifacts import Store
     from pipeline.backbone import Backbone
     from pipeline.backbone.small_decoder import SmallDecoder
-    from pipeline.diffusion import DiffusionSettings
-    from pipeline.fast import FastSettings
-    from pipeline.modulation import ModulationSettings
-    from pipeline.upsampling import MapSettings
-
-
-@dataclass(frozen=True)
-class Params:
-    """Section `upsample`."""
-
-    method: str = param(
-        "modulation",
-        "masked modulation, or interpolation of the coarse map",
-        choices=("modulation", "bilinear", "nearest", "joint_bilateral"),
-    )
-    strength: float = param(50.0, "lambda of Eq. 2; 10 without blending", low=0.0)
-    block: int = param(7, "b_m: decoder block whose attention is modulated", low=3, high=11)
-    modulate_step: int = param(22, "t_m: step at which it is modulated", low=0)
-    offset: str = param("after", "offset after or inside the output projection", choices=("after", "inside"))
-    blend: bool = param(True, "latent blending (Eq. 6)")
-    blend_last_step: int = param(23, "last step that is blended", low=0)
-    mask_resize: str = param("bilinear", "enlargement of masks to the latents", choices=("bilinear", "nearest"))
-    inject: bool = param(True, "queries and keys of blocks 3-11 from the clean pass")
-    difference: str = param("squared", "squared or root norm; wrapped = the authors' 8-bit maps",
-                            choices=("squared", "root", "wrapped"))  # fmt: skip
-    blur: bool = param(True, "5x5 Gaussian blur of difference maps")
-    normalize: bool = param(True, "difference maps divided by their own maximum")
-    filter: float = param(0.7, "s of Eq. 7; 1 = unfiltered", low=0.0, high=1.0)
-    filter_resize: str = param("bilinear", "enlargement of masks in Eq. 7", choices=("bilinear", "lanczos"))
-    batch: int = param(
-        8, "modulated samples per pass; a video model's are whole windows of frames, at least one", low=1
-    )
-    attention: str = param(
-        "cross_spatial",
-        "which attention of the block is modulated; image models have the first only",
-        choices=("cross_spatial", "self_spatial", "self_temporal", "self_spatial_temporal"),
-    )
-    decode: str = param(
-        "single", "video models: frames decoded alone, or a window's together", choices=("single", "joint")
-    )
-    mode: str = param(
-        "exact", "exact, or fast: the approximations that the parameters fast_* choose", choices=("exact", "fast")
-    )
-    fast_guidance: float | None = param(
-        1.0, "guidance of upsampling, a video model's at a window's last frame; null = diffusion.guidance", low=0.0
-    )
-    fast_signs: str = param("both", "I+ against I-, or plus: against the clean image", choices=("both", "plus"))
-    fast_steps: int = param(2, "steps that are run from modulate_step on, evenly spread", low=1)
-    fast_groups: str = param(
-        "labels",
-        "modulated in one pass: a single label, labels that do not touch, connected parts of labels that do not touch; "
-        "a video model's do not in any frame of the window",
-        choices=("single", "labels", "parts"),
-    )
-    fast_gap: int = param(2, "tokens between what is modulated in one pass", low=1)
-    fast_decode: str = param(
-        "latent",
-        "full images, the box around the label, the small decoder, or none: latents enlarged along the image's edges",
-        choices=("full", "box", "small", "latent"),
-    )
-    fast_small_decoder: str | None = param(
-        None,
-        "folder of the small decoder (diffusers' AutoencoderTiny) for this backbone's latents; null = small_decoder/ "
-        "in the backbone's folder",
-    )
-    fast_deep: str = param(
-        "clean", "deep features after modulate_step: own, or the clean pass's", choices=("own", "clean")
-    )
+    from pipeline.features.diffusion import DiffusionSettings
+    from pipeline.stores.store import Store
+    from pipeline.upsampling.difference import MapSettings
+    from pipeline.upsampling.modulation import ModulationSettings
+    from pipeline.upsampling.upsample import FastSettings
 
 
 def run(
@@ -96,7 +32,7 @@ def run(
     latents: Path,
     coarse: Path,
     out: Out,
-    params: Params,
+    params: UpsampleParams,
     diffusion: DiffusionParams,
     backbone_params: BackboneParams,
     backbone: Backbone | None = None,
@@ -107,16 +43,19 @@ def run(
     Args:
         shards: only those, by number; the store appears when the last shard is written, by whichever process.
     """
-    from pipeline import artifacts, shard_claims
-    from stages import backbones
-    from stages.backbones import diffusion_settings
-    from stages.windows import check_upsampling, stored_window, upsample_shard
+    from pipeline.stores import shard_claims
+    from pipeline.stores.schemas import CLIP, COARSE, LABELS, LATENTS, ArraySpec
+    from pipeline.stores.store import fingerprint, is_current, open_store, shard_frames
+    from pipeline.stores.writer import StoreWriter
+    from stages.common import backbones
+    from stages.common.backbones import diffusion_settings
+    from stages.common.windows import check_upsampling, stored_window
 
     if params.method == "modulation":
         modulation_settings(params).check(diffusion_settings(diffusion))
-    frames_store = artifacts.open_store(clip, artifacts.CLIP)
-    latents_store = artifacts.open_store(latents, artifacts.LATENTS)
-    coarse_store = artifacts.open_store(coarse, artifacts.COARSE)
+    frames_store = open_store(clip, CLIP)
+    latents_store = open_store(latents, LATENTS)
+    coarse_store = open_store(coarse, COARSE)
     check_latents(latents_store, frames_store)
     check_coarse(coarse_store, latents_store)
     modulates = params.method == "modulation"
@@ -129,13 +68,13 @@ def run(
         check_same_diffusion(latents_store, diffusion, backbone_params, weights_hash)
         shown["diffusion"] = plain(diffusion)
     total, size = frames_store.frames("frames"), tuple(frames_store.attrs["source_size"])
-    mark = artifacts.fingerprint(
+    mark = fingerprint(
         "upsample", stage_version("upsample"), shown, weights_hash, frames_store.fingerprint,
         size, coarse_store.fingerprint, latents_store.fingerprint if modulates else None,
         *([small.fingerprint] if small else []),
     )  # fmt: skip
     path = out / "labels.zarr"
-    if artifacts.is_current(path, artifacts.LABELS, mark):
+    if is_current(path, LABELS, mark):
         return path
     if modulates and backbone is None:
         backbone = backbones.load_backbone(backbone_params, source)
@@ -143,16 +82,12 @@ def run(
         check_upsampling(params, backbone)  # type: ignore[arg-type]
     window = stored_window(latents_store) if modulates else None
     dtype = str(coarse_store.array("refined").dtype)
-    writer = artifacts.StoreWriter(
+    writer = StoreWriter(
         path,
         scratch_of(out),
-        artifacts.LABELS,
+        LABELS,
         mark,
-        {
-            "labels": artifacts.ArraySpec(
-                (total, *size), dtype, window or artifacts.shard_frames(coarse_store.array("refined"))
-            )
-        },
+        {"labels": ArraySpec((total, *size), dtype, window or shard_frames(coarse_store.array("refined")))},
         params={**coarse_store.params, **shown},
         backbone=coarse_store.attrs.get("backbone"),
         attrs={"clip": frames_store.fingerprint, "names": frames_store.attrs["names"]},
@@ -184,7 +119,7 @@ def noisy_latents(latents: Store, frames: range, diffusion: DiffusionSettings, b
     """(b, 4, h, w): what denoising started from in `extract`, from the stored latents."""
     import torch
 
-    from pipeline.diffusion import add_noise, draw_noise
+    from pipeline.features.diffusion import add_noise, draw_noise
 
     clean = torch.from_numpy(latents.read("latents", frames.start, frames.stop)).to(backbone.device)
     indices = latents.attrs["source_indices"][frames.start : frames.stop]
@@ -198,7 +133,7 @@ def _modulated(
     latents: Store,
     coarse: Store,
     size: tuple[int, int],
-    params: Params,
+    params: UpsampleParams,
     diffusion: DiffusionParams,
     backbone: Backbone,
     small: SmallDecoder | None,
@@ -206,11 +141,11 @@ def _modulated(
 ) -> np.ndarray:
     import numpy as np
 
-    from pipeline import micro_batches
-    from pipeline.fast import upsample_fast
-    from pipeline.upsampling import upsample
-    from pipeline.window_upsampling import WindowPasses
-    from stages.backbones import diffusion_settings
+    from pipeline.features import micro_batches
+    from pipeline.upsampling.exact import upsample
+    from pipeline.upsampling.upsample import upsample_fast
+    from pipeline.upsampling.windows import WindowPasses
+    from stages.common.backbones import diffusion_settings
 
     steps, modulation = diffusion_settings(diffusion), modulation_settings(params)
     maps, fast = map_settings(params), fast_settings(params)
@@ -243,9 +178,9 @@ def _modulated(
     return np.stack(results)
 
 
-def fast_settings(params: Params) -> FastSettings | None:
+def fast_settings(params: UpsampleParams) -> FastSettings | None:
     """The library's settings for the fast mode; None in the exact mode."""
-    from pipeline.fast import FastSettings
+    from pipeline.upsampling.upsample import FastSettings
 
     if params.mode == "exact":
         return None
@@ -255,7 +190,7 @@ def fast_settings(params: Params) -> FastSettings | None:
     )  # fmt: skip
 
 
-def small_decoder(params: Params, backbone: BackboneParams) -> SmallDecoder | None:
+def small_decoder(params: UpsampleParams, backbone: BackboneParams) -> SmallDecoder | None:
     """The small decoder, where the parameters use it.
 
     Raises:
@@ -263,7 +198,7 @@ def small_decoder(params: Params, backbone: BackboneParams) -> SmallDecoder | No
         WeightsError: it cannot be loaded.
     """
     from pipeline.backbone.small_decoder import load_small_decoder
-    from stages.backbones import choose_device, small_decoder_folder
+    from stages.common.backbones import choose_device, small_decoder_folder
 
     if not decodes_small(params):
         return None
@@ -277,15 +212,15 @@ def small_decoder(params: Params, backbone: BackboneParams) -> SmallDecoder | No
     return load_small_decoder(folder, choose_device())
 
 
-def decodes_small(params: Params) -> bool:
+def decodes_small(params: UpsampleParams) -> bool:
     """Whether the parameters use a small decoder."""
     return params.method == "modulation" and params.mode == "fast" and params.fast_decode == "small"
 
 
-def small_decoder_config(params: Params, backbone: BackboneParams) -> dict[str, Any]:
+def small_decoder_config(params: UpsampleParams, backbone: BackboneParams) -> dict[str, Any]:
     """Its configuration, for counting; empty where none is used, or none is on this machine."""
     from pipeline.backbone.small_decoder import read_config
-    from stages.backbones import small_decoder_folder
+    from stages.common.backbones import small_decoder_folder
 
     if not decodes_small(params):
         return {}
@@ -296,16 +231,16 @@ def small_decoder_config(params: Params, backbone: BackboneParams) -> dict[str, 
     return read_config(folder) if folder is not None else {}
 
 
-def map_settings(params: Params) -> MapSettings:
+def map_settings(params: UpsampleParams) -> MapSettings:
     """The library's settings for difference maps."""
-    from pipeline.upsampling import MapSettings
+    from pipeline.upsampling.difference import MapSettings
 
     return MapSettings(params.difference, params.blur, params.normalize, params.filter, params.filter_resize)
 
 
-def modulation_settings(params: Params) -> ModulationSettings:
+def modulation_settings(params: UpsampleParams) -> ModulationSettings:
     """The library's settings for modulation."""
-    from pipeline.modulation import ModulationSettings
+    from pipeline.upsampling.modulation import ModulationSettings
 
     return ModulationSettings(
         params.strength, params.block, params.modulate_step, params.offset, params.blend,  # type: ignore[arg-type]
@@ -314,12 +249,12 @@ def modulation_settings(params: Params) -> ModulationSettings:
 
 
 def _interpolated(
-    shard: range, clip: Store, coarse: Store, size: tuple[int, int], params: Params, advance: cli.Advance
+    shard: range, clip: Store, coarse: Store, size: tuple[int, int], params: UpsampleParams, advance: cli.Advance
 ) -> np.ndarray:
     import numpy as np
 
-    from pipeline.difference import resize_image
-    from pipeline.interpolation import METHODS
+    from pipeline.upsampling.difference import resize_image
+    from pipeline.upsampling.interpolation import METHODS
 
     results = []
     for frame in shard:
@@ -357,7 +292,7 @@ def check_same_diffusion(
     Raises:
         DataError: names what differs.
     """
-    from stages.backbones import dtype_name
+    from stages.common.backbones import dtype_name
 
     if latents.attrs["backbone"] != weights_hash:
         raise DataError(
@@ -376,10 +311,53 @@ def check_same_diffusion(
             )
 
 
+def upsample_shard(
+    clip: Store,
+    latents: Store,
+    coarse: Store,
+    shard: range,
+    window: int,
+    size: tuple[int, int],
+    backbone: Backbone,
+    diffusion: DiffusionSettings,
+    params: UpsampleParams,
+    small: SmallDecoder | None,
+) -> np.ndarray:
+    """Labels (f, H0, W0) of a shard's frames, modulated in the window in which they were extracted."""
+    import numpy as np
+
+    from pipeline.features import micro_batches
+    from pipeline.features.diffusion import condition
+    from pipeline.features.windows import window_of
+    from pipeline.upsampling.upsample import upsample_fast
+    from pipeline.upsampling.windows import WindowPasses, upsample_window
+
+    frames = window_of(shard, window)
+    start = noisy_latents(latents, frames, diffusion, backbone)
+    guides = clip.read("frames", frames.start, frames.stop)
+    conditioning = condition(backbone, guides[0], latents.attrs["source_indices"][frames.start], diffusion)
+    planes = coarse.read("refined", frames.start, frames.stop)
+    rules, fast = (diffusion, modulation_settings(params), map_settings(params)), fast_settings(params)
+
+    def work(sizes: micro_batches.Sizes) -> list[np.ndarray]:
+        part = slice(sizes["extract.window"])
+        passes = WindowPasses(sizes.get("upsample.batch", params.batch), params.decode, shard.start - frames.start)
+        if fast is None:
+            return upsample_window(backbone, start[part], conditioning, planes[part], size, *rules, passes)
+        labelled = upsample_fast(
+            backbone, start[part], planes[part], guides[part], size, *rules, fast, passes, small, conditioning
+        )
+        return [frame.labels for frame in labelled]
+
+    # A batch of less than two windows is one window.
+    sizes = {"upsample.batch": params.batch} if params.batch >= 2 * len(frames) else {}
+    return np.stack(micro_batches.compute(work, {**sizes, "extract.window": len(frames)}))
+
+
 def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards: slice = EVERY_SHARD) -> None:
     """Upsample every video of an item, loading the backbone once and only if it is needed."""
-    from stages import backbones
-    from stages.windows import check_same_window
+    from stages.common import backbones
+    from stages.common.windows import check_same_window
 
     settings = load(params_file, sets or ())
     key, backbone = item_key(item), None
@@ -425,7 +403,7 @@ def main(
     """
     part = parse_shards(shards)
     if clip and latents and coarse and out_dir:
-        from stages.windows import check_same_window
+        from stages.common.windows import check_same_window
 
         settings = load(params, set_ or ())
         check_same_window(latents, settings)

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests import tiny, tiny_video
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+from tests.support import tiny, tiny_video
+from tests.support.places import SHARED
 
 
 @pytest.fixture(autouse=True, scope="session")

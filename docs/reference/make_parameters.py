@@ -6,7 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from stages.settings import SECTIONS, declared
+from pipeline.parameters import SECTIONS
 
 HEAD = """# Parameters
 
@@ -21,7 +21,7 @@ def render() -> str:
     parts = [HEAD]
     for section in SECTIONS:
         parts.append(f"\n## {section}\n\n| parameter | default | meaning | accepts |\n|---|---|---|---|\n")
-        for field in dataclasses.fields(declared(section)):
+        for field in dataclasses.fields(SECTIONS[section]):
             default = json.dumps(list(field.default) if isinstance(field.default, tuple) else field.default)
             parts.append(f"| `{section}.{field.name}` | `{default}` | {field.metadata['help']} | {accepts(field)} |\n")
     return "".join(parts)

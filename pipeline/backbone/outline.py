@@ -17,13 +17,15 @@ from torch import Tensor
 from torch.nn import Module
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from pipeline.backbone.image_embedding import ClipImageEmbedding
-from pipeline.backbone.sd import StableDiffusion
-from pipeline.backbone.single_file import SD21_UNET, SD21_VAE
-from pipeline.backbone.svd import StableVideoDiffusion
-from pipeline.backbone.svd_single_file import SVD_IMAGE_ENCODER, SVD_UNET, SVD_VAE
-from pipeline.backbone.svd_weights import check_widths
-from pipeline.backbone.weights import EMPTY_PROMPT, VIDEO_NAMES, check_family, read_json, stored_prompt
+from pipeline.backbone.empty_prompt import EMPTY_PROMPT, stored_prompt
+from pipeline.backbone.image.model import StableDiffusion
+from pipeline.backbone.image.single_file import SD21_UNET, SD21_VAE
+from pipeline.backbone.locate import VIDEO_NAMES, check_family
+from pipeline.backbone.networks import read_json
+from pipeline.backbone.video.embedding import ClipImageEmbedding
+from pipeline.backbone.video.folder import check_widths
+from pipeline.backbone.video.model import StableVideoDiffusion
+from pipeline.backbone.video.single_file import SVD_IMAGE_ENCODER, SVD_UNET, SVD_VAE
 
 #: Tokens of a prompt of SD's text encoders.
 PROMPT_TOKENS = 77

@@ -47,7 +47,7 @@ def load_small_decoder(folder: Path, device: torch.device) -> SmallDecoder:
     Raises:
         WeightsError: a file is missing or damaged, or is of something else.
     """
-    from pipeline.backbone.weights import cannot_be_loaded
+    from pipeline.backbone.networks import cannot_be_loaded
 
     config, file = read_config(folder), folder / WEIGHTS
     if not config or not file.is_file():
@@ -95,7 +95,7 @@ def _check_latents(decoder: Any, folder: Path) -> None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration of the small decoder in a folder; empty where there is none."""
-    from pipeline.backbone.weights import read_json
+    from pipeline.backbone.networks import read_json
 
     return read_json(folder / CONFIG)
 

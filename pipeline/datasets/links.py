@@ -14,10 +14,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline import artifacts
 from pipeline.datasets.listing import Video
 from pipeline.errors import DataError
-from pipeline.truth import write_classes
+from pipeline.media.truth import write_classes
+from pipeline.stores.folders import is_json_of, refuse_foreign, replace_folder
 
 MARK = "registration.json"
 SCHEMA = "registration"
@@ -29,7 +29,7 @@ def check_registration(folder: Path, source: Mapping[str, str]) -> None:
     Raises:
         DataError: something else lies there.
     """
-    artifacts.refuse_foreign(folder, lambda path: artifacts.is_json_of(path / MARK, SCHEMA))
+    refuse_foreign(folder, lambda path: is_json_of(path / MARK, SCHEMA))
     earlier = read_source(folder)
     if earlier is not None and earlier != dict(source):
         text = ", ".join(f"{key} {value}" for key, value in earlier.items())
@@ -39,7 +39,7 @@ def check_registration(folder: Path, source: Mapping[str, str]) -> None:
 def read_source(folder: Path) -> dict[str, str] | None:
     """What a registration is of: `dataset`, `root` and `split`; None where no registration lies."""
     file = folder / MARK
-    return dict(json.loads(file.read_text())["source"]) if artifacts.is_json_of(file, SCHEMA) else None
+    return dict(json.loads(file.read_text())["source"]) if is_json_of(file, SCHEMA) else None
 
 
 def write_registration(folder: Path, source: Mapping[str, str], videos: Mapping[str, Video]) -> Path:
@@ -65,5 +65,5 @@ def write_registration(folder: Path, source: Mapping[str, str], videos: Mapping[
             write_classes(labels / "classes.json", video.classes)
     content = {"schema": SCHEMA, "source": dict(source), "videos": list(videos)}
     (scratch / MARK).write_text(json.dumps(content, indent=1) + "\n")
-    artifacts.replace_folder(scratch, folder)
+    replace_folder(scratch, folder)
     return folder

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import DataError
-from pipeline.pictures import image_size
-from pipeline.truth import ClassList, label_maps, read_checked
-from pipeline.video import images_by_stem, list_images
+from pipeline.media.pictures import image_size
+from pipeline.media.truth import ClassList, label_maps, read_checked
+from pipeline.media.video import images_by_stem, list_images
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.artifacts import Store, shard_frames
-from pipeline.clip_source import ClipSource
 from pipeline.errors import DataError
-from pipeline.resize import resize_frame
-from pipeline.video import FOLDER_FPS, FrameRange, FrameSource, open_source
+from pipeline.media.resize import resize_frame
+from pipeline.media.video import FOLDER_FPS, FrameRange, FrameSource, open_source
+from pipeline.stores.clip_source import ClipSource
+from pipeline.stores.store import Store, shard_frames
 
 #: Mean difference in grey levels above which a source is another video; decoders differ by less than 1.
 _OTHER_VIDEO = 8.0

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts import Store
 from pipeline.rendering.clip_frames import ClipPictures, frames_of
 from pipeline.rendering.drawing import overlay, resized, width_within
 from pipeline.rendering.label_summary import corresponding
 from pipeline.rendering.sheets import Panel, montage, spread
+from pipeline.stores.store import Store
 
 #: The longer side of one half, at most.
 HALF = 960

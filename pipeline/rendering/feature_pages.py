@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.artifacts import Store
-from pipeline.feature_codec import read_features
 from pipeline.rendering import pca
 from pipeline.rendering.clip_frames import frames_of
 from pipeline.rendering.drawing import resized, stretched, width_within
 from pipeline.rendering.sheets import Panel, SliceColumns, montage, spread
+from pipeline.stores.feature_codec import read_features
+from pipeline.stores.store import Store
 
 #: Longer side of a picture, frames of the strip, and the most time steps of an x-t slice.
 SIDE, STRIP_FRAMES, SLICE_FRAMES = 400, 4, 720

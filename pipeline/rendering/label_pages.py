@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.artifacts import Store
 from pipeline.rendering.drawing import overlay, paint, resized, stretched, width_within
 from pipeline.rendering.sheets import LegendEntry, SliceColumns, contact_sheet, spread
+from pipeline.stores.store import Store
 
 #: Longer side of a picture, frames of the contact sheet, and the most time steps of an x-t slice.
 SIDE, SHEET_FRAMES, SLICE_FRAMES = 320, 12, 720

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.assignment import hungarian
-from pipeline.pictures import davis_palette
+from pipeline.media.pictures import davis_palette
+from pipeline.scoring.assignment import hungarian
 
 #: The `format` of labels.json.
 FORMAT = "vidseg labels 1"

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from pipeline.media.resize import resize_labels_nearest
 from pipeline.rendering.drawing import heat, overlay, resized, width_within
 from pipeline.rendering.label_summary import corresponding
 from pipeline.rendering.sheets import Panel, montage
-from pipeline.resize import resize_labels_nearest
-from pipeline.upsampling import LabelledFrame
+from pipeline.upsampling.exact import LabelledFrame
 
 #: The longer side of a panel.
 SIDE = 400

@@ -1,0 +1,50 @@
+"""An image model from a folder in diffusers layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.backbone.empty_prompt import empty_prompt
+from pipeline.backbone.networks import load_network, read_json
+from pipeline.errors import WeightsError
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A loaded model before it is put together: networks, (t, c) empty-prompt context, first and last beta."""
+
+    unet: Any
+    vae: Any
+    context: torch.Tensor
+    betas: tuple[float, float]
+
+
+def load_folder(folder: Path) -> Parts:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    if not scheduler:
+        # Only this file tells a v-prediction model from an epsilon one; guessing would give silent garbage.
+        raise WeightsError(f"{folder}: no scheduler/scheduler_config.json; fetch this folder of the model as well")
+    check_prediction_type(scheduler.get("prediction_type", "epsilon"), folder)
+    unet, vae = load_network(folder, "unet", UNet2DConditionModel), load_network(folder, "vae", AutoencoderKL)
+    return Parts(unet, vae, empty_prompt(folder, unet.config.cross_attention_dim), betas(scheduler))
+
+
+def betas(scheduler: Mapping[str, Any]) -> tuple[float, float]:
+    """First and last beta of a scheduler configuration; SD's own where it does not say."""
+    return float(scheduler.get("beta_start", 0.00085)), float(scheduler.get("beta_end", 0.012))
+
+
+def check_prediction_type(kind: str, where: Path) -> None:
+    """Refuse v-prediction models: read as epsilon they give silent garbage."""
+    if kind != "epsilon":
+        raise WeightsError(
+            f"{where}: the model predicts '{kind}', VidSeg needs 'epsilon'; "
+            "use the 512-base model (stable-diffusion-2-1-base), not the 768 one"
+        )

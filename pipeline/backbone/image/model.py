@@ -1,0 +1,114 @@
+"""Stable Diffusion 2.1's family: any UNet of that topology with an f=8 autoencoder, in diffusers' classes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor
+
+from pipeline.backbone.attention import recorded, recorded_outputs, token_shape
+from pipeline.backbone.base import UNCONDITIONED, Conditioning, Denoised, Keep, Modulated, Motion, Schedule, Tap
+from pipeline.backbone.image.schedule import GuidedStep, scaled_linear_schedule
+from pipeline.backbone.image.variants import KeptStep, shared_taps
+from pipeline.backbone.local_decoding import LocalDecoder
+from pipeline.backbone.midway import at_timestep, deep_level, first_part, second_part
+
+
+class StableDiffusion:
+    """`Backbone` of an image model: every frame of a window is treated alone.
+
+    Args:
+        unet, vae: the networks, in evaluation mode on their device. The autoencoder runs in float32, as in the
+            authors' code; the denoiser in its own dtype with float32 latents between steps.
+        context: (t, c) embedding of the empty prompt; the unconditional half uses zeros of that shape.
+        name, fingerprint: as in `Backbone`.
+        betas: first and last beta of the training schedule.
+    """
+
+    latent_stride = 8
+    window: int | None = None
+    modulated: tuple[Modulated, ...] = ("cross_spatial",)
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL,
+        context: Tensor,
+        name: str,
+        fingerprint: str,
+        betas: tuple[float, float] = (0.00085, 0.012),
+    ) -> None:
+        self.unet = unet
+        self.vae = vae
+        self.context = context.to(unet.device, unet.dtype)
+        self.name = name
+        self.fingerprint = fingerprint
+        self._betas = betas
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    def token_shape(self, block: int, size: tuple[int, int]) -> tuple[int, int, int]:
+        return token_shape(self.unet, block, size, self.latent_stride)
+
+    def schedule(self, steps: int) -> Schedule:
+        return scaled_linear_schedule(steps, *self._betas)
+
+    @torch.inference_mode()
+    def encode(self, frames: np.ndarray, noise: Tensor | None = None) -> Tensor:
+        pixels = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device).permute(0, 3, 1, 2)
+        posterior = self.vae.encode(pixels.to(torch.float32) * 2 / 255 - 1).latent_dist
+        sample = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(self.device)
+        return sample.float().contiguous() * self.vae.config.scaling_factor
+
+    def condition(self, frame: np.ndarray, noise: Tensor, motion: Motion) -> Conditioning:
+        return UNCONDITIONED
+
+    @torch.inference_mode()
+    def denoise(
+        self,
+        latents: Tensor,
+        step: int,
+        schedule: Schedule,
+        guidance: float | Sequence[float],
+        *,
+        record: Collection[Tap] = (),
+        keep: Keep | None = None,
+        conditioning: Conditioning = UNCONDITIONED,
+    ) -> Denoised:
+        assert isinstance(guidance, int | float), "frames alone have one scale"
+        move = GuidedStep.of(schedule, step, guidance)
+        halves = [self.context] if move.halves == 1 else [torch.zeros_like(self.context), self.context]
+        context = torch.cat([half.expand(len(latents), -1, -1) for half in halves])
+        sample, midway = move.scaled(latents).to(self.unet.dtype), None
+        shared = () if keep is None else shared_taps(keep)
+        watched = [deep_level(self.unet)] if keep is not None and keep.deep else []
+        with recorded(self.unet, {*record, *shared}) as taps, recorded_outputs(watched) as deep:
+            if keep is None or keep.block is None:
+                epsilon = self.unet(sample, move.timestep, context, return_dict=False)[0]
+            else:
+                beside = at_timestep(self.unet, sample, move.timestep, context)
+                midway = first_part(self.unet, sample, beside, keep.block)
+                epsilon = second_part(self.unet, midway)
+        kept = None
+        if keep is not None:
+            of_shared = {tap: taps[tap] for tap in shared}
+            kept = KeptStep(self.unet, move, context, keep, of_shared, midway, *deep)
+        return Denoised(move.moved(latents, epsilon.float()), {tap: taps[tap] for tap in record}, kept)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor, together: int = 1) -> Tensor:
+        # On a CPU the activations of a batch cost page faults: one image at a time is faster.
+        parts = latents.split(1) if self.device.type == "cpu" else (latents,)
+        return torch.cat([self._decode(part) for part in parts])
+
+    @torch.inference_mode()
+    def part_decoder(self, latents: Tensor) -> LocalDecoder:
+        return LocalDecoder.of(self._decode, self.vae.decoder, latents)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        return self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0].float()

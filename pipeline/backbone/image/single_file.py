@@ -1,0 +1,174 @@
+"""Single-file checkpoints in Stable Diffusion 2's original layout, the form in which the authors used SD 2.1.
+
+One .safetensors file holds `model.diffusion_model.*` (denoiser), `first_stage_model.*` (autoencoder) and
+`cond_stage_model.model.*` (OpenCLIP text encoder). Nothing is looked up: the repository that diffusers would ask for
+the configuration was withdrawn. What lies beside the file wins over what is built in here: `unet/config.json`,
+`vae/config.json`, `scheduler/scheduler_config.json`, `empty_prompt.safetensors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from pipeline.backbone.empty_prompt import EMPTY_PROMPT, check_prompt, kept_prompt, stored_prompt
+from pipeline.backbone.image.folder import Parts, betas, check_prediction_type
+from pipeline.backbone.networks import config_beside, read_json, refuse_pickles
+from pipeline.errors import WeightsError
+
+UNET_PREFIX = "model.diffusion_model."
+VAE_PREFIX = "first_stage_model."
+TEXT_PREFIX = "cond_stage_model.model."
+
+SD21_UNET: Mapping[str, Any] = {
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "attention_head_dim": [5, 10, 20, 20],
+    "cross_attention_dim": 1024,
+    "use_linear_projection": True,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+}
+SD21_VAE: Mapping[str, Any] = {
+    "sample_size": 512,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "scaling_factor": 0.18215,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+}
+#: Channels of one attention head of the OpenCLIP text encoders that SD 2 was trained with.
+TEXT_HEAD = 64
+
+
+def load_single_file(path: Path) -> Parts:
+    """The networks (float32, on the CPU), empty-prompt context and betas of a single-file checkpoint.
+
+    Raises:
+        WeightsError: a pickle, a damaged file, another layout or shape, or a model that does not predict epsilon.
+    """
+    refuse_pickles(path)
+    tensors, metadata = _read(path)
+    scheduler = read_json(path.parent / "scheduler" / "scheduler_config.json")
+    check_prediction_type(_prediction_type(path, metadata, scheduler), path)
+    unet_config = config_beside(path, "unet", SD21_UNET)
+    vae_config = config_beside(path, "vae", SD21_VAE)
+    unet = UNet2DConditionModel.from_config(unet_config)
+    vae = AutoencoderKL.from_config(vae_config)
+    _fill(unet, convert_ldm_unet_checkpoint(_part(tensors, UNET_PREFIX, path), dict(unet.config)), path, "unet")
+    _fill(vae, convert_ldm_vae_checkpoint(_part(tensors, VAE_PREFIX, path), dict(vae.config)), path, "vae")
+    width = unet.config.cross_attention_dim
+    stored = path.parent / EMPTY_PROMPT
+    if stored.is_file():
+        context = stored_prompt(stored, width)
+    else:
+        text = _part(tensors, TEXT_PREFIX, path)
+        context = check_prompt(kept_prompt([path], lambda: empty_prompt(text, path)), width, path)
+    return Parts(unet, vae, context, betas(scheduler))
+
+
+@torch.inference_mode()
+def empty_prompt(text: Mapping[str, Tensor], path: Path) -> Tensor:
+    """The (t, c) float32 embedding of the empty prompt, from an OpenCLIP text encoder's own weights.
+
+    As in SD 2.1: all layers but the last, then the final normalisation. The empty prompt needs no tokenizer: it is
+    the start and end tokens, the last two of the vocabulary, and zeros up to the context length.
+
+    Args:
+        text: tensors of `cond_stage_model.model.`, with that prefix.
+        path: of the checkpoint, for error messages.
+    """
+    values = {name.removeprefix(TEXT_PREFIX): tensor.float() for name, tensor in text.items()}
+    blocks = 1 + max(
+        (int(name.split(".")[2]) for name in values if name.startswith("transformer.resblocks.")), default=-1
+    )
+    try:
+        vocabulary, width = values["token_embedding.weight"].shape
+        length = len(values["positional_embedding"])
+        tokens = torch.zeros(length, dtype=torch.int64)
+        tokens[:2] = torch.tensor([vocabulary - 2, vocabulary - 1])
+        states = values["token_embedding.weight"][tokens] + values["positional_embedding"]
+        later = torch.full((length, length), -torch.inf).triu(1)
+        for block in range(blocks - 1):
+            states = _text_block(values, f"transformer.resblocks.{block}.", width)(states[None], src_mask=later)[0]
+        scale, shift = values["ln_final.weight"], values["ln_final.bias"]
+    except (KeyError, RuntimeError) as error:
+        raise WeightsError(
+            f"{path}: its text encoder is incomplete ({' '.join(str(error).split())[:120]}); fetch the file again, "
+            f"or put {EMPTY_PROMPT} beside it"
+        ) from error
+    return nn.functional.layer_norm(states, (width,), scale, shift).clone()
+
+
+def _text_block(values: Mapping[str, Tensor], prefix: str, width: int) -> nn.TransformerEncoderLayer:
+    layer = nn.TransformerEncoderLayer(
+        width, max(1, width // TEXT_HEAD), len(values[prefix + "mlp.c_fc.weight"]), dropout=0.0, activation="gelu",
+        batch_first=True, norm_first=True,
+    ).eval()  # fmt: skip
+    names = {
+        "self_attn": "attn",
+        "linear1": "mlp.c_fc",
+        "linear2": "mlp.c_proj",
+        "norm1": "ln_1",
+        "norm2": "ln_2",
+    }
+    state = {}
+    for name in layer.state_dict():
+        part, _, rest = name.partition(".")
+        state[name] = values[f"{prefix}{names[part]}.{rest}"]
+    layer.load_state_dict(state)
+    return layer
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    wanted = (
+        UNET_PREFIX,
+        VAE_PREFIX,
+        TEXT_PREFIX,
+    )  # averaged copies (model_ema.*) and training state stay unread
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith(wanted)}  # noqa: SIM118
+            return tensors, dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: cannot be read ({error}); fetch the weights again") from error
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]:
+    part = {name: tensor.float() for name, tensor in tensors.items() if name.startswith(prefix)}
+    if not part:
+        remedy = f"; put {EMPTY_PROMPT} beside it" if prefix == TEXT_PREFIX else ""
+        raise WeightsError(
+            f"{path}: no tensors named {prefix}*; backbone.path must be a checkpoint like "
+            f"v2-1_512-ema-pruned.safetensors, or a diffusers folder{remedy}"
+        )
+    return part
+
+
+def _fill(network: nn.Module, state: Mapping[str, Tensor], path: Path, part: str) -> None:
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise WeightsError(
+            f"{path}: its {part} does not fit the configuration of SD 2.1 ({reason}); for another size put "
+            f"{part}/config.json beside the file"
+        ) from error
+
+
+def _prediction_type(path: Path, metadata: Mapping[str, str], scheduler: Mapping[str, Any]) -> str:
+    # The tensors do not tell. The 768 model is the v-prediction one, and its file name is the last hint.
+    if "prediction_type" in scheduler:
+        return str(scheduler["prediction_type"])
+    declared = metadata.get("modelspec.prediction_type", "")
+    if declared.startswith("v") or (not declared and "768" in path.stem):
+        return "v_prediction"
+    return "epsilon"

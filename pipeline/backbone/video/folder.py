@@ -1,0 +1,78 @@
+"""Loading Stable Video Diffusion from a diffusers folder or a single-file checkpoint (I/O module)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from pipeline.backbone.networks import (
+    cannot_be_loaded,
+    load_network,
+    read_json,
+    refuse_pickles_without_safetensors,
+    without_bars,
+)
+from pipeline.errors import WeightsError
+
+
+@dataclass(frozen=True)
+class VideoParts:
+    """A loaded model before it is put together, float32 on the CPU: networks, largest and smallest noise level."""
+
+    unet: Any
+    vae: Any
+    image_encoder: Any
+    sigmas: tuple[float, float]
+
+
+def load_folder(folder: Path) -> VideoParts:
+    """The networks of a diffusers folder."""
+    from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+    from transformers import CLIPVisionModelWithProjection
+
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    levels = noise_levels(scheduler, folder)
+    unet = load_network(folder, "unet", UNetSpatioTemporalConditionModel)
+    vae = load_network(folder, "vae", AutoencoderKLTemporalDecoder)
+    place = folder / "image_encoder"
+    refuse_pickles_without_safetensors(place)
+    try:
+        with without_bars():
+            encoder = CLIPVisionModelWithProjection.from_pretrained(
+                place, local_files_only=True, use_safetensors=True, dtype=torch.float32,
+                variant=None if (place / "model.safetensors").is_file() else "fp16",
+            )  # fmt: skip
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise cannot_be_loaded(place, error) from error
+    check_widths(unet, encoder, folder)
+    return VideoParts(unet, vae, encoder, levels)
+
+
+def noise_levels(scheduler: Mapping[str, Any], where: Path) -> tuple[float, float]:
+    """Largest and smallest noise level of a scheduler configuration; SVD's own where it does not say.
+
+    Raises:
+        WeightsError: the model does not predict v.
+    """
+    kind = scheduler.get("prediction_type", "v_prediction")
+    if kind != "v_prediction":
+        raise WeightsError(
+            f"{where}: the model predicts '{kind}', a video model here must predict 'v_prediction'; "
+            "fetch stable-video-diffusion-img2vid, with its scheduler/"
+        )
+    return float(scheduler.get("sigma_max", 700.0)), float(scheduler.get("sigma_min", 0.002))
+
+
+def check_widths(unet: Any, encoder: Any, where: Path) -> None:
+    """Refuse an image encoder whose embedding is not what the denoiser reads."""
+    given, needed = encoder.config.projection_dim, unet.config.cross_attention_dim
+    if given != needed:
+        raise WeightsError(
+            f"{where}: the image embedding has {given} values, the denoiser needs {needed}; "
+            "fetch image_encoder/ of the same model"
+        )

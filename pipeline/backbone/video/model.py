@@ -1,0 +1,163 @@
+"""Stable Video Diffusion's family: a spatio-temporal UNet with a temporal decoder, in diffusers' classes.
+
+All frames of a window are denoised together, conditioned on its first frame: by its latent, which is stacked on every
+frame's, and by its image embedding, the only token of every cross-attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+from torch import Tensor, nn
+
+from pipeline.backbone.attention import attention_of, attention_weights, recorded, recorded_outputs, token_shape
+from pipeline.backbone.base import UNCONDITIONED, Conditioning, Denoised, Keep, Layer, Modulated, Motion, Schedule, Tap
+from pipeline.backbone.local_decoding import LocalDecoder
+from pipeline.backbone.midway import Midway, deep_level, second_part
+from pipeline.backbone.video.schedule import VideoStep, karras_schedule
+from pipeline.backbone.video.variants import LAYERS, KeptHalf, KeptWindow, NetworkInput, kept_layers
+
+#: Frame (H, W, 3) uint8 -> its embedding (1, c) float32.
+Embed = Callable[[np.ndarray], Tensor]
+#: The original network's in all residual blocks. diffusers builds 1e-6 into most of them, and it is no configuration.
+RESIDUAL_EPS = 1e-5
+
+
+class StableVideoDiffusion:
+    """`Backbone` of a video model: the frames of a window are seen together.
+
+    The guidance halves run one after the other: at real sizes one half of a window fills a GPU.
+
+    Args:
+        unet, vae: the networks, in evaluation mode on their device. The autoencoder runs in float32, as in the
+            authors' code; the denoiser in its own dtype with float32 latents between steps.
+        embed: the image embedding.
+        name, fingerprint: as in `Backbone`.
+        sigmas: largest and smallest noise level.
+        injected: the attentions whose patterns variants take over: in the authors' code the temporal ones.
+    """
+
+    latent_stride = 8
+    modulated: tuple[Modulated, ...] = tuple(LAYERS)
+
+    def __init__(
+        self,
+        unet: UNetSpatioTemporalConditionModel,
+        vae: AutoencoderKLTemporalDecoder,
+        embed: Embed,
+        name: str,
+        fingerprint: str,
+        sigmas: tuple[float, float] = (700.0, 0.002),
+        injected: tuple[Layer, ...] = ("temporal_self",),
+    ) -> None:
+        set_residual_eps(unet)
+        self.unet = unet
+        self.vae = vae
+        self.embed = embed
+        self.name = name
+        self.fingerprint = fingerprint
+        self.window: int | None = int(unet.config.num_frames)
+        self._sigmas = sigmas
+        self._injected = injected
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    def token_shape(self, block: int, size: tuple[int, int]) -> tuple[int, int, int]:
+        return token_shape(self.unet, block, size, self.latent_stride)
+
+    def schedule(self, steps: int) -> Schedule:
+        return karras_schedule(steps, *self._sigmas)
+
+    @torch.inference_mode()
+    def encode(self, frames: np.ndarray, noise: Tensor | None = None) -> Tensor:
+        draws = [None] * len(frames) if noise is None else noise.to(self.device).split(1)
+        coded = []
+        for frame, draw in zip(frames, draws, strict=True):
+            posterior = self.vae.encode(self._pixels(frame)[None]).latent_dist
+            coded.append(posterior.mean if draw is None else posterior.mean + posterior.std * draw)
+        return torch.cat(coded).float().contiguous() * self.vae.config.scaling_factor
+
+    @torch.inference_mode()
+    def condition(self, frame: np.ndarray, noise: Tensor, motion: Motion) -> Conditioning:
+        noisy = self._pixels(frame) + motion.noise_augmentation * noise.to(self.device)
+        # The posterior's mean, not multiplied by the scaling factor.
+        latent = self.vae.encode(noisy[None]).latent_dist.mean[0].float().contiguous()
+        ids = torch.tensor([motion.fps_id, motion.motion_bucket, motion.noise_augmentation], device=self.device)
+        return Conditioning(latent, self.embed(frame).to(self.device), ids)
+
+    @torch.inference_mode()
+    def denoise(
+        self,
+        latents: Tensor,
+        step: int,
+        schedule: Schedule,
+        guidance: float | Sequence[float],
+        *,
+        record: Collection[Tap] = (),
+        keep: Keep | None = None,
+        conditioning: Conditioning = UNCONDITIONED,
+    ) -> Denoised:
+        move = VideoStep.of(schedule, step, guidance, len(latents))
+        outputs, taps, kept = [], [], []
+        for conditional in move.halves:
+            whole = NetworkInput.of(self.unet, latents[None], move, conditioning, conditional)
+            output, tapped, half = self._half(whole, conditional, record, keep)
+            outputs.append(output[0])
+            taps.append(tapped)
+            kept.append(half)
+        joined = {tap: torch.cat([half[tap] for half in taps]) for tap in record}
+        window = None if keep is None else KeptWindow(self.unet, move, conditioning, tuple(kept))
+        return Denoised(move.moved(latents, outputs), joined, window)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor, together: int = 1) -> Tensor:
+        return torch.cat([self._decode(clip) for clip in latents.split(together)])
+
+    @torch.inference_mode()
+    def part_decoder(self, latents: Tensor) -> LocalDecoder:
+        return LocalDecoder.of(self._decode, self.vae.decoder, latents)
+
+    def _decode(self, clip: Tensor) -> Tensor:
+        scaled = clip / self.vae.config.scaling_factor
+        return self.vae.decode(scaled, num_frames=len(clip), return_dict=False)[0].float()
+
+    def _pixels(self, frame: np.ndarray) -> Tensor:
+        """(3, H, W) float32 in [-1, 1]."""
+        pixels = torch.from_numpy(np.ascontiguousarray(frame)).to(self.device).permute(2, 0, 1)
+        return pixels.to(torch.float32) * 2 / 255 - 1
+
+    def _half(
+        self, whole: NetworkInput, conditional: bool, record: Collection[Tap], keep: Keep | None
+    ) -> tuple[Tensor, Mapping[Tap, Tensor], KeptHalf]:
+        """The network's output (1, f, 4, h, w), the recorded taps, and what is kept for variants."""
+        injected = kept_layers(keep, self._injected)
+        shared = {Tap(block, layer, kind) for block, layer in injected for kind in ("query", "key")}
+        watched = [deep_level(self.unet)] if keep is not None and keep.deep else []
+        midway: Midway | None = None
+        with recorded(self.unet, {*record, *shared}) as tapped, recorded_outputs(watched) as deep:
+            if keep is None or keep.block is None:
+                output = whole.output(self.unet)
+            else:
+                midway = whole.first_part(self.unet, keep.block)
+                output = second_part(self.unet, midway).float()[None]
+        patterns = {key: self._pattern(*key, tapped) for key in injected}
+        return output, {tap: tapped[tap] for tap in record}, KeptHalf(conditional, patterns, midway, *deep)
+
+    def _pattern(self, block: int, layer: Layer, taps: Mapping[Tap, Tensor]) -> Tensor:
+        # Kept as weights: for 14 frames these take an eighth of the memory of queries and keys.
+        query, key = (taps[Tap(block, layer, kind)] for kind in ("query", "key"))
+        return attention_weights(attention_of(self.unet, block, layer), query, key)
+
+
+def set_residual_eps(unet: nn.Module) -> int:
+    """Give every GroupNorm of the residual blocks the epsilon of the original network; returns how many differed."""
+    norms = [m for name, m in unet.named_modules() if ".resnets." in name and isinstance(m, nn.GroupNorm)]
+    different = [norm for norm in norms if norm.eps != RESIDUAL_EPS]
+    for norm in different:
+        norm.eps = RESIDUAL_EPS
+    return len(different)

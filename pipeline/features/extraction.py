@@ -1,0 +1,142 @@
+"""Frames to features (paper sections 3.1 and 4.1): encode, noise, denoise, tap the queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.backbone import Backbone, Tap
+from pipeline.errors import DataError, UsageError
+from pipeline.features.aggregation import aggregate, max_abs_normalize
+from pipeline.features.diffusion import (
+    DiffusionSettings,
+    add_noise,
+    clean_pass,
+    condition,
+    conditional_half,
+    draw_noise,
+    psnr,
+)
+
+
+@dataclass(frozen=True)
+class ExtractionSettings:
+    """Which features are kept; the names are those of params.yaml, section `extract`."""
+
+    blocks: tuple[int, ...] = (6, 7, 8)
+    matching_block: int = 7
+    feature_step: int = 24
+    normalize: str = "max_abs"
+    encode: str = "mode"
+
+    def check(self, diffusion: DiffusionSettings) -> None:
+        """Refuse a feature step that is not run.
+
+        Raises:
+            UsageError: names the parameter.
+        """
+        if self.feature_step not in diffusion.remaining():
+            raise UsageError(
+                f"extract.feature_step must be between diffusion.start_step = {diffusion.start_step} and "
+                f"{diffusion.steps - 1}, not {self.feature_step}"
+            )
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """Features of b frames.
+
+    Attributes:
+        latents: (b, 4, h, w) float32, clean and scaled.
+        aggregated: (b, n, c) float32, mean over blocks, normalised (F~ of section 4.1).
+        matching: (b, n, c) float32, raw queries of the matching block (F_c of Eq. 3).
+        reconstruction: (b, 4, h, w) float32, the denoised latents.
+    """
+
+    latents: Tensor
+    aggregated: Tensor
+    matching: Tensor
+    reconstruction: Tensor
+
+    def last(self, frames: int) -> Extracted:
+        """The same of the last frames only."""
+        parts = (self.latents, self.aggregated, self.matching, self.reconstruction)
+        return Extracted(*(part[-frames:] for part in parts))
+
+
+def extract(
+    backbone: Backbone,
+    frames: np.ndarray,
+    source_indices: Sequence[int],
+    diffusion: DiffusionSettings,
+    settings: ExtractionSettings,
+) -> Extracted:
+    """Features of frames (b, H, W, 3) uint8 whose noise is keyed by their source indices.
+
+    A video model sees them as one window.
+
+    Raises:
+        UsageError: feature_step is not among the steps that are run, or a block has no attention.
+    """
+    settings.check(diffusion)
+    shape = latent_shape(backbone, frames.shape[1:3])
+    noise = draw_noise(diffusion, source_indices, shape)
+    latents = backbone.encode(frames, noise.posterior if settings.encode == "sample" else None)
+    start = add_noise(latents, noise.epsilon, diffusion, backbone)
+    taps = [Tap(block, "self", "query") for block in sorted({*settings.blocks, settings.matching_block})]
+    conditioning = condition(backbone, frames[0], source_indices[0], diffusion)
+    clean = clean_pass(backbone, start, diffusion, {settings.feature_step: taps}, conditioning=conditioning)
+    queries = {
+        tap.block: conditional_half(value, len(frames)).float()
+        for tap, value in clean.taps[settings.feature_step].items()
+    }
+    aggregated = aggregate([queries[block] for block in settings.blocks])
+    if settings.normalize == "max_abs":
+        aggregated = max_abs_normalize(aggregated)
+    return Extracted(latents, aggregated, queries[settings.matching_block], clean.final)
+
+
+def latent_shape(backbone: Backbone, size: tuple[int, ...]) -> tuple[int, int, int]:
+    """(4, h, w) of the latents of frames of size (H, W)."""
+    height, width = size
+    return 4, height // backbone.latent_stride, width // backbone.latent_stride
+
+
+def feature_shape(backbone: Backbone, size: tuple[int, int], settings: ExtractionSettings) -> tuple[int, int, int]:
+    """(h, w, c): token grid and width of the features of frames of size (H, W).
+
+    Raises:
+        UsageError: the chosen blocks differ in resolution or width.
+    """
+    shapes = {block: backbone.token_shape(block, size) for block in (*settings.blocks, settings.matching_block)}
+    if len(set(shapes.values())) > 1:
+        listed = ", ".join(f"{block}: {'x'.join(map(str, shape))}" for block, shape in shapes.items())
+        raise UsageError(
+            f"extract.blocks and extract.matching_block must share one resolution and width, not {listed}; "
+            "blocks 6, 7, 8 do"
+        )
+    return next(iter(shapes.values()))
+
+
+def reconstruction_psnr(backbone: Backbone, reconstruction: Tensor, frame: np.ndarray) -> float:
+    """PSNR in dB of one frame (H, W, 3) uint8 against its decoded latents (4, h, w).
+
+    What the inversion loses cannot be segmented: the limit the paper names in section 6.
+
+    Raises:
+        DataError: the decoded image is not finite.
+    """
+    image = backbone.decode(reconstruction[None])
+    if not bool(torch.isfinite(image).all()):
+        raise DataError("the decoded image has NaN or infinite values; check the weights")
+    target = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].to(image) * 2 / 255 - 1
+    return float(psnr(image, target)[0])
+
+
+def gather(parts: Sequence[Extracted], name: str) -> np.ndarray:
+    """One field of consecutive batches as a (f, ...) float32 array."""
+    return torch.cat([getattr(part, name) for part in parts]).float().cpu().numpy()

@@ -1,0 +1,187 @@
+"""The scene context model: labelled features of earlier frames, and a nearest-neighbour vote (section 4.1).
+
+Terms: a *segment of memory* is a set of tokens that were learnt together. The *first* segment is what the
+model was fitted on, frame 1 with its K-Means labels or its given mask; each *window* segment holds one
+refined window.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import DataError, UsageError
+from pipeline.finite import require_finite
+from pipeline.segmentation.faiss_library import load_faiss
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Tokens learnt together: features (n, c) float32, max-abs-normalised, and labels (n,) int32."""
+
+    features: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class MemoryPolicy:
+    """What the model remembers after a window.
+
+    Attributes:
+        keep_first: whether the first segment stays for good.
+        windows: how many of the latest windows are kept.
+    """
+
+    keep_first: bool
+    windows: int
+
+
+def parse_memory(text: str) -> MemoryPolicy:
+    """Read `segment.memory`.
+
+    `last_window`: the window before (the paper). `first_and_last`: that and, for good, the frame that the
+    model was fitted on, against drift. `sliding:N`: the last N windows.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if text == "last_window":
+        return MemoryPolicy(keep_first=False, windows=1)
+    if text == "first_and_last":
+        return MemoryPolicy(keep_first=True, windows=1)
+    sliding = re.fullmatch(r"sliding:\s*([1-9]\d*)", text)
+    if sliding:
+        return MemoryPolicy(keep_first=False, windows=int(sliding[1]))
+    raise UsageError(
+        f"segment.memory must be last_window, first_and_last or sliding:N (the last N windows), not '{text}'"
+    )
+
+
+@dataclass(frozen=True)
+class Context:
+    """The model's whole state; every change makes a new one.
+
+    Attributes:
+        first: what it was fitted on, None once forgotten.
+        windows: refined windows, oldest first.
+    """
+
+    first: Segment | None
+    windows: tuple[Segment, ...] = ()
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        return ((self.first,) if self.first is not None else ()) + self.windows
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """(m, c) float32, all remembered tokens in the order of `segments`."""
+        return np.concatenate([segment.features for segment in self.segments])
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """(m,) int32, label values of the remembered tokens."""
+        return np.concatenate([segment.labels for segment in self.segments])
+
+    def predict(self, features: np.ndarray, neighbors: int, first_frame: int = 0) -> np.ndarray:
+        """Label every token by its `neighbors` nearest remembered tokens (Euclidean, exact).
+
+        Each neighbour has one vote; the smallest label wins ties.
+
+        Args:
+            features: (f, n, c) floats, max-abs-normalised.
+            first_frame: position of `features[0]` in its clip, for error messages.
+
+        Returns:
+            (f, n) int32 label values.
+
+        Raises:
+            UsageError: more neighbours than remembered tokens, or FAISS is not installed.
+            DataError: features are not finite or have another number of channels than the memory.
+        """
+        frames, tokens, channels = features.shape
+        memory, known = self.features.shape
+        if channels != known:
+            raise DataError(
+                f"the context model holds features of {known} channels, this clip has {channels}; use a "
+                "context made with the same backbone and blocks"
+            )
+        if neighbors > memory:
+            raise UsageError(
+                f"segment.neighbors is {neighbors}, but the context model remembers only {memory} tokens; "
+                f"set segment.neighbors to at most {memory}"
+            )
+        require_finite(features, "features", first_frame)
+        queries = np.ascontiguousarray(features.reshape(-1, channels), np.float32)
+        values, positions = np.unique(self.labels, return_inverse=True)
+        votes = np.zeros((len(queries), len(values)), np.int32)
+        nearest = nearest_tokens(self.features, queries, neighbors)
+        np.add.at(votes, (np.arange(len(queries))[:, None], positions[nearest]), 1)
+        return values[votes.argmax(axis=1)].reshape(frames, tokens)
+
+    def update(self, features: np.ndarray, labels: np.ndarray, memory: MemoryPolicy) -> Context:
+        """The model after a window: (f, n, c) features and their refined (f, n) labels.
+
+        A policy that keeps the first segment, on a model that has forgotten it, keeps the oldest window
+        instead.
+        """
+        first, past = self.first, self.windows
+        if not memory.keep_first:
+            first = None
+        elif first is None:
+            first, past = past[0], past[1:]
+        windows = (*past, make_segment(features, labels))
+        return Context(first=first, windows=windows[-memory.windows :])
+
+
+def fit(features: np.ndarray, labels: np.ndarray) -> Context:
+    """A new model from frame 1: (n, c) features, max-abs-normalised, and its labels M^1 (n,).
+
+    Raises:
+        DataError: features are not finite.
+    """
+    return Context(first=make_segment(features[None], labels[None]))
+
+
+def make_segment(features: np.ndarray, labels: np.ndarray) -> Segment:
+    """Flatten frames (f, n, c) and labels (f, n) to one segment of memory."""
+    require_finite(features, "features")
+    return Segment(
+        features=np.ascontiguousarray(features.reshape(-1, features.shape[-1]), np.float32),
+        labels=labels.reshape(-1).astype(np.int32),
+    )
+
+
+def nearest_tokens(memory: np.ndarray, queries: np.ndarray, neighbors: int) -> np.ndarray:
+    """Indices (q, k) of the nearest of the (m, c) memory for each of the (q, c) queries; both float32.
+
+    On the GPU when FAISS can use one.
+    """
+    faiss = load_faiss()
+    index: Any = faiss.IndexFlatL2(memory.shape[1])
+    # Without a usable GPU the GPU functions abort the process instead of raising: count first.
+    if faiss.get_num_gpus() > 0:
+        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+    index.add(memory)
+    return index.search(queries, neighbors)[1]
+
+
+def merge_by_mask(clusters: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """First-frame label matching: a cluster takes the mask value most frequent in it, the smallest on ties.
+
+    Args:
+        clusters: (n,) cluster ids.
+        mask: (n,) label values of the same tokens.
+
+    Returns:
+        (n,) int32 label values.
+    """
+    values, positions = np.unique(mask, return_inverse=True)
+    ids, members = np.unique(clusters, return_inverse=True)
+    counts = np.zeros((len(ids), len(values)), np.int64)
+    np.add.at(counts, (members, positions), 1)
+    return values[counts.argmax(axis=1)][members].astype(np.int32)

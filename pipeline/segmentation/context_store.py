@@ -1,0 +1,184 @@
+"""The scene context model on disk: a folder with `index.faiss`, `labels.npy` and `meta.json`.
+
+`index.faiss` is a flat L2 index of all remembered tokens, `labels.npy` their label values in the same order;
+`meta.json` says how they split into segments of memory and which features they are.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import DataError
+from pipeline.segmentation.context import Context, Segment
+from pipeline.segmentation.correspondence import Grid
+from pipeline.segmentation.faiss_library import load_faiss
+from pipeline.stores.folders import is_json_of, refuse_foreign, replace_folder
+from pipeline.stores.store import array_fingerprint, fingerprint
+
+SCHEMA = "context"
+SCHEMA_VERSION = 1
+REMEDY = "make it again with `vidseg segment` or `vidseg context fit`"
+
+
+@dataclass(frozen=True)
+class FeatureKind:
+    """Which features a context model holds; only clips with the same kind can use it.
+
+    Attributes:
+        backbone: hash of the weights.
+        name: `aggregated` or `matching`.
+        recipe: blocks, step and normalisation, in words.
+        channels: of a token.
+    """
+
+    backbone: str
+    name: str
+    recipe: str
+    channels: int
+
+
+@dataclass(frozen=True)
+class StoredContext:
+    """A context model and what is known about it.
+
+    Attributes:
+        context: the model.
+        kind: which features it holds.
+        grid: (h, w) of the clip it learnt from; other grids may use it.
+        fitted_on: fingerprint of the features whose frame 1 it was fitted on.
+    """
+
+    context: Context
+    kind: FeatureKind
+    grid: Grid
+    fitted_on: str
+
+
+def refuse_foreign_context(folder: Path) -> None:
+    """Check, before any work, that `save_context` would replace only a context model.
+
+    Raises:
+        DataError: something else lies there.
+    """
+    refuse_foreign(folder, lambda model: is_json_of(model / "meta.json", SCHEMA))
+
+
+def save_context(folder: Path, stored: StoredContext) -> Path:
+    """Write a context model: by one rename or not at all, and equal models give equal bytes.
+
+    Raises:
+        DataError: something else than a context model lies there.
+    """
+    faiss = load_faiss()
+    folder = Path(folder)
+    refuse_foreign_context(folder)
+    context = stored.context
+    scratch = folder.parent / "tmp" / f"{folder.name}.writing"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    index = faiss.IndexFlatL2(stored.kind.channels)
+    index.add(context.features)
+    scratch.joinpath("index.faiss").write_bytes(faiss.serialize_index(index).tobytes())
+    np.save(scratch / "labels.npy", context.labels)
+    meta = {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "features": asdict(stored.kind),
+        "grid": list(stored.grid),
+        "fitted_on": stored.fitted_on,
+        "first": None if context.first is None else len(context.first.labels),
+        "windows": [len(window.labels) for window in context.windows],
+    }
+    scratch.joinpath("meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+    replace_folder(scratch, folder)
+    if not any(scratch.parent.iterdir()):
+        scratch.parent.rmdir()
+    return folder
+
+
+def load_context(folder: Path, kind: FeatureKind | None = None) -> StoredContext:
+    """Read a context model.
+
+    Args:
+        kind: the features it must hold; None = any.
+
+    Raises:
+        DataError: the folder is missing, damaged, not a context, of another schema version or of other
+            features.
+    """
+    faiss = load_faiss()
+    folder = Path(folder)
+    meta = _read_meta(folder)
+    try:
+        data = np.frombuffer(folder.joinpath("index.faiss").read_bytes(), np.uint8)
+        index = faiss.deserialize_index(data)
+        features = index.reconstruct_n(0, index.ntotal)
+        labels = np.load(folder / "labels.npy", allow_pickle=False)
+        held = FeatureKind(**meta["features"])
+        first, windows = meta["first"], list(meta["windows"])
+        grid = (int(meta["grid"][0]), int(meta["grid"][1]))
+        fitted_on = str(meta["fitted_on"])
+        sizes = ([] if first is None else [first]) + windows
+        if not len(features) == len(labels) == sum(sizes) or features.shape[1] != held.channels:
+            raise ValueError("its files do not belong together")
+    except (OSError, EOFError, ValueError, RuntimeError, KeyError, TypeError, IndexError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{folder}: damaged context model ({reason}); {REMEDY}") from error
+    if kind is not None:
+        _require_kind(held, kind, folder)
+    ends = np.cumsum(sizes)
+    segments = [
+        Segment(features[end - size : end], labels[end - size : end]) for size, end in zip(sizes, ends, strict=True)
+    ]
+    context = Context(None, tuple(segments)) if first is None else Context(segments[0], tuple(segments[1:]))
+    return StoredContext(context, held, grid, fitted_on)
+
+
+def model_fingerprint(stored: StoredContext) -> str:
+    """Hash of everything that predictions and updates depend on."""
+    context = stored.context
+    sizes = [len(segment.labels) for segment in context.segments]
+    return fingerprint(
+        asdict(stored.kind),
+        stored.fitted_on,
+        context.first is None,
+        sizes,
+        array_fingerprint(context.features),
+        array_fingerprint(context.labels),
+    )
+
+
+def _require_kind(held: FeatureKind, kind: FeatureKind, folder: Path) -> None:
+    if held == kind:
+        return
+    differing = next(
+        f"{name} is {value!r} there and {getattr(kind, name)!r} here"
+        for name, value in asdict(held).items()
+        if value != getattr(kind, name)
+    )
+    raise DataError(
+        f"{folder}: made from other features than this clip's ({differing}); "
+        "use a context made with the same backbone, extract parameters and segment.features"
+    )
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such context model; {REMEDY}")
+    try:
+        meta = json.loads(folder.joinpath("meta.json").read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}: not a context model (no readable meta.json); {REMEDY}") from error
+    if not isinstance(meta, dict) or meta.get("schema") != SCHEMA:
+        raise DataError(f"{folder}: not a context model (meta.json says otherwise); {REMEDY}")
+    if meta.get("schema_version") != SCHEMA_VERSION:
+        raise DataError(
+            f"{folder}: schema version {meta.get('schema_version')}, this program reads {SCHEMA_VERSION}; {REMEDY}"
+        )
+    return meta

@@ -1,0 +1,196 @@
+"""Between the window loop and the disk: stores as a `Clip`, a seed folder as labels, coarse.zarr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import DataError
+from pipeline.segmentation.context_store import FeatureKind, StoredContext
+from pipeline.segmentation.correspondence import Grid, Matches
+from pipeline.segmentation.window_loop import Clip, Start
+from pipeline.stores.feature_codec import read_features
+from pipeline.stores.schemas import COARSE, ArraySpec, label_dtype
+from pipeline.stores.shard_buffer import ShardBuffer
+from pipeline.stores.store import Store
+from pipeline.stores.writer import StoreWriter
+
+
+def store_grid(features: Store) -> Grid:
+    """The (h, w) token grid of a features store."""
+    height, width = features.attrs["grid"]
+    return int(height), int(width)
+
+
+def feature_kind(features: Store, name: str) -> FeatureKind:
+    """Which features array `name` of the store holds: a context model is tied to it."""
+    extract = features.params.get("extract", {})
+    blocks = [extract.get("matching_block")] if name == "matching" else extract.get("blocks", [])
+    normalized = "max_abs" if name == "matching" else extract.get("normalize")
+    recipe = f"blocks {', '.join(map(str, blocks))}, step {extract.get('feature_step')}, {normalized}"
+    return FeatureKind(str(features.attrs.get("backbone")), name, recipe, int(features.array(name).shape[-1]))
+
+
+def read_context_features(features: Store, name: str, start: int, stop: int) -> np.ndarray:
+    """Frames start..stop as the context model takes them: (f, n, c) float32.
+
+    `aggregated` is stored normalised (extract.normalize); `matching` is stored raw and normalised here, since
+    the model compares tokens by their direction rather than by their length.
+    """
+    values = read_features(features, name, start, stop)
+    if name != "matching":
+        return values
+    import torch
+
+    from pipeline.features.aggregation import max_abs_normalize
+
+    return max_abs_normalize(torch.from_numpy(values)).numpy()
+
+
+def read_matches(matches: Store, start: int, stop: int) -> Matches:
+    """The stop-start-1 transitions between frames start..stop."""
+    return Matches(
+        next=matches.read("next", start, stop - 1),
+        similarity=matches.read("similarity", start, stop - 1).astype(np.float32),
+    )
+
+
+def read_labels(coarse: Store, name: str, frames: range) -> np.ndarray:
+    """Labels (f, n) int32 of clip frames `frames` from a coarse store that covers them."""
+    first = int(coarse.attrs["first_frame"])
+    maps = coarse.read(name, frames.start - first, frames.stop - first)
+    return maps.reshape(len(frames), -1).astype(np.int32)
+
+
+def highest_label(coarse: Store) -> int:
+    """The largest value that the store's label dtype holds: stores made from it get the same dtype."""
+    return int(np.iinfo(coarse.array("initial").dtype).max)
+
+
+def make_clip(features: Store, matches: Store, name: str) -> Clip:
+    """The stores as a clip for `segment_windows`.
+
+    Raises:
+        DataError: the matches were made from other features.
+    """
+    require_same_features(matches, features)
+    return Clip(
+        frames=features.frames(name),
+        features=lambda start, stop: read_context_features(features, name, start, stop),
+        matches=lambda start, stop: read_matches(matches, start, stop),
+    )
+
+
+def require_same_features(store: Store, features: Store) -> None:
+    """Refuse a matches or coarse store that was made from other features.
+
+    Raises:
+        DataError: names both stores.
+    """
+    if store.attrs.get("features") != features.fingerprint:
+        raise DataError(
+            f"{store.path}: made from other features than {features.path}; re-run `vidseg {store.schema.stage}`"
+        )
+
+
+def require_same_source(first: Store, second: Store) -> None:
+    """Refuse two stores that were made from different features.
+
+    Raises:
+        DataError: names both stores.
+    """
+    if first.attrs.get("features") != second.attrs.get("features"):
+        raise DataError(
+            f"{first.path} and {second.path} were made from different features; re-run the stages of one clip"
+        )
+
+
+def read_seed(folder: Path | None, grid: Grid) -> np.ndarray | None:
+    """The first frame's mask of a seed folder on the token grid: (n,) label values, None when there is none.
+
+    Each token takes the mask's value at its centre.
+
+    Raises:
+        DataError: the folder or its mask cannot be read.
+    """
+    if folder is None:
+        return None
+    from pipeline.media.pictures import read_label_png
+    from pipeline.media.resize import resize_labels_nearest
+
+    listing = Path(folder) / "seed.json"
+    try:
+        name = json.loads(listing.read_text())["mask"]
+        if name is not None and name != Path(name).name:
+            raise ValueError(f"the mask {name!r} is not in the folder")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f'{listing}: not readable; a seed folder holds seed.json with {{"mask": null}} or {{"mask": "mask.png"}}'
+        ) from error
+    if name is None:
+        return None
+    return resize_labels_nearest(read_label_png(Path(folder) / name), grid).reshape(-1)
+
+
+def start_from(stored: StoredContext, features: Store, first_frame: int = 0) -> Start:
+    """Where prediction begins with a stored context.
+
+    When it was just fitted on frame 1 of this very clip and `first_frame` is that frame, its labels are M^1.
+    """
+    context = stored.context
+    fresh = context.first is not None and not context.windows
+    own = stored.fitted_on == features.fingerprint and first_frame == 0
+    return Start(context, context.first.labels if fresh and own and context.first is not None else None)
+
+
+class CoarseWriter:
+    """Writes coarse.zarr from windows of labels (f, n); nothing appears at `path` before `commit`.
+
+    Args:
+        source: the store, of features or made from them, that gives grid and backbone.
+        features: fingerprint of the features.
+        frames: which frames of the clip the store covers.
+        shard: frames per file.
+        highest: largest label value that can occur.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        scratch: Path,
+        fingerprint: str,
+        *,
+        source: Store,
+        features: str,
+        frames: range,
+        shard: int,
+        highest: int,
+        params: Mapping[str, Any],
+    ) -> None:
+        height, width = store_grid(source)
+        spec = ArraySpec((len(frames), height, width), label_dtype(highest), shard)
+        self._shape = (-1, height, width)
+        self._writer = StoreWriter(
+            path,
+            scratch,
+            COARSE,
+            fingerprint,
+            {"initial": spec, "refined": spec},
+            params=params,
+            backbone=source.attrs.get("backbone"),
+            attrs={"grid": [height, width], "features": features, "first_frame": frames.start},
+        )
+        self._buffer = ShardBuffer(self._writer, shard)
+
+    def add(self, initial: np.ndarray, refined: np.ndarray) -> None:
+        """Append the labels (f, n) of the next frames."""
+        self._buffer.add({"initial": initial.reshape(self._shape), "refined": refined.reshape(self._shape)})
+
+    def commit(self) -> Path:
+        """Write what is left and move the store to its final path."""
+        self._buffer.flush()
+        return self._writer.commit()

@@ -1,0 +1,213 @@
+"""The window loop: predict with the context model, refine by votes, update the model (section 4.1, 4.2).
+
+A clip is cut into windows of B frames, the last one possibly shorter. Frame 1 starts the model; each window
+is predicted from what the model learnt before, refined along its trajectories, and then learnt itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.errors import DataError, UsageError
+from pipeline.media.truth import VOID
+from pipeline.segmentation.context import Context, MemoryPolicy, fit, merge_by_mask, parse_memory
+from pipeline.segmentation.correspondence import Matches
+from pipeline.segmentation.kmeans import kmeans
+from pipeline.segmentation.voting import vote
+
+
+@dataclass(frozen=True)
+class SegmentSettings:
+    """How a clip is segmented; names and defaults as in section `segment` of params.yaml.
+
+    Attributes:
+        init: `kmeans`, or `mask`: the first frame's labels are given.
+        clusters: K, number of segments.
+        restarts: K-Means runs, the best counts.
+        kmeans_frames: K-Means sees the `first` frame, or all frames of the first `window`.
+        window: B, frames per window.
+        neighbors: k of the nearest-neighbour vote.
+        first_frame: `keep`, frame 1 has the labels that the model was fitted on; `predict`, predicted again.
+        memory: `last_window`, `first_and_last` or `sliding:N` (see `context.parse_memory`).
+        vote: rule of `voting.vote`.
+        label_merge: `none`, or `first_frame`: each cluster takes the given mask's most frequent value in it.
+        seed: of K-Means.
+    """
+
+    init: str = "kmeans"
+    clusters: int = 20
+    restarts: int = 10
+    kmeans_frames: str = "first"
+    window: int = 14
+    neighbors: int = 4
+    first_frame: str = "keep"
+    memory: str = "last_window"
+    vote: str = "forward"
+    label_merge: str = "none"
+    seed: int = 0
+
+    @property
+    def memory_policy(self) -> MemoryPolicy:
+        return parse_memory(self.memory)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip's features, read range by range.
+
+    Attributes:
+        frames: how many there are.
+        features: (start, stop) -> (f, n, c) float32, max-abs-normalised.
+        matches: (start, stop) -> the stop-start-1 transitions between those frames.
+    """
+
+    frames: int
+    features: Callable[[int, int], np.ndarray]
+    matches: Callable[[int, int], Matches]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a clip's loop begins.
+
+    Attributes:
+        context: the model before the first window.
+        first_labels: M^1, (n,), when the model was fitted on this clip's frame 1, else None.
+    """
+
+    context: Context
+    first_labels: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window's result.
+
+    Attributes:
+        start: its first frame in the clip.
+        initial, refined: (f, n) int32 labels before and after the vote.
+        context: the model that has learnt it.
+    """
+
+    start: int
+    initial: np.ndarray
+    refined: np.ndarray
+    context: Context
+
+    @property
+    def labels(self) -> set[int]:
+        """The refined label values that occur."""
+        return set(np.unique(self.refined).tolist())
+
+
+def window_ranges(frames: int, window: int, start: int = 0) -> list[range]:
+    """Frames start..frames cut into windows; the last may be shorter."""
+    return [range(first, min(first + window, frames)) for first in range(start, frames, window)]
+
+
+def fit_context(features: np.ndarray, settings: SegmentSettings, seed_mask: np.ndarray | None = None) -> Start:
+    """Fit the model on frame 1: K-Means, or a given mask (`init: mask`).
+
+    Args:
+        features: (f, n, c) of the first window (one frame is enough for `kmeans_frames: first`).
+        seed_mask: (n,) label values of frame 1 on the token grid; needed by `init: mask` and `label_merge:
+            first_frame`.
+
+    Raises:
+        UsageError: more clusters than tokens.
+        DataError: a mask is needed and not given, or features are not finite.
+    """
+    labels = _first_labels(features, settings, seed_mask)
+    return Start(fit(features[0], labels), labels)
+
+
+def predict_window(features: np.ndarray, start: Start, settings: SegmentSettings, first_frame: int = 0) -> np.ndarray:
+    """Initial labels (f, n) int32 of a window with (f, n, c) features.
+
+    With `first_labels` in `start` and `first_frame: keep`, frame 1 keeps them.
+    """
+    labels = start.context.predict(features, settings.neighbors, first_frame)
+    if start.first_labels is not None and settings.first_frame == "keep":
+        labels[0] = start.first_labels
+    return labels
+
+
+def refine_window(labels: np.ndarray, matches: Matches, settings: SegmentSettings) -> np.ndarray:
+    """Refined labels (f, n) of a window: the vote of equations 4 and 5."""
+    return vote(labels, matches, settings.vote)
+
+
+def update_context(context: Context, features: np.ndarray, labels: np.ndarray, settings: SegmentSettings) -> Context:
+    """The model after a window with (f, n, c) features and refined labels (f, n)."""
+    return context.update(features, labels, settings.memory_policy)
+
+
+def segment_windows(clip: Clip, start: Start, settings: SegmentSettings) -> Iterator[Window]:
+    """Segment a clip window by window; one window is held at a time.
+
+    Raises:
+        DataError: features are not finite, or matches do not fit.
+        UsageError: more neighbours than the model remembers.
+    """
+    for window in window_ranges(clip.frames, settings.window):
+        features = clip.features(window.start, window.stop)
+        initial = predict_window(features, start, settings, window.start)
+        refined = refine_window(initial, clip.matches(window.start, window.stop), settings)
+        context = update_context(start.context, features, refined, settings)
+        start = Start(context)
+        yield Window(window.start, initial, refined, context)
+
+
+def single_label_note(labels: Collection[int]) -> str | None:
+    """What to tell the user when a whole clip got one label; None when all is well."""
+    if len(labels) != 1:
+        return None
+    return (
+        f"all tokens of the clip have one label ({next(iter(labels))}); raise segment.clusters, or check "
+        "that the frames are not blank"
+    )
+
+
+def fill_void(features: np.ndarray, mask: np.ndarray, neighbors: int) -> np.ndarray:
+    """Labels (n,) int32 of frame 1 from a mask (n,) whose void tokens take the label of similar tokens.
+
+    255 is void, as in the data sets' label PNGs, except in 16-bit masks and in pure 0/255 masks, where it is
+    the object.
+
+    Args:
+        features: (n, c) of frame 1, max-abs-normalised.
+
+    Raises:
+        DataError: nothing but void.
+    """
+    void = (mask == VOID) & (mask.dtype == np.uint8) & (not set(np.unique(mask)) <= {0, VOID})
+    if (mask == VOID).all():
+        raise DataError("the first frame's mask is void (255) everywhere; label at least one region")
+    labels = mask.astype(np.int32)
+    if void.any():
+        known = fit(features[~void], labels[~void])
+        labels[void] = known.predict(features[None, void], min(neighbors, int((~void).sum())))[0]
+    return labels
+
+
+def _first_labels(features: np.ndarray, settings: SegmentSettings, seed_mask: np.ndarray | None) -> np.ndarray:
+    if settings.init not in ("kmeans", "mask"):
+        raise UsageError(f"segment.init must be kmeans or mask, not '{settings.init}'")
+    merge = settings.label_merge == "first_frame"
+    if seed_mask is None and (settings.init == "mask" or merge):
+        setting = "label_merge: first_frame" if merge else "init: mask"
+        raise DataError(
+            f"segment.{setting} needs a mask of the first frame, and there is none; give one with "
+            '`--seed DIR` (a folder with mask.png and seed.json holding {"mask": "mask.png"}), with '
+            "`vidseg run --mask PNG`, or take it from the ground truth with ingest.seed=truth"
+        )
+    if settings.init == "mask":
+        assert seed_mask is not None
+        return fill_void(features[0], seed_mask, settings.neighbors)
+    clustered = features[:1] if settings.kmeans_frames == "first" else features
+    result = kmeans(clustered.reshape(-1, features.shape[-1]), settings.clusters, settings.restarts, settings.seed)
+    clusters = result.labels[: features.shape[1]]
+    return merge_by_mask(clusters, seed_mask) if merge and seed_mask is not None else clusters

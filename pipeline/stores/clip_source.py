@@ -1,0 +1,69 @@
+"""Where a clip came from: source/source.json beside clip.zarr. Drawing needs it; the clip's pixels do not.
+
+It is kept apart from the store, so that the same video in another folder, or shown at another rate, is the
+same clip to every stage that computes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import DataError
+from pipeline.stores.folders import is_json_of, refuse_foreign, replace_folder
+
+FILE = "source.json"
+SCHEMA = "source"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """A clip's video or folder of frames, and the clip's own frames per second.
+
+    The path is absolute, or relative to the project's folder where videos.yaml says so.
+    """
+
+    path: Path
+    fps: float
+
+
+def refuse_foreign_source(folder: Path) -> None:
+    """Check, before any work, that `write_source` would replace only what it wrote.
+
+    Raises:
+        DataError: something else lies there.
+    """
+    refuse_foreign(
+        folder, lambda place: is_json_of(place / FILE, SCHEMA) and [path.name for path in place.iterdir()] == [FILE]
+    )
+
+
+def write_source(folder: Path, source: ClipSource, scratch: Path) -> None:
+    """Write source.json into a folder of its own, by one rename; `scratch` is a new path on the same disk."""
+    refuse_foreign_source(folder)
+    scratch.mkdir(parents=True, exist_ok=True)
+    content = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "path": str(source.path), "fps": source.fps}
+    (scratch / FILE).write_text(json.dumps(content, indent=1) + "\n")
+    replace_folder(scratch, folder)
+
+
+def read_source(folder: Path) -> ClipSource:
+    """Read what `write_source` wrote.
+
+    Raises:
+        DataError: it is missing, damaged or of another version.
+    """
+    path = Path(folder) / FILE
+    try:
+        content = json.loads(path.read_text())
+        if (content["schema"], content["schema_version"]) != (SCHEMA, SCHEMA_VERSION):
+            raise ValueError(f"it holds {content['schema']} {content['schema_version']}")
+        source = ClipSource(Path(content["path"]), float(content["fps"]))
+        if not 0 < source.fps < math.inf:
+            raise ValueError(f"fps is {source.fps}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not readable ({error}); run `vidseg ingest` again") from error
+    return source

@@ -1,0 +1,130 @@
+"""What lies in a folder of artifacts: the stores, what each holds and costs, whether every shard is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zarr
+
+from pipeline.errors import DataError
+from pipeline.stores.schemas import SCHEMAS, Schema
+from pipeline.stores.store import DAMAGE, damage, open_store, shard_count, shard_frames, shard_name
+
+COMPLETE = "complete"
+
+
+@dataclass(frozen=True)
+class StoreEntry:
+    """One store of a folder, whole or not.
+
+    Attributes:
+        schema: what it says it is.
+        state: `COMPLETE`, or why no stage would read it.
+        fingerprint: None where it has none.
+        frames: of the longest array.
+        arrays: name -> shape and dtype in words.
+        logical_bytes: of the values; stored_bytes: of the files.
+    """
+
+    path: Path
+    schema: Schema
+    state: str
+    fingerprint: str | None
+    frames: int
+    arrays: dict[str, str]
+    shards: int
+    logical_bytes: int
+    stored_bytes: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of an array: frames start..stop, and what is wrong with it (None = its checksums hold)."""
+
+    file: Path
+    array: str
+    number: int
+    start: int
+    stop: int
+    problem: str | None
+
+
+def find_stores(folder: Path) -> list[Path]:
+    """All stores of ours at or below a folder, unfinished ones too, in the order of their paths.
+
+    Raises:
+        DataError: no such folder, or no store in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    found = []
+    for place, below, _ in os.walk(folder):
+        if _schema(Path(place)) is not None:
+            found.append(Path(place))
+            below.clear()
+    if not found:
+        raise DataError(f"{folder}: no store of vidseg here or below; give a folder like data or data/extract")
+    return sorted(found)
+
+
+def describe(path: Path) -> StoreEntry:
+    """What a store says of itself; one that is damaged says why in `state`."""
+    schema = _schema(path)
+    assert schema is not None, path
+    try:
+        open_store(path, schema)
+        state = COMPLETE
+    except DataError as error:
+        state = str(error).removeprefix(f"{path}: ")
+    attrs, arrays = _content(path)
+    return StoreEntry(
+        path,
+        schema,
+        state,
+        attrs.get("fingerprint"),
+        max((array.shape[0] for array in arrays.values()), default=0),
+        {name: f"{array.shape} {array.dtype}" for name, array in arrays.items()},
+        sum(shard_count(array) for array in arrays.values()),
+        sum(array.nbytes for array in arrays.values()),
+        folder_bytes(path),
+    )
+
+
+def check_shards(path: Path) -> Iterator[Shard]:
+    """Read every shard of a store and compare its checksums."""
+    for name, array in _content(path)[1].items():
+        step = shard_frames(array)
+        for number in range(shard_count(array)):
+            file = path / name / shard_name(array, number)
+            stop = min((number + 1) * step, array.shape[0])
+            yield Shard(file, name, number, number * step, stop, damage(path / name, array, number))
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder; a link counts as what it leads to."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _schema(place: Path) -> Schema | None:
+    """The kind of store that lies at a place; by its name where its metadata cannot be read."""
+    metadata = place / "zarr.json"
+    if not metadata.is_file():
+        return None
+    try:
+        name = json.loads(metadata.read_bytes())["attributes"]["schema"]
+    except (ValueError, LookupError, TypeError):
+        name = next((part.stem for part in (place, place.parent) if part.suffix == ".zarr"), None)
+    return SCHEMAS.get(name)
+
+
+def _content(path: Path) -> tuple[dict[str, Any], dict[str, zarr.Array]]:
+    try:
+        group = zarr.open_group(path, mode="r")
+        return dict(group.attrs), dict(sorted(group.arrays()))
+    except DAMAGE:
+        return {}, {}

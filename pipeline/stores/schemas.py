@@ -1,0 +1,58 @@
+"""What each store holds: its schema, its arrays and their types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.errors import DataError
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What a store holds: its name, the version of its layout, the stage that writes it and the arrays it has."""
+
+    name: str
+    version: int
+    stage: str
+    arrays: tuple[str, ...]
+
+
+CLIP = Schema("clip", 1, "ingest", ("frames",))
+
+
+TRUTH = Schema("truth", 1, "ingest", ("ground_truth",))
+
+
+FEATURES = Schema("features", 1, "extract", ("aggregated", "matching"))
+
+
+LATENTS = Schema("latents", 1, "extract", ("latents",))
+
+
+MATCHES = Schema("matches", 1, "correspond", ("next", "similarity"))
+
+
+COARSE = Schema("coarse", 1, "segment", ("initial", "refined"))
+
+
+LABELS = Schema("labels", 1, "upsample", ("labels",))
+
+
+#: All of them by name.
+SCHEMAS = {schema.name: schema for schema in (CLIP, TRUTH, FEATURES, LATENTS, MATCHES, COARSE, LABELS)}
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Template of one array: full shape (frames first), dtype, and frames per shard file."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    shard: int = 14
+
+
+def label_dtype(highest: int) -> str:
+    """The smallest of uint8 and uint16 that holds label values up to `highest`."""
+    if highest > 65535:
+        raise DataError(f"label {highest} is larger than 65535, the largest that label maps can hold")
+    return "uint8" if highest <= 255 else "uint16"

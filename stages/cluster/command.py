@@ -1,0 +1,233 @@
+"""`dvc repro` on many machines: items as Dask tasks, results through a shared DVC cache."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.errors import DataError, UsageError
+from stages.common import cli
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
+
+    from distributed import Client, Future
+
+    from stages.cluster.board import Board
+    from stages.cluster.plan import Plan
+    from stages.cluster.schedulers import Job
+    from stages.cluster.worker import Outcome, Site
+
+BATCH = "Jobs of a batch system"
+#: Variables of the submitting process that stages see on every worker.
+PASSED_ON = ("VIDSEG_", "HF_")
+
+app = cli.new_app("Run the pipeline's items on many machines (extra `cluster`).")
+
+
+@app.callback()
+def group() -> None:
+    """Run the pipeline's items on many machines (extra `cluster`)."""
+
+
+@app.command()
+def run(
+    targets: Annotated[
+        list[str] | None, typer.Argument(help="stages of dvc.yaml, or STAGE@ITEM; default: everything")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="worker processes or jobs; an item at a time each")] = 1,
+    scheduler: Annotated[
+        str, typer.Option(help="local, slurm, pbs, sge, lsf, or the address of a Dask scheduler")
+    ] = "local",
+    threads: Annotated[
+        int, typer.Option(min=1, help="CPU threads of each stage; results keep their bytes for one number")
+    ] = 1,
+    retries: Annotated[int, typer.Option(min=0, help="how many lost workers an item survives")] = 3,
+    clones: Annotated[
+        Path | None,
+        typer.Option(help="folder for the workers' clones, shared or a disk of each; default: in .dvc/tmp/cluster"),
+    ] = None,
+    gpu: Annotated[
+        bool | None,
+        typer.Option("--gpu/--no-gpu", help="one GPU per worker; default: on this machine if it has any"),
+    ] = None,
+    memory: Annotated[str | None, typer.Option(help="of a job, e.g. 16GB", rich_help_panel=BATCH)] = None,
+    walltime: Annotated[str | None, typer.Option(help="of a job, e.g. 04:00:00", rich_help_panel=BATCH)] = None,
+    queue: Annotated[str | None, typer.Option(help="queue or partition", rich_help_panel=BATCH)] = None,
+    directive: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="one more line of the job script, e.g. '--account=vision'; repeatable", rich_help_panel=BATCH
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and the job script, and stop")] = False,
+) -> None:
+    """Run the pipeline's items on many machines, then restore all results here.
+
+    Each worker has a clone of the committed revision and shares DVC's cache. A lost worker's item is run again.
+
+    Example: vidseg cluster run --workers 8 --scheduler slurm --gpu --memory 16GB --walltime 04:00:00
+    """
+    from stages.cluster import schedulers
+    from stages.cluster.board import Board, plain_plan
+    from stages.cluster.plan import make_plan
+
+    _check_extra()
+    from stages.cluster.worker import remove_clones_of_the_dead
+
+    of_jobs = {"--memory": memory, "--walltime": walltime, "--queue": queue, "--directive": directive}
+    schedulers.check_scheduler(scheduler, of_jobs)
+    plan = make_plan(targets or (), clones)
+    gpus = schedulers.local_gpus() if scheduler == schedulers.LOCAL and gpu is not False else ()
+    if gpus and workers > len(gpus):
+        raise UsageError(f"--workers {workers}: there are {len(gpus)} GPUs, one for each worker (or use --no-gpu)")
+    job = schedulers.Job(threads, memory, walltime, queue, bool(gpus or gpu), tuple(directive or ()), plan.logs)
+    if dry_run:
+        what = f"{workers} of {scheduler}, OMP_NUM_THREADS={threads}{', a GPU each' if job.gpu else ''}"
+        script = schedulers.job_script(scheduler, job) if scheduler in schedulers.QUEUES else None
+        print(plain_plan(plan, [("workers", what)]))
+        if script is not None:
+            print(f"\njob script of each worker:\n{script}")
+        return
+    site = _prepare(plan, threads, gpus)
+    board = Board(plan)
+    try:
+        with schedulers.connect(scheduler, workers, job, retries, site.clones) as client:
+            outcomes = _distribute(client, plan, site, job, retries, board)
+    finally:
+        remove_clones_of_the_dead(site.clones)
+        shutil.rmtree(site.clones, ignore_errors=True)
+        with suppress(OSError):
+            site.scratch.rmdir()  # holds what an interrupted stage left, for the next run
+    cli.note(f"{len(plan.chains)} items: {board.summary()}")
+    _restore(plan, {outcome.key: outcome.error for outcome in outcomes if outcome.error})
+
+
+def _check_extra() -> None:
+    from importlib.util import find_spec
+
+    if not (find_spec("distributed") and find_spec("dask_jobqueue")):
+        raise UsageError("this needs Dask: pip install 'vidseg[cluster]', here and where the workers run")
+
+
+def _prepare(plan: Plan, threads: int, gpus: tuple[str, ...]) -> Site:
+    from stages.cluster.worker import Site
+
+    clones = plan.clones / f"{plan.revision[:12]}-{os.getpid()}"
+    for needed in (clones, plan.scratch, plan.logs, plan.cache):
+        needed.mkdir(parents=True, exist_ok=True)
+    environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+    return Site(plan.project, plan.revision, plan.cache, clones, plan.logs, plan.scratch, threads, gpus, environment)
+
+
+def _distribute(client: Client, plan: Plan, site: Site, job: Job, retries: int, board: Board) -> list[Outcome]:
+    """Run every chain on some worker; one that fails does not stop the others."""
+    from distributed import as_completed
+
+    from stages.cluster.worker import TOPIC, ClonePlugin, run_chain
+
+    client.register_plugin(ClonePlugin(site))
+    needs = {"GPU": 1} if job.gpu else None
+    outcomes = []
+    with (
+        board.shown(),
+        _listening(client, TOPIC, lambda event: board.change(event["key"], event["stage"], event["state"])),
+    ):
+        futures = {
+            client.submit(run_chain, chain, pure=False, retries=retries, resources=needs): chain
+            for chain in plan.chains
+        }
+        names = {str(future.key): chain.key for future, chain in futures.items()}
+        with _listening(client, "all", lambda event: _tell_of_lost_worker(event, names)):
+            for future in as_completed(list(futures)):
+                chain = futures.pop(future)
+                outcome = _outcome(chain.key, future, retries)
+                future.release()  # else it would run again when the worker that ran it is lost later
+                board.finish(chain.key, outcome.states)
+                outcomes.append(outcome)
+    return outcomes
+
+
+def _outcome(key: str, future: Future[Outcome], retries: int) -> Outcome:
+    """How an item ended that is done."""
+    from distributed import KilledWorker
+
+    from stages.cluster.worker import Outcome
+
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        return Outcome(key, {}, f"{error.allowed_failures + 1} workers were lost while they ran it")
+    if error:
+        return Outcome(key, {}, f"{error} (tried {retries + 1} times)")
+    return future.result()
+
+
+@contextmanager
+def _listening(client: Client, topic: str, handler: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """While this is held, each event of a topic goes to the handler, in a thread of Dask's."""
+    client.subscribe_topic(topic, lambda event: handler(event[1]))
+    try:
+        yield
+    finally:
+        client.unsubscribe_topic(topic)
+
+
+def _tell_of_lost_worker(event: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    """Tell which items a lost worker had.
+
+    Args:
+        event: what Dask's scheduler says to all.
+        names: Dask's name of a task -> its item.
+    """
+    if event.get("action") != "remove-worker":
+        return
+    for task in event["processing-tasks"]:
+        if task in names:
+            cli.note(f"{names[task]}: its worker {event['worker']} is lost")
+
+
+def _restore(plan: Plan, failed: dict[str, str]) -> None:
+    """Bring the results here from the cache; nothing of an item should have to run again.
+
+    Raises:
+        DataError: items have failed, or the project is not up to date afterwards.
+    """
+    from stages.cluster.plan import succeeded
+
+    targets = succeeded(plan, failed) if failed else list(plan.targets)
+    if targets or not failed:
+        cli.note("restoring the results here")
+        text = _dvc("repro", *targets)
+        ran = [name for name in re.findall(r"Running stage '(.+?)'", text) if "@" in name]
+        if ran:
+            cli.note(f"warning: {len(ran)} stages of items had to run here: {', '.join(ran[:3])}")
+    if failed:
+        reasons = "; ".join(f"{key}: {reason}" for key, reason in sorted(failed.items()))
+        raise DataError(f"{len(failed)} of {len(plan.chains)} items failed: {reasons} (logs: {plan.logs})")
+    status = _dvc("status", *targets)
+    if "up to date" not in status:
+        raise DataError(f"the results are restored, but something changed meanwhile: {status.strip()}")
+    cli.note("all results are here; `dvc status` is clean")
+
+
+def _dvc(*arguments: str) -> str:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if result.returncode:
+        last = (result.stderr.strip() or result.stdout.strip() or "it printed nothing").splitlines()[-1]
+        raise DataError(f"dvc {arguments[0]}: {last}")
+    return result.stdout + result.stderr
+
+
+if __name__ == "__main__":
+    cli.run_app(app)

@@ -1,0 +1,227 @@
+"""The scene context model by hand; with `vidseg refine`, the window loop in steps."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import DataError, UsageError
+from pipeline.parameters import SegmentParams
+from stages.common import cli
+from stages.common.resources import stage_version
+from stages.common.settings import load, plain
+from stages.segment import SeedOption, first_features, loop_settings, read_mask
+
+
+def fit(features: Path, out_context: Path, params: SegmentParams, seed: Path | None = None) -> Path:
+    """Fit a model on frame 1: K-Means, or a given mask; returns `out_context`."""
+    from pipeline.segmentation import context_store, stores, window_loop
+    from pipeline.stores.schemas import FEATURES
+    from pipeline.stores.store import open_store
+
+    context_store.refuse_foreign_context(out_context)
+    source = open_store(features, FEATURES)
+    start = window_loop.fit_context(
+        first_features(source, params), loop_settings(params), read_mask(seed, source, params)
+    )
+    stored = context_store.StoredContext(
+        start.context,
+        stores.feature_kind(source, params.features),
+        stores.store_grid(source),
+        source.fingerprint,
+    )
+    return context_store.save_context(out_context, stored)
+
+
+def predict(context: Path, features: Path, out: Path, params: SegmentParams, frames: str | None = None) -> Path:
+    """Label frames with a model that stays as it is; returns the path of coarse.zarr.
+
+    Both its arrays hold the predicted labels, until `vidseg refine` fills `refined`.
+    """
+    from pipeline.segmentation import context_store, stores, window_loop
+    from pipeline.stores.schemas import FEATURES
+    from pipeline.stores.store import fingerprint, open_store, shard_frames
+
+    source = open_store(features, FEATURES)
+    stored = context_store.load_context(context, stores.feature_kind(source, params.features))
+    chosen = parse_frames(frames, source.frames(params.features))
+    settings = loop_settings(params)
+    mark = fingerprint(
+        "predict",
+        stage_version("segment"),
+        source.fingerprint,
+        context_store.model_fingerprint(stored),
+        [chosen.start, chosen.stop],
+        plain(params),
+    )
+    writer = stores.CoarseWriter(
+        out / "coarse.zarr",
+        out / "tmp",
+        mark,
+        source=source,
+        features=source.fingerprint,
+        frames=chosen,
+        shard=shard_frames(source.array(params.features)),
+        highest=int(stored.context.labels.max()),
+        params={**source.params, "segment": plain(params)},
+    )
+    for window in window_loop.window_ranges(chosen.stop, settings.window, chosen.start):
+        values = stores.read_context_features(source, params.features, window.start, window.stop)
+        start = stores.start_from(stored, source, window.start)
+        labels = window_loop.predict_window(values, start, settings, window.start)
+        writer.add(labels, labels)
+    return writer.commit()
+
+
+def update(context: Path, features: Path, coarse: Path, out_context: Path, params: SegmentParams) -> Path:
+    """Teach a model the `refined` labels of one window of frames; returns `out_context`."""
+    from pipeline.segmentation import context_store, stores, window_loop
+    from pipeline.stores.schemas import COARSE, FEATURES
+    from pipeline.stores.store import open_store
+
+    context_store.refuse_foreign_context(out_context)
+    source = open_store(features, FEATURES)
+    labels = open_store(coarse, COARSE)
+    stores.require_same_features(labels, source)
+    kind = stores.feature_kind(source, params.features)
+    stored = context_store.load_context(context, kind)
+    first = int(labels.attrs["first_frame"])
+    window = range(first, first + labels.frames("refined"))
+    if len(window) > params.window:
+        raise UsageError(
+            f"{coarse} has {len(window)} frames, more than segment.window ({params.window}); update window "
+            "by window (`vidseg context predict --frames START:STOP`) or raise segment.window"
+        )
+    values = stores.read_context_features(source, params.features, window.start, window.stop)
+    refined = stores.read_labels(labels, "refined", window)
+    learnt = window_loop.update_context(stored.context, values, refined, loop_settings(params))
+    grid = stores.store_grid(source)
+    return context_store.save_context(out_context, context_store.StoredContext(learnt, kind, grid, stored.fitted_on))
+
+
+def describe(context: Path) -> dict[str, object]:
+    """What a model holds, as JSON-ready values."""
+    import numpy as np
+
+    from pipeline.segmentation.context_store import load_context
+
+    stored = load_context(context)
+    model = stored.context
+    values, counts = np.unique(model.labels, return_counts=True)
+    return {
+        "tokens": len(model.labels),
+        "labels": {int(value): int(count) for value, count in zip(values, counts, strict=True)},
+        "first": None if model.first is None else len(model.first.labels),
+        "windows": [len(window.labels) for window in model.windows],
+        "grid": list(stored.grid),
+        "features": stored.kind.name,
+        "recipe": stored.kind.recipe,
+        "channels": stored.kind.channels,
+        "backbone": stored.kind.backbone,
+        "fitted_on": stored.fitted_on,
+    }
+
+
+def parse_frames(text: str | None, total: int) -> range:
+    """`START:STOP` (either may be left out) as frames of a clip of `total` frames.
+
+    Raises:
+        UsageError: another form.
+        DataError: no such frames.
+    """
+    if text is None:
+        return range(total)
+    parts = re.fullmatch(r"(\d*):(\d*)", text)
+    if not parts:
+        raise UsageError(f"--frames {text}: expected START:STOP, e.g. 14:28")
+    start, stop = int(parts[1] or 0), int(parts[2] or total)
+    if not start < stop <= total:
+        raise DataError(f"--frames {text}: the clip has frames 0:{total}")
+    return range(start, stop)
+
+
+HELP = "The scene context model by hand: `fit` on frame 1, then `predict`, `vidseg refine`, `update` per window."
+
+app = cli.new_app(HELP)
+
+ContextArgument = Annotated[Path, typer.Argument(help="context folder")]
+FeaturesArgument = Annotated[Path, typer.Argument(help="features.zarr of extract")]
+OutContextArgument = Annotated[Path, typer.Argument(help="folder for the new context; it may replace CONTEXT")]
+
+
+@app.callback(help=HELP)
+def group() -> None:
+    """Makes `fit` and the others sub-commands."""
+
+
+@app.command("fit")
+def fit_command(
+    features: FeaturesArgument,
+    out_context: OutContextArgument,
+    seed: SeedOption = None,
+    params: cli.ParamsOption = None,
+    set_: cli.SetOption = None,
+) -> None:
+    """Fit a context on frame 1, by K-Means or from a given mask.
+
+    Example: vidseg context fit work/features.zarr ctx --set segment.clusters=12
+    """
+    fit(features, out_context, load(params, set_ or ())["segment"], seed)
+
+
+@app.command("predict")
+def predict_command(
+    context: ContextArgument,
+    features: FeaturesArgument,
+    out_dir: Annotated[Path, typer.Argument(help="folder for coarse.zarr")],
+    frames: Annotated[str | None, typer.Option(help="frames START:STOP, e.g. 14:28; all without it")] = None,
+    params: cli.ParamsOption = None,
+    set_: cli.SetOption = None,
+) -> None:
+    """Label frames with a context: coarse.zarr, whose `initial` and `refined` are both the predicted labels.
+
+    Example: vidseg context predict ctx work/features.zarr step1 --frames 0:14
+
+    Frame 1 of the clip that the context was fitted on keeps its labels (segment.first_frame: keep).
+    """
+    predict(context, features, out_dir, load(params, set_ or ())["segment"], frames)
+
+
+@app.command("update")
+def update_command(
+    context: ContextArgument,
+    features: FeaturesArgument,
+    coarse: Annotated[Path, typer.Argument(help="coarse.zarr of one window, usually from `vidseg refine`")],
+    out_context: OutContextArgument,
+    params: cli.ParamsOption = None,
+    set_: cli.SetOption = None,
+) -> None:
+    """Teach a context the refined labels of one window; segment.memory says what it forgets.
+
+    Example: vidseg context update ctx work/features.zarr step1-refined/coarse.zarr ctx
+    """
+    update(context, features, coarse, out_context, load(params, set_ or ())["segment"])
+
+
+@app.command("show")
+def show_command(context: ContextArgument, as_json: cli.JsonOption = False) -> None:
+    """What a context holds: tokens per label, windows, grid and which features."""
+    values = describe(context)
+    if as_json:
+        print(json.dumps(values))
+        return
+    for name, value in values.items():
+        if isinstance(value, dict):
+            print(f"{name}: {len(value)}")
+            for label, count in value.items():
+                print(f"  {label}: {count} tokens")
+        else:
+            print(f"{name}: {value}")
+
+
+if __name__ == "__main__":
+    cli.run_app(app)

@@ -1,0 +1,173 @@
+"""What a video costs before anything is computed: arithmetic, memory, cache, and time on this machine."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.errors import UsageError
+from stages.common import cli
+from stages.common.settings import Settings, load
+
+if TYPE_CHECKING:
+    from pipeline.backbone import Backbone
+    from pipeline.cost.counting import Workload
+
+Size = tuple[int, int]
+STAGES = ("ingest", "extract", "correspond", "segment", "upsample")
+COLUMNS = ("tflop_per_frame", "memory_gb", "cache_bytes_per_frame", "seconds_per_frame")
+
+
+def workload(settings: Settings, size: Size, source_size: Size) -> Workload:
+    """What the parameters ask for, at these sizes (H, W) of the model and of the source."""
+    from pipeline.cost.counting import Workload
+    from stages.common.backbones import diffusion_settings
+    from stages.extract import extraction_settings
+    from stages.upsample import fast_settings, modulation_settings, small_decoder_config
+
+    upsample, modulation, diffusion = settings["upsample"], None, diffusion_settings(settings["diffusion"])
+    if upsample.method == "modulation":
+        modulation = modulation_settings(upsample)
+        modulation.check(diffusion)
+    return Workload(
+        size,
+        source_size,
+        settings["segment"].clusters,
+        settings["diffusion"].batch,
+        upsample.batch,
+        diffusion,
+        extraction_settings(settings["extract"]),
+        modulation,
+        fast_settings(upsample),
+        small_decoder_config(upsample, settings["backbone"]),
+        settings["extract"].window,
+        (settings["extract"].window or 1) if upsample.decode == "joint" else 1,
+    )
+
+
+def seconds_per_frame(backbone: Backbone, load: Workload) -> dict[str, float]:
+    """Of the stages that run the backbone, by a short calibration."""
+    from pipeline.cost.counting import samples_per_frame
+    from pipeline.cost.timing import calibrate
+
+    small = load.small_decoder(backbone.device)
+    costs = calibrate(backbone, load.size, load.diffusion, load.modulation, load.fast, small)
+    return {"extract": costs.extract, "upsample": costs.upsample(samples_per_frame(backbone, load))}
+
+
+def collect(settings: Settings, source_size: Size, timed: bool) -> dict[str, Any]:
+    """All findings as plain values, for frames of the source's size (H, W).
+
+    Args:
+        timed: whether to calibrate; it takes some seconds.
+    """
+    from pipeline.backbone.outline import filled, networks
+    from pipeline.cost import counting as cost
+    from pipeline.cost import window_cost
+    from pipeline.media.resize import model_size
+    from stages.common import backbones
+    from stages.common.windows import check_model
+
+    outline = backbones.outline(settings["backbone"])
+    task = workload(settings, model_size(*source_size, settings["ingest"].size), source_size)
+    check_model(settings, outline)
+    weights = cost.weight_bytes(*networks(outline))
+    counting = cost if task.window is None else window_cost
+    flops, peaks = counting.flops_per_frame(outline, task), counting.peak_bytes(outline, task)
+    cache = cost.cache_bytes(outline, task, settings["extract"].dtype)
+    device = backbones.choose_device()
+    seconds = seconds_per_frame(filled(outline, device), task) if timed else {}
+    stages: dict[str, dict[str, float]] = {}
+    for stage in STAGES:
+        stages[stage] = {"cache_bytes_per_frame": cache[stage]}
+        if stage in flops:
+            stages[stage]["tflop_per_frame"] = sum(flops[stage].values()) / 1e12
+            stages[stage]["memory_gb"] = (weights + peaks[stage]) / 1e9
+        if stage in seconds:
+            stages[stage]["seconds_per_frame"] = seconds[stage]
+    windows: dict[str, Any] = {}
+    if task.window is not None and task.modulation is not None:
+        plain = window_cost.plain_schedule(outline, task)
+        windows = {
+            "window": task.window,
+            "plain_schedule": {"denoiser_calls": plain.denoiser_calls, "tflop_per_window": plain.flops / 1e12},
+        }
+    return {
+        "backbone": outline.name,
+        "device": str(device),
+        "dtype": str(outline.unet.dtype).removeprefix("torch."),
+        "model_size": list(task.size),
+        "labels": task.labels,
+        "guidance": task.diffusion.guidance,
+        "upsample_guidance": task.upsample_guidance,
+        "weights_gb": weights / 1e9,
+        **windows,
+        "stages": stages,
+    }
+
+
+def main(
+    backbone: Annotated[str | None, typer.Option(help="name of a backbone (backbone.name); needs no weights")] = None,
+    size: Annotated[str, typer.Option(metavar="HxW", help="frame size of the video")] = "480x854",
+    labels: Annotated[int | None, typer.Option(help="number of segments K (segment.clusters)")] = None,
+    time: Annotated[bool, typer.Option(help="calibrate on this machine, which takes some seconds")] = True,
+    params: cli.ParamsOption = None,
+    set_: cli.SetOption = None,
+    as_json: cli.JsonOption = False,
+) -> None:
+    """Arithmetic, memory, cache and time per frame and stage, without computing anything.
+
+    A multiplication with its addition counts as 2 operations.
+
+    Example: vidseg cost --backbone sd21 --size 448x832 --labels 20
+    """
+    sets = list(set_ or ())
+    sets += [f"backbone.name={backbone}"] if backbone is not None else []
+    sets += [f"segment.clusters={labels}"] if labels is not None else []
+    found = collect(load(params, sets), _parse_size(size), time)
+    print(json.dumps(found, indent=2) if as_json else _table(found))
+
+
+def _parse_size(text: str) -> Size:
+    given = re.fullmatch(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})", text)
+    if given is None:
+        raise UsageError(f"--size must be HxW in pixels, e.g. 480x854, not '{text}'")
+    return int(given[1]), int(given[2])
+
+
+def _table(found: dict[str, Any]) -> str:
+    height, width = found["model_size"]
+    upsample_guidance = found["upsample_guidance"]
+    other = f" (upsample: {upsample_guidance:g})" if upsample_guidance not in (None, found["guidance"]) else ""
+    lines = [
+        f"{found['backbone']} at {width}x{height}, {found['labels']} labels, guidance {found['guidance']:g}{other}, "
+        f"{found['dtype']} on {found['device']}; per frame:",
+        "",
+        f"{'stage':<12}{'TFLOP':>10}{'memory GB':>12}{'cache MB':>11}{'seconds':>10}",
+    ]
+    totals = {name: [stage[name] for stage in found["stages"].values() if name in stage] for name in COLUMNS}
+    largest = {"memory_gb": max(totals["memory_gb"], default=0)}
+    whole = {name: largest.get(name, sum(values)) for name, values in totals.items() if values}
+    for name, values in (*found["stages"].items(), ("all", whole)):
+        cells = (
+            _cell(values, "tflop_per_frame", 10, ".3f"),
+            _cell(values, "memory_gb", 12, ".2f"),
+            _cell({"cache": values["cache_bytes_per_frame"] / 1e6}, "cache", 11, ".3f"),
+            _cell(values, "seconds_per_frame", 10, ".2f"),
+        )
+        lines.append(f"{name:<12}" + "".join(cells))
+    if "plain_schedule" in found:
+        plain = found["plain_schedule"]
+        lines += [
+            "",
+            f"a window is {found['window']} frames; with nothing shared it would be "
+            f"{plain['denoiser_calls']} denoiser calls and {plain['tflop_per_window']:.0f} TFLOP",
+        ]
+    return "\n".join(lines)
+
+
+def _cell(values: dict[str, float], name: str, width: int, form: str) -> str:
+    return format(values[name], f">{width}{form}") if name in values else f"{'-':>{width}}"

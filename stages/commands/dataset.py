@@ -1,0 +1,174 @@
+"""Data sets in their published layouts -> items of videos.yaml."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.errors import DataError, UsageError
+from stages.commands import videos
+from stages.common import cli
+from stages.common.layout import KEY, NAME, NONE, REGISTRATIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pipeline.datasets.listing import Video
+
+#: Up to that many videos each are an item of their own; more are joined.
+SINGLE = 40
+#: Videos that an item joins at most.
+TOGETHER = 10
+
+
+class Dataset(StrEnum):
+    """The data sets, by the names of their adapters."""
+
+    VSPW = "vspw"
+    CITYSCAPES = "cityscapes"
+    CAMVID = "camvid"
+    DAVIS2016 = "davis2016"
+    DAVIS2017 = "davis2017"
+    FOLDERS = "folders"
+
+
+app = cli.new_app("Data sets in their published layouts.")
+
+
+@app.callback()
+def group() -> None:
+    """Data sets in their published layouts."""
+
+
+@app.command()
+def register(
+    root: Annotated[Path, typer.Argument(help="the data set's folder")],
+    dataset: Annotated[Dataset, typer.Option(help="its layout")],
+    split: Annotated[str | None, typer.Option(help="default: val; all videos of camvid and folders")] = None,
+    first: Annotated[int | None, typer.Option(min=1, help="only the first N videos of the split")] = None,
+    name: Annotated[str | None, typer.Option(help="of the registration; default: data set and split")] = None,
+    downsample: Annotated[
+        int | None, typer.Option(min=1, help="one pixel for N of the source: 16 = a quarter of each side")
+    ] = None,
+    fps: Annotated[float | None, typer.Option(min=0.01, help="frame rate; default: the data set's own")] = None,
+    per_item: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"videos in an item, at most; default: 1, {TOGETHER} with more than {SINGLE} videos"),
+    ] = None,
+) -> None:
+    """Check a data set's layout and write its videos into videos.yaml; registering again replaces them.
+
+    Example: vidseg dataset register /data/VSPW_480p --dataset vspw --split val --first 30
+    """
+    from pipeline.datasets import ADAPTERS
+    from pipeline.datasets.links import check_registration, write_registration
+
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder")
+    adapter = ADAPTERS[dataset]
+    split = split or adapter.split
+    name = name or "-".join(part for part in (_base_name(dataset, root), split) if part)
+    if not KEY.fullmatch(name) or name == Path(NONE).name:
+        raise UsageError(f"'{name}': names may hold letters, digits, '_' and '-' only; give another one with --name")
+    folder = REGISTRATIONS / name
+    source = {"dataset": str(dataset), "root": str(root.resolve()), "split": split or "all"}
+    check_registration(folder, source)
+    found = _checked(list(islice(adapter.videos(root, split), first)))
+    items = grouped(name, found, per_item)
+    _check_count(len(items), videos.count_others(name), len(found))
+    size = None if downsample is None else f"1/{downsample}"
+    entries = {key: [_entry(folder, key, part, fps, size)] for key, part in items.items()}
+    videos.check_keys(entries, name)
+    places = {_place(key, part, video): video for key, part in items.items() for video in part}
+    write_registration(folder, source, places)
+    videos.replace_items(entries, name)
+    frames = sum(len(video.frames) for video in found)
+    annotated = sum(len(video.annotated) for video in found)
+    cli.note(
+        f"{videos.VIDEOS}: {len(found)} videos of {frames} frames, {annotated} of them annotated, "
+        f"in {len(items)} items ({next(iter(items))}, ...); run them with: dvc repro"
+    )
+
+
+def _base_name(dataset: Dataset, root: Path) -> str:
+    if dataset is Dataset.FOLDERS:
+        return _key(root.resolve().name)
+    return str(dataset)
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name)
+
+
+def _checked(found: list[Video]) -> list[Video]:
+    from pipeline.datasets.listing import check_video
+
+    keys = [_key(video.name) for video in found]
+    for video in found:
+        if not NAME.fullmatch(video.name) or keys.count(_key(video.name)) > 1:
+            raise DataError(
+                f"'{video.name}': videos need different names of letters, digits, '.', '_' and '-'; rename the folder"
+            )
+    with cli.progress("check", len(found), "videos") as advance:
+        for video in found:
+            check_video(video)
+            advance(1)
+    return found
+
+
+def grouped(name: str, found: Sequence[Video], per_item: int | None = None) -> dict[str, list[Video]]:
+    """The videos by item: one each, or joined in their order into items of nearly the same size.
+
+    Depends on nothing else, so that registering again never renames items.
+
+    Args:
+        per_item: videos in an item, at most; None = 1 up to `SINGLE` videos, else `TOGETHER`.
+    """
+    per_item = per_item or (1 if len(found) <= SINGLE else TOGETHER)
+    if per_item == 1:
+        return {f"{name}-{_key(video.name)}": [video] for video in found}
+    count = -(-len(found) // per_item)
+    bounds = [len(found) * part // count for part in range(count + 1)]
+    return {f"{name}-{part:03d}": list(found[bounds[part] : bounds[part + 1]]) for part in range(count)}
+
+
+def _check_count(items: int, others: int, found: int) -> None:
+    if items + others <= videos.MOST_ITEMS:
+        return
+    room = videos.MOST_ITEMS - others
+    fewer = f"give --per-item {-(-found // room)} or --first N" if room > 0 else "remove items from it"
+    raise UsageError(
+        f"{videos.VIDEOS}: {items} items beside {others} others; DVC is slow with more than {videos.MOST_ITEMS} "
+        f"(300 stages): {fewer}"
+    )
+
+
+def _place(key: str, part: Sequence[Video], video: Video) -> str:
+    return video.name if len(part) == 1 else f"{key}/{video.name}"
+
+
+def _entry(folder: Path, key: str, part: Sequence[Video], fps: float | None, size: str | None) -> dict[str, Any]:
+    """What videos.yaml says of an item; DVC watches the folder that holds all of its videos."""
+    from stages.common.yaml_files import flow_list
+
+    rates: Any = [fps or video.fps for video in part]
+    rates = rates[0] if len(set(rates)) == 1 else flow_list(rates)
+    if len(part) == 1:
+        place = folder.resolve() / part[0].name
+        paths: Mapping[str, Any] = {"path": str(place / "frames"), "ground_truth": str(place / "labels")}
+    else:
+        place = folder.resolve() / key
+        names = flow_list([video.name for video in part])
+        paths = {"path": str(place), "ground_truth": str(place), "videos": names}
+    optional = {"fps": rates, "size": size, "dataset": folder.name}
+    given = {name: value for name, value in optional.items() if value is not None}
+    return {**paths, "classes": NONE, "mask": NONE, **given}
+
+
+if __name__ == "__main__":
+    cli.run_app(app)

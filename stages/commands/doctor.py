@@ -1,0 +1,134 @@
+"""What this machine has: versions, devices, FAISS build, weights, DVC's cache, free disk."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from stages.common import cli
+from stages.common.settings import backbone_names
+
+PACKAGES = (
+    "vidseg",
+    "torch",
+    "diffusers",
+    "transformers",
+    "zarr",
+    "numcodecs",
+    "numpy",
+    "av",
+    "dvc",
+    "typer",
+)
+
+#: DVC's ways to place a file without copying it.
+LINKS = ("reflink", "hardlink", "symlink")
+
+
+def collect() -> dict[str, Any]:
+    """All findings as plain values; a problem is text starting with `missing` or `problem`."""
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": {name: _version(name) for name in PACKAGES},
+        "device": _device(),
+        "faiss": _faiss(),
+        "backbones": {name: _weights(name) for name in backbone_names()},
+        "free_disk_gb": _free_gb(Path.cwd()),
+        "dvc_cache": _dvc_cache(Path.cwd()),
+    }
+
+
+def _version(package: str) -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "missing: pip install -e '.[cpu]'"
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        return f"cuda ({names})"
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def _faiss() -> str:
+    try:
+        import faiss
+    except ImportError:
+        return "missing: pip install faiss-cpu (or faiss-gpu), never both"
+    builds = [name for name in ("faiss-cpu", "faiss-gpu") if not _version(name).startswith("missing")]
+    if len(builds) > 1:
+        return (
+            "problem: faiss-cpu and faiss-gpu are both installed and overwrite each other; uninstall both, install one"
+        )
+    return f"{faiss.__version__} ({builds[0] if builds else 'unknown build'}, {faiss.get_num_gpus()} GPUs usable)"
+
+
+def _weights(name: str) -> str:
+    from pipeline.errors import WeightsError
+    from stages.common.backbones import find
+    from stages.common.settings import BackboneParams
+
+    try:
+        source = find(BackboneParams(name=name))
+    except WeightsError as error:
+        return f"missing: {error}"
+    return f"{source.path} (sha256 {source.sha256[:12]})"
+
+
+def _free_gb(folder: Path) -> float:
+    return round(shutil.disk_usage(folder).free / 1e9, 1)
+
+
+def _dvc_cache(project: Path) -> str | dict[str, Any]:
+    """Where DVC's cache is, how it may link files (cache.type) and which of that works between it and the project."""
+    try:
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+    except ImportError:
+        return "missing: pip install dvc"
+    try:
+        repo = Repo(str(project))
+    except DvcException:
+        return "not in a DVC project"
+    from dvc_objects.fs.generic import test_links
+
+    cache = Path(repo.cache.local.path)
+    # A fresh project has no cache yet; the folder that it will be made in lies on the same file system.
+    there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
+    try:
+        working = test_links(list(LINKS), repo.cache.local.fs, str(there), repo.fs, str(Path(repo.root_dir) / "data"))
+    except OSError as error:
+        return f"problem: {there} cannot be written ({error.strerror})"
+    return {
+        "path": str(cache),
+        "links_wanted": ", ".join(repo.config["cache"].get("type") or ["reflink", "copy"]),
+        "links_working": ", ".join([*working, "copy"]),
+        "free_disk_gb": _free_gb(there),
+    }
+
+
+def main(as_json: cli.JsonOption = False) -> None:
+    """Report versions, devices, FAISS build, weights, DVC cache and free disk."""
+    findings = collect()
+    if as_json:
+        print(json.dumps(findings, indent=2))
+        return
+    for name, value in findings.items():
+        if isinstance(value, dict):
+            print(f"{name}:")
+            for key, text in value.items():
+                print(f"  {key:<14} {text}")
+        else:
+            print(f"{name:<16} {value}")
+    sys.stdout.flush()

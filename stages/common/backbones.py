@@ -1,0 +1,139 @@
+"""From the `backbone` section to a loaded model; the embedded weights and backbone.lock are found here."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import UsageError, WeightsError
+from pipeline.parameters import BackboneParams, DiffusionParams
+from stages.common.resources import resource
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.backbone import Backbone
+    from pipeline.backbone.locate import WeightsSource
+    from pipeline.backbone.outline import Outline
+    from pipeline.features.diffusion import DiffusionSettings
+
+LOCK = Path("backbone.lock")
+_RELOCK = "run `vidseg backbone lock --params params.yaml`"
+
+
+def find(params: BackboneParams) -> WeightsSource:
+    """Locate and hash the weights that the parameters name, without loading them."""
+    from pipeline.backbone.locate import describe
+
+    return describe(params.name, located(params), params.revision)
+
+
+def located(params: BackboneParams) -> Path:
+    """The folder or file of the weights that the parameters name; WeightsError where there is none."""
+    from pipeline.backbone.locate import locate
+
+    return locate(params.name, params.path, params.revision, resource("models") / "compact")
+
+
+def load_backbone(params: BackboneParams, source: WeightsSource | None = None) -> Backbone:
+    """The backbone that the parameters name, on the device that `VIDSEG_DEVICE` names or the best there is."""
+    from pipeline.backbone.load import load_model
+
+    device = choose_device()
+    return load_model(source or find(params), choose_dtype(params.dtype, device), device)
+
+
+def outline(params: BackboneParams) -> Outline:
+    """The networks that the parameters name, without weights: none need be on this machine."""
+    from pipeline.backbone import outline
+
+    path: Path | None
+    try:
+        path = located(params)
+    except WeightsError:
+        if params.path is not None:
+            raise
+        path = None
+    return outline.outline(params.name, path, choose_dtype(params.dtype, choose_device()))
+
+
+def choose_device() -> torch.device:
+    """`VIDSEG_DEVICE` (cpu, cuda, cuda:1, ...) or CUDA when there is one, else the CPU."""
+    import torch
+
+    return torch.device(os.environ.get("VIDSEG_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is float16 on a GPU (as in the published runs) and float32 on a CPU."""
+    import torch
+
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.float16
+    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]
+
+
+def dtype_name(params: BackboneParams) -> str:
+    """The precision that `auto` means on this machine, by name: results of another precision are other results."""
+    return str(choose_dtype(params.dtype, choose_device())).removeprefix("torch.")
+
+
+def diffusion_settings(params: DiffusionParams) -> DiffusionSettings:
+    """The library's settings for the section `diffusion`."""
+    from pipeline.backbone import Motion
+    from pipeline.features.diffusion import DiffusionSettings
+
+    motion = Motion(params.fps_id, params.motion_bucket, params.noise_augmentation)
+    return DiffusionSettings(
+        params.steps, params.start_step, params.guidance, params.noise, params.seed, params.guidance_first, motion
+    )
+
+
+def small_decoder_folder(named: str | None, params: BackboneParams) -> Path | None:
+    """The folder `named`, else `small_decoder/` in the backbone's; None where that has none."""
+    from pipeline.backbone.small_decoder import FOLDER
+
+    if named is not None:
+        return Path(named).expanduser()
+    own = located(params) / FOLDER
+    return own if own.is_dir() else None
+
+
+def small_decoder_hash(named: str | None, params: BackboneParams) -> str | None:
+    """Hash of the weights in that folder, without loading them; None where there are none."""
+    from pipeline.backbone.small_decoder import fingerprint
+
+    folder = small_decoder_folder(named, params)
+    return None if folder is None else fingerprint(folder)
+
+
+def check_lock(source: WeightsSource, lock: Path = LOCK) -> None:
+    """Refuse weights other than the locked ones: DVC knows the weights only through backbone.lock.
+
+    Raises:
+        WeightsError: the lock names other weights.
+        UsageError: it is damaged.
+    """
+    locked = _read_lock(lock)
+    if locked is not None and locked.get("sha256") != source.sha256:
+        raise WeightsError(
+            f"{lock} is for other weights ('{locked.get('name')}') than backbone.name = '{source.name}' has; {_RELOCK}"
+        )
+
+
+def check_small_decoder_lock(small_decoder: str, lock: Path = LOCK) -> None:
+    """The same for a small decoder of that hash."""
+    locked = _read_lock(lock)
+    if locked is not None and locked.get("small_decoder") != small_decoder:
+        raise WeightsError(f"{lock} has {'another' if locked.get('small_decoder') else 'no'} small decoder; {_RELOCK}")
+
+
+def _read_lock(lock: Path) -> dict[str, object] | None:
+    if not lock.is_file():
+        return None
+    try:
+        return dict(json.loads(lock.read_text()))
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{lock}: damaged ({error}); {_RELOCK}") from error

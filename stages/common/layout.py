@@ -1,0 +1,174 @@
+"""Where a DVC run keeps its artifacts: `data/<stage>/<item>/<store>`.
+
+An item is one or more videos. With one video the store itself lies at that path; with several, the path is a
+folder with one store per video.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import DataError, UsageError
+from stages.common import yaml_files
+
+DATA = Path("data")
+#: Where registrations of data sets lie.
+REGISTRATIONS = Path("inputs")
+#: DVC needs a path to watch; in videos.yaml this one stands for "there is none".
+NONE = "inputs/none"
+#: Keys of items. No dot: to DVC, `items.a.b` is b within a.
+KEY = re.compile(r"[A-Za-z0-9_-]+")
+#: Names of videos within an item are only folders.
+NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True)
+class Place:
+    """One video's folder: `place / "clip.zarr"` is that video's store, as `folder / "clip.zarr"` is for a Path."""
+
+    folder: Path
+    video: str | None = None
+
+    def __truediv__(self, store: str) -> Path:
+        return self.folder / store / self.video if self.video else self.folder / store
+
+
+def beside(store: Path, name: str) -> Path:
+    """What lies beside a store under that name, also where the store is one of several videos of an item."""
+    if store.parent.suffix == ".zarr":
+        return store.parent.parent / name / store.name
+    return store.parent / name
+
+
+#: Stages take either a plain folder or a video's place in an item.
+Out = Path | Place
+
+#: What `--shards` stands for when it is not given.
+EVERY_SHARD = slice(None)
+
+
+def parse_shards(text: str | None) -> slice:
+    """`3:7` (3 to 6), `3:` or `:7` as a slice of shard numbers; None stands for all.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if text is None:
+        return EVERY_SHARD
+    match = re.fullmatch(r"(\d*):(\d*)", text)
+    start, stop = (int(part) if part else None for part in match.groups()) if match else (0, 0)
+    if stop is not None and stop <= (start or 0):
+        raise UsageError(f"--shards {text}: give a range of shard numbers like 3:7 (3 to 6), 3: or :7")
+    return slice(start, stop)
+
+
+def scratch_of(out: Out) -> Path:
+    """Where a stage that may be split keeps unfinished stores: in `VIDSEG_SCRATCH`, else beside its output."""
+    shared = os.environ.get("VIDSEG_SCRATCH")
+    return Path(shared) if shared else out / "tmp"
+
+
+def item_key(item: str) -> str:
+    """The item's key from `--item KEY` or from DVC's `DVC_STAGE`, which reads `stage@KEY`.
+
+    Raises:
+        UsageError: the key has characters that are not safe in a path.
+    """
+    return _checked_key(item.partition("@")[2] or item)
+
+
+def _checked_key(key: str) -> str:
+    if not KEY.fullmatch(key):
+        raise UsageError(f"item '{key}': keys may hold letters, digits, '_' and '-' only (videos.yaml)")
+    return key
+
+
+def item_keys(videos_file: Path = Path("videos.yaml")) -> list[str]:
+    """The keys of all items of videos.yaml, sorted.
+
+    Raises:
+        UsageError: no such file, no items, or a key that is not safe or not text.
+    """
+    items = _items(videos_file)
+    if not items:
+        raise UsageError(f"{videos_file}: lists no items; `vidseg videos add VIDEO` writes them")
+    return sorted(map(_checked_key, items))
+
+
+def _items(videos_file: Path) -> dict[str, Any]:
+    content = yaml_files.load(videos_file, "run in the project's folder or give paths instead of --item") or {}
+    items = (content.get("items") or {}) if isinstance(content, dict) else None
+    if not isinstance(items, dict):
+        raise UsageError(f"{videos_file}: expected `items:` with keys, each with a list of videos")
+    for key in items:
+        if not isinstance(key, str):  # DVC leaves such an item out without a word
+            raise UsageError(f"{videos_file}: the key {key!r} is no text to YAML; put it in quotes")
+    return items
+
+
+def item_videos(key: str, videos_file: Path = Path("videos.yaml")) -> list[dict[str, Any]]:
+    """One entry per video of an item in videos.yaml; used by ingest, the only stage that looks at raw video.
+
+    An entry with `videos: [a, b]` stands for the videos `path/a/frames` and `path/b/frames` with the ground truth
+    `ground_truth/a/labels`, ...: so DVC, which sees only an item's first entry, watches all of them. Its `fps` is of
+    all of them, or a list of one each.
+
+    Raises:
+        UsageError: no such file or item, or an entry without a path.
+    """
+    items = _items(videos_file)
+    if key not in items:
+        raise UsageError(f"{videos_file}: no item '{key}'; there are: {', '.join(items) or 'none'}")
+    entries = items[key]
+    if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) and "path" in e for e in entries):
+        raise UsageError(f"{videos_file}: item '{key}' must be a list of videos, each with a `path`")
+    for entry in entries:
+        if "videos" in entry and not (isinstance(entry["videos"], list) and entry["videos"]):
+            raise UsageError(f"{videos_file}: item '{key}': `videos` must be a list of names: [a, b]")
+        rates = entry.get("fps")
+        if isinstance(rates, list) and len(rates) != len(entry.get("videos", ())):
+            raise UsageError(f"{videos_file}: item '{key}': a list in `fps` must have one rate for each of `videos`")
+        for name in ("path", "ground_truth", "classes", "mask"):
+            # Only a path must be there.
+            if not isinstance(entry[name] if name == "path" else entry.get(name) or NONE, str):
+                raise UsageError(f"{videos_file}: item '{key}': `{name}` must be a path, not {entry[name]!r}")
+    return [video for entry in entries for video in _videos(entry)]
+
+
+def _videos(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    if "videos" not in entry:
+        return [entry]
+    common = {key: value for key, value in entry.items() if key != "videos"}
+    folders = {"path": "frames", "ground_truth": "labels"}
+    given = {key: folder for key, folder in folders.items() if entry.get(key, NONE) != NONE}
+    videos = [
+        {**common, "name": name, **{key: f"{entry[key]}/{name}/{folder}" for key, folder in given.items()}}
+        for name in map(str, entry["videos"])
+    ]
+    if isinstance(entry.get("fps"), list):
+        return [{**video, "fps": fps} for video, fps in zip(videos, entry["fps"], strict=True)]
+    return videos
+
+
+def place(stage: str, key: str, video: str | None) -> Place:
+    """Where a stage keeps one video of an item."""
+    return Place(DATA / stage / key, video)
+
+
+def videos_of(key: str, store: str = "clip.zarr", stage: str = "ingest", data: Path = DATA) -> list[str | None]:
+    """Names of the videos that a stage has written for an item; `[None]` for an item of one video.
+
+    Raises:
+        DataError: the stage has not run for this item.
+    """
+    folder = data / stage / key / store
+    if (folder / "zarr.json").is_file():
+        return [None]
+    names = sorted(path.name for path in folder.glob("*") if path.is_dir()) if folder.is_dir() else []
+    if not names:
+        raise DataError(f"{folder}: nothing here; run `vidseg {stage} --item {key}` or `dvc repro {stage}@{key}`")
+    return list(names)

@@ -1,0 +1,23 @@
+"""Files that travel with the code: presets, the embedded backbone, the stages' versions.
+
+They lie beside `stages/` in a checkout and under `stages/resources/` in an installed wheel.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_STAGES = Path(__file__).resolve().parents[1]
+
+
+def resource(name: str) -> Path:
+    """Path of a bundled file or folder, e.g. `presets`, `models/compact` or `versions.yaml`."""
+    installed = _STAGES / "resources" / name
+    return installed if installed.exists() else _STAGES.parent / name
+
+
+def stage_version(stage: str) -> int:
+    """The version of a stage's results; raised in versions.yaml whenever they change."""
+    import yaml
+
+    return int(yaml.safe_load(resource("versions.yaml").read_text())[stage])

@@ -1,0 +1,85 @@
+"""DVC's queue of experiments, by their names: put in, start, wait, stop."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+
+from pipeline.errors import ResourceError
+from stages.common import cli
+from stages.common.programs import dvc
+
+#: States of experiments that are still to end.
+OPEN = ("Queued", "Running")
+
+
+def add(commands: Mapping[str, list[str]]) -> None:
+    """Queue what is not queued or running; leftovers of failed and killed runs are removed first.
+
+    Args:
+        commands: name of an experiment -> the command that queues it.
+    """
+    states, workers = _status()
+    for name, command in commands.items():
+        state = states.get(name)
+        if state == "Running" and not workers:
+            dvc("queue", "kill", name)
+            state = "Failed"
+        if state in OPEN:
+            continue
+        if state is not None:
+            dvc("queue", "remove", name)
+        cli.note(shlex.join(command))
+        dvc(*command[1:])
+
+
+def start(jobs: int, environment: Mapping[str, str]) -> None:
+    """Make sure that as many workers run; they get these variables beside the present ones."""
+    dvc("queue", "start", "--jobs", str(jobs), environment=environment)
+
+
+def watch(names: set[str]) -> Iterator[set[str]]:
+    """Wait until none is queued or running; yields those that are new among the finished.
+
+    Raises:
+        ResourceError: no worker is left, but experiments are.
+    """
+    pause, waiting, lonely = 1.0, set(names), 0
+    while waiting:
+        time.sleep(pause)
+        states, workers = _status()
+        lonely = 0 if workers else lonely + 1
+        if done := {name for name in waiting if states.get(name) not in OPEN}:
+            yield done
+            waiting, pause = waiting - done, 1.0
+        elif lonely > 5:
+            raise ResourceError(
+                "the worker of DVC's queue has ended (out of memory?); run the same command to continue"
+            )
+        else:
+            pause = min(pause * 1.5, 20.0)
+
+
+def stop(names: set[str]) -> None:
+    """Take these out of the queue, and end those that run."""
+    states, _ = _status()
+    for state, command in (("Queued", "remove"), ("Running", "kill")):
+        if found := [name for name in names if states.get(name) == state]:
+            dvc("queue", command, *found)
+
+
+def reason(name: str) -> str:
+    """Why an experiment failed: the last line of its log that tells."""
+    lines = [line for line in dvc("queue", "logs", name).splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error:")]
+    return (errors or lines or ["no log"])[-1]
+
+
+def _status() -> tuple[dict[str, str], int]:
+    """State of each experiment of the queue by name, and the number of live workers."""
+    lines = dvc("queue", "status").splitlines()
+    rows = [line.split() for line in lines if line.strip()]
+    states = {row[1]: row[-1] for row in rows if row[-1] in (*OPEN, "Failed", "Success")}
+    workers = next((row for row in rows if row[:2] == ["Worker", "status:"]), None)
+    return states, int(workers[2]) + int(workers[4]) if workers else 0

@@ -1,0 +1,79 @@
+"""The items that a table is made of, and which of the paper's data sets they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from pipeline.errors import DataError, UsageError
+from stages.common.layout import NONE, REGISTRATIONS, item_keys, item_videos
+
+#: Data set of items that no registration wrote.
+OTHER = "other"
+#: Data sets of the paper whose registrations of plain folders are known by their name: `camvid`, `camvid-val`.
+NAMED = "folders"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Items of videos.yaml.
+
+    Attributes:
+        datasets: chosen item -> its data set, the name of its registration.
+        left_out: items that were not chosen.
+    """
+
+    datasets: Mapping[str, str]
+    left_out: tuple[str, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The chosen items, sorted."""
+        return tuple(self.datasets)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader of a table should know."""
+        return (f"not in this table: {', '.join(self.left_out)} (videos.yaml)",) if self.left_out else ()
+
+
+def select(wanted: str | None) -> Selection:
+    """Choose the items of some data sets.
+
+    Args:
+        wanted: data sets separated by commas; None = all that are registered, or every item where none is.
+
+    Raises:
+        UsageError: no item has one of these data sets.
+        DataError: no chosen item has ground truth.
+    """
+    found = {key: dataset_of(key) for key in item_keys()}
+    known = [name for name in dict.fromkeys(found.values()) if name != OTHER]
+    names = [name.strip() for name in wanted.split(",")] if wanted is not None else known or [OTHER]
+    for name in names:
+        if name not in found.values():
+            raise UsageError(f"--datasets: no item is of '{name}'; there are: {', '.join(known) or 'none'}")
+    chosen = {key: name for key, name in found.items() if name in names}
+    if not any((video.get("ground_truth") or NONE) != NONE for key in chosen for video in item_videos(key)):
+        raise DataError("videos.yaml: no chosen video has ground truth: nothing to score (ground_truth: FOLDER)")
+    return Selection(chosen, tuple(key for key in found if key not in chosen))
+
+
+def dataset_of(key: str) -> str:
+    """The registration that wrote an item, `OTHER` where none did."""
+    return str(item_videos(key)[0].get("dataset") or OTHER)
+
+
+def paper_names(datasets: Iterable[str]) -> dict[str, str]:
+    """Data set of a table -> what the paper may call it: the layout that was registered.
+
+    Plain folders have no layout to tell; their registration's name does, up to the first '-'.
+    """
+    from pipeline.datasets.links import read_source
+
+    sources = {name: read_source(REGISTRATIONS / name) for name in dict.fromkeys(datasets)}
+    return {
+        name: name.partition("-")[0] if source["dataset"] == NAMED else source["dataset"]
+        for name, source in sources.items()
+        if source is not None
+    }

@@ -1,0 +1,166 @@
+"""The rows of each table, as parameters of the pipeline's own stages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import permutations
+from typing import Any
+
+from pipeline.tables.quoted import IMAGE_ROWS, TABLE_1, TABLE_2, TABLE_2_VIDEO, VIDEO_ROWS, Figures
+from pipeline.tables.table import ALL, Pair
+from stages.common.settings import Settings, preset_for, read_preset
+
+#: Baselines, presets of that name.
+BASELINES = {"coarse": "bilinear", "joint_bilateral": "joint bilateral", "emerdiff": "EmerDiff"}
+#: Switches of the ablation: (B = 14, masked modulation, feature aggregation, CBR) as in a row's key.
+SWITCHES = ("B 14", "masked modulation", "feature aggregation", "CBR")
+#: lambda without blending, as in EmerDiff [5.2].
+UNMASKED_STRENGTH = 10.0
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """A row before it is measured.
+
+    Attributes:
+        key: its short name, for `--rows` and in DVC.
+        cells: its leading columns.
+        sets: what differs from params.yaml, as `section.key=value`.
+        quoted: data set as the paper names it -> the paper's figures; `ALL` for those beside any data set.
+    """
+
+    key: str
+    cells: tuple[str, ...]
+    sets: tuple[str, ...]
+    quoted: Mapping[str, Figures] = field(default_factory=dict)
+
+
+def method_rows(settings: Settings) -> tuple[RowSpec, ...]:
+    """Table 1: the method as configured, and the baselines, beside the paper's figures of this kind of model."""
+    ours, emerdiff = quoted_rows(settings)
+    backbone = settings["backbone"].name
+    return (
+        RowSpec("ours", ("ours",), (), TABLE_1[ours]),
+        *(
+            RowSpec(
+                name,
+                (title,),
+                preset_sets(preset_for(name, backbone)),
+                TABLE_1[emerdiff] if name == "emerdiff" else {},
+            )
+            for name, title in BASELINES.items()
+        ),
+    )
+
+
+def quoted_rows(settings: Settings) -> tuple[str, str]:
+    """The rows of the paper's Table 1 that stand beside the method and EmerDiff."""
+    return VIDEO_ROWS if is_video(settings) else IMAGE_ROWS
+
+
+def is_video(settings: Settings) -> bool:
+    """Whether the parameters are a video model's."""
+    return settings["extract"].window is not None
+
+
+def ablation_rows(settings: Settings) -> tuple[RowSpec, ...]:
+    """Table 2: the paper's eight combinations.
+
+    Rows with masked modulation use the configured `upsample.strength`, those without 10 and no blending. Rows with
+    refinement use the configured vote and filter, those without neither: the filter belongs to it in the authors' code.
+    """
+    return tuple(
+        RowSpec(_key(switches), ("14" if switches[0] else "1", *map(_tick, switches[1:])), sets, {ALL: figures})
+        for switches, figures in (TABLE_2_VIDEO if is_video(settings) else TABLE_2).items()
+        for sets in [_ablation_sets(switches, settings)]
+    )
+
+
+def _ablation_sets(switches: tuple[bool, bool, bool, bool], settings: Settings) -> tuple[str, ...]:
+    batched, masked, aggregated, refined = switches
+    vote = settings["segment"].vote
+    return (
+        *_video_sets(batched, aggregated, settings),
+        f"segment.window={14 if batched else 1}",
+        f"segment.features={'aggregated' if aggregated else 'matching'}",
+        f"segment.vote={('forward' if vote == 'none' else vote) if refined else 'none'}",
+        "upsample.method=modulation",
+        f"upsample.blend={_text(masked)}",
+        f"upsample.strength={settings['upsample'].strength if masked else UNMASKED_STRENGTH}",
+        f"upsample.filter={settings['upsample'].filter if refined else 1.0}",
+    )
+
+
+def _video_sets(batched: bool, aggregated: bool, settings: Settings) -> tuple[str, ...]:
+    """What an ablation changes before the features: a video model's depend on B, and its single block is another."""
+    if not is_video(settings):
+        return ()
+    window = () if batched else ("extract.window=1",)
+    return window if aggregated else (*window, f"extract.matching_block={settings['upsample'].block}")
+
+
+def ablation_pairs(rows: tuple[RowSpec, ...]) -> tuple[Pair, ...]:
+    """All two rows of which the second has one switch more."""
+    keys = {row.key: switches for switches in TABLE_2 for row in rows if row.key == _key(switches)}
+    return tuple(
+        Pair(f"{_names(switches) or 'nothing'} + {SWITCHES[added[0]]}", base, other)
+        for (base, switches), (other, more) in permutations(keys.items(), 2)
+        for added in [[place for place in range(4) if switches[place] != more[place]]]
+        if len(added) == 1 and more[added[0]]
+    )
+
+
+def propagation_rows() -> tuple[RowSpec, ...]:
+    """Where points are lost, the part that the pipeline runs: the first frame's truth propagated, and the method."""
+    given = ("ingest.seed=truth", "segment.init=mask", "segment.label_merge=none")
+    return (
+        RowSpec("mask_nearest", ("truth of frame 1, propagated", "nearest"), (*given, "upsample.method=nearest")),
+        RowSpec(
+            "mask_modulation", ("truth of frame 1, propagated", "modulation"), (*given, "upsample.method=modulation")
+        ),
+        RowSpec("full", ("clusters of frame 1, propagated: the method", "modulation"), ("upsample.method=modulation",)),
+    )
+
+
+#: What each step of the chain from the truth to the method costs.
+ERROR_PAIRS = (
+    Pair("token grid: truth → coarse truth, nearest", "truth", "oracle_nearest"),
+    Pair("upsampler: coarse truth, nearest → bilinear", "oracle_nearest", "oracle_bilinear"),
+    Pair("upsampler: coarse truth, nearest → joint bilateral", "oracle_nearest", "oracle_joint_bilateral"),
+    Pair("upsampler: coarse truth, nearest → modulation", "oracle_nearest", "oracle_modulation"),
+    Pair("propagation: coarse truth → truth of frame 1, nearest", "oracle_nearest", "mask_nearest"),
+    Pair("propagation: coarse truth → truth of frame 1, modulation", "oracle_modulation", "mask_modulation"),
+    Pair("clustering: truth of frame 1 → clusters of frame 1, modulation", "mask_modulation", "full"),
+)
+
+
+def preset_sets(name: str) -> tuple[str, ...]:
+    """A preset as `section.key=value` texts."""
+    return tuple(
+        f"{section}.{key}={_text(value)}"
+        for section, values in read_preset(name).items()
+        for key, value in values.items()
+    )
+
+
+def _key(switches: tuple[bool, bool, bool, bool]) -> str:
+    return "_".join(
+        [
+            "b14" if switches[0] else "b1",
+            *(part for part, on in zip(("mask", "aggr", "cbr"), switches[1:], strict=True) if on),
+        ]
+    )
+
+
+def _names(switches: tuple[bool, bool, bool, bool]) -> str:
+    return " + ".join(name for name, on in zip(SWITCHES, switches, strict=True) if on)
+
+
+def _tick(on: bool) -> str:
+    return "✓" if on else "✗"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

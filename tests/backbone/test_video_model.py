@@ -1,0 +1,372 @@
+"""The video model behind the backbone interface: schedule, conditioning, variants, modulation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.backbone import Keep, Motion, Offset, Tap
+from pipeline.backbone.attention import attention_of, tapped_module
+from pipeline.backbone.load import load_model
+from pipeline.backbone.locate import describe, locate
+from pipeline.backbone.video.embedding import resize_smoothly
+from pipeline.backbone.video.model import StableVideoDiffusion
+from pipeline.backbone.video.schedule import VideoStep, karras_schedule
+from pipeline.errors import WeightsError
+from pipeline.features.diffusion import DiffusionSettings, add_noise, clean_pass, condition, draw_noise
+from pipeline.upsampling.difference import MapSettings
+from pipeline.upsampling.exact import ImagePair, label_frame
+from pipeline.upsampling.modulation import ModulationSettings, blend, enlarge, modulate, to_keep
+from pipeline.upsampling.windows import WindowPasses, upsample_window, window_jobs, window_pairs
+from tests.support import tiny, tiny_video
+from tests.support.plain import Hook, hooked, replacing, storing
+
+FRAMES, SIZE = 3, (64, 64)
+DIFFUSION = DiffusionSettings(start_step=23, guidance=2.5)
+MODULATION = ModulationSettings(
+    block=8, modulate_step=23, blend_last_step=24, mask_resize="nearest", attention="self_spatial_temporal"
+)
+LAYERS = {
+    "cross_spatial": ("cross",), "self_spatial": ("self",), "self_temporal": ("temporal_self",),
+    "self_spatial_temporal": ("self", "temporal_self"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def backbone() -> StableVideoDiffusion:
+    return tiny_video.make_backbone()
+
+
+@pytest.fixture(scope="module")
+def frames() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (FRAMES, *SIZE, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def start(backbone: StableVideoDiffusion, frames: np.ndarray) -> Tensor:
+    noise = draw_noise(DIFFUSION, range(FRAMES), (4, 8, 8))
+    return add_noise(backbone.encode(frames), noise.epsilon, DIFFUSION, backbone)
+
+
+def test_karras_levels_fall_evenly_in_their_roots_and_end_at_zero() -> None:
+    schedule = karras_schedule(25)
+    roots = schedule.sigmas[:-1].double() ** (1 / 7)
+    torch.testing.assert_close(roots.diff(), roots.diff().mean().expand(24), rtol=1e-4, atol=0)
+    assert schedule.sigmas[0] == pytest.approx(700, rel=1e-5)
+    assert schedule.sigmas[-2] == pytest.approx(0.002, rel=1e-4)
+    assert schedule.sigmas[-1] == 0
+    assert schedule.timesteps[17] == pytest.approx(np.log(1.2732) / 4, abs=1e-4)  # a real number
+
+
+@pytest.mark.parametrize(
+    ("window", "expected"), [(14, [1 + 1.5 * t / 13 for t in range(14)]), (2, [1.0, 2.5]), (1, [1.0])]
+)
+def test_guidance_rises_linearly_over_the_window(window: int, expected: list[float]) -> None:
+    assert DIFFUSION.guidance_of(window) == pytest.approx(expected)
+
+
+def test_a_step_is_the_guided_euler_step_of_a_v_model() -> None:
+    latents, outputs = torch.randn(2, 4, 3, 3), [torch.randn(2, 4, 3, 3) for _ in range(2)]
+    move = VideoStep(timestep=0.0, sigma=1.5, following=0.5, guidance=(1.0, 2.0))
+    denoised = [latents / 3.25 - 1.5 / 3.25**0.5 * output for output in outputs]
+    guided = torch.stack([denoised[1][0], denoised[0][1] + 2 * (denoised[1][1] - denoised[0][1])])
+    expected = guided + 0.5 * (latents - guided) / 1.5
+    torch.testing.assert_close(move.moved(latents, outputs), expected)
+
+
+def test_without_guidance_only_the_conditional_half_runs(backbone: StableVideoDiffusion, start: Tensor) -> None:
+    query = Tap(7, "self", "query")
+    schedule, one = backbone.schedule(25), condition_of(backbone)
+    single = backbone.denoise(start[:1], 22, schedule, (1.0,), record=[query], conditioning=one)
+    guided = backbone.denoise(start[:1], 22, schedule, (2.0,), record=[query], conditioning=one)
+    assert len(single.taps[query]) == 1 and len(guided.taps[query]) == 2
+    torch.testing.assert_close(single.taps[query][0], guided.taps[query][1])
+
+
+def condition_of(backbone: StableVideoDiffusion, augmentation: float = 0.02) -> Any:
+    frame = np.random.default_rng(1).integers(0, 256, (*SIZE, 3), np.uint8)
+    return backbone.condition(frame, torch.ones(3, *SIZE), Motion(7, 100, augmentation))
+
+
+def test_conditioning_is_the_noisy_frames_mean_its_embedding_and_the_ids(backbone: StableVideoDiffusion) -> None:
+    frame = np.random.default_rng(1).integers(0, 256, (*SIZE, 3), np.uint8)
+    found = condition_of(backbone)
+    pixels = torch.from_numpy(frame).permute(2, 0, 1)[None].float() * 2 / 255 - 1
+    with torch.inference_mode():
+        mean = backbone.vae.encode(pixels + 0.02).latent_dist.mean[0]
+    torch.testing.assert_close(found.latent, mean)
+    assert found.token.shape == (1, tiny_video.WIDTH)
+    assert found.ids.tolist() == pytest.approx([7, 100, 0.02])
+    other = backbone.condition(frame, -torch.ones(3, *SIZE), Motion(7, 100, 0.02))
+    assert not torch.equal(other.latent, found.latent) and torch.equal(other.token, found.token)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (448, 832), (20, 30)])
+def test_the_frame_is_resized_as_for_training(size: tuple[int, int]) -> None:
+    from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
+
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(resize_smoothly(image, (28, 28)), _resize_with_antialiasing(image, (28, 28)))
+
+
+def test_every_residual_norm_has_the_original_epsilon(backbone: StableVideoDiffusion) -> None:
+    norms = {name: m.eps for name, m in backbone.unet.named_modules() if isinstance(m, torch.nn.GroupNorm)}
+    assert {eps for name, eps in norms.items() if ".resnets." in name} == {1e-5}
+    assert {eps for name, eps in norms.items() if ".attentions." in name} == {1e-6}
+
+
+def test_frames_of_a_window_see_each_other(backbone: StableVideoDiffusion, start: Tensor) -> None:
+    schedule, given = backbone.schedule(25), condition_of(backbone)
+    whole = backbone.denoise(start, 22, schedule, 1.0, conditioning=given).latents
+    changed = start.clone()
+    changed[2] += 1
+    other = backbone.denoise(changed, 22, schedule, 1.0, conditioning=given).latents
+    assert not torch.allclose(whole[0], other[0])
+
+
+@pytest.mark.parametrize("injected", [("temporal_self",), ("self", "temporal_self")])
+def test_variants_without_a_change_repeat_the_step(
+    backbone: StableVideoDiffusion, start: Tensor, injected: tuple[Any, ...]
+) -> None:
+    model = StableVideoDiffusion(backbone.unet, backbone.vae, backbone.embed, "tiny", "", injected=injected)
+    given = condition_of(backbone)
+    step = model.denoise(start, 22, model.schedule(25), (1.0, 1.5, 2.0), keep=Keep(True, 8), conditioning=given)
+    twice = step.kept.variants(range(FRAMES)).denoise(start.repeat(2, 1, 1, 1), [0, 1, 2] * 2)  # type: ignore[union-attr]
+    torch.testing.assert_close(twice, step.latents.repeat(2, 1, 1, 1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("attention", LAYERS)
+def test_eq2_offset_is_added_to_the_chosen_attentions(
+    backbone: StableVideoDiffusion, start: Tensor, attention: str
+) -> None:
+    """After f, at the tokens of the mask, in all channels: each frame has its own mask in time as well."""
+    given, tokens = condition_of(backbone), 16
+    values = torch.arange(FRAMES * tokens, dtype=torch.float32).reshape(FRAMES, tokens)
+    kept = backbone.denoise(start, 22, backbone.schedule(25), 1.0, keep=Keep(True, 8), conditioning=given).kept
+    seen: dict[str, list[Tensor]] = {}
+    for offset in (None, Offset(values, "after", attention)):  # type: ignore[arg-type]
+        outputs: dict[Any, Tensor] = {}
+        layers = {layer: attention_of(backbone.unet, 8, layer) for layer in ("self", "cross", "temporal_self")}  # type: ignore[arg-type]
+        with hooked({module: storing(outputs) for module in layers.values()}):
+            kept.variants(range(FRAMES)).denoise(start, range(FRAMES), offset)  # type: ignore[union-attr]
+        for layer, module in layers.items():
+            seen.setdefault(layer, []).append(outputs[module])
+    first = LAYERS[attention][0]
+    shift = seen[first][1] - seen[first][0]
+    expected = values.T if first == "temporal_self" else values
+    torch.testing.assert_close(shift, expected[..., None].expand_as(shift), atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def plain_modulated(
+    backbone: StableVideoDiffusion, start: Tensor, conditioning: Any, masks: Tensor, sign: float,
+    settings: ModulationSettings,
+) -> Tensor:  # fmt: skip
+    """The plain schedule, written out with hooks: both halves in one batch, nothing shared."""
+    unet, schedule = backbone.unet, backbone.schedule(DIFFUSION.steps)
+    injected = [tapped_module(unet, Tap(block, "temporal_self", kind))
+                for block in range(3, 12) for kind in ("query", "key")]  # type: ignore[arg-type]  # fmt: skip
+    scales = torch.tensor(DIFFUSION.guidance_of(len(start)))[:, None, None, None]
+    latent = torch.stack([torch.zeros_like(conditioning.latent), conditioning.latent])
+    token = torch.stack([torch.zeros_like(conditioning.token), conditioning.token])
+
+    def euler(x: Tensor, step: int) -> Tensor:
+        sigma, following = schedule.sigmas[step], schedule.sigmas[step + 1]
+        stacked = torch.cat(
+            [(x / (sigma**2 + 1) ** 0.5).expand(2, *x.shape), latent[:, None].expand(-1, len(x), -1, -1, -1)], 2
+        )
+        out = unet(stacked, sigma.log() / 4, token, conditioning.ids.expand(2, -1)).sample
+        denoised = x / (sigma**2 + 1) - sigma / (sigma**2 + 1) ** 0.5 * out
+        guided = denoised[0] + scales * (denoised[1] - denoised[0])
+        return x + (following - sigma) * (x - guided) / sigma
+
+    clean = modulated = start
+    large = enlarge(masks, start.shape[-2:], settings.mask_resize)[:, None]
+    for step in DIFFUSION.remaining():
+        stored: dict[torch.nn.Module, Tensor] = {}
+        with hooked({layer: storing(stored) for layer in injected}):
+            next_clean = euler(clean, step)
+        hooks: dict[torch.nn.Module, Hook] = {}
+        if settings.inject:
+            hooks = {layer: replacing(stored[layer]) for layer in injected}
+        before: dict[torch.nn.Module, Hook] = {}
+        if step == settings.modulate_step:
+            values = settings.strength * sign * masks.flatten(1)
+            for layer in LAYERS[settings.attention]:
+                spatial = layer in ("self", "cross")
+                shift = (values if spatial else values.T)[..., None].repeat(2, 1, 1)
+                module = attention_of(unet, settings.block, layer)  # type: ignore[arg-type]
+                if settings.offset == "after":
+                    hooks[module] = lambda module, inputs, output, shift=shift: output + shift
+                else:
+                    before[module.to_out[0]] = lambda module, inputs, shift=shift: (inputs[0] + shift,)
+        with hooked(hooks, before):
+            modulated = euler(modulated, step)
+        clean = next_clean
+        if settings.blend and step <= settings.blend_last_step:
+            modulated = blend(modulated, clean, large)
+    return modulated
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"attention": "cross_spatial"},
+        {"attention": "self_spatial", "offset": "inside"},
+        {"attention": "self_temporal", "blend": False},
+        {"inject": False, "blend_last_step": 23, "mask_resize": "bilinear"},
+    ],
+    ids=str,
+)
+def test_modulation_equals_the_plain_schedule(
+    backbone: StableVideoDiffusion, frames: np.ndarray, start: Tensor, changes: dict[str, Any]
+) -> None:
+    settings = replace(MODULATION, **changes)
+    coarse = torch.zeros(FRAMES, 4, 4, dtype=torch.int64)
+    coarse[:, :, 2:] = 1
+    coarse[2] = 1  # label 0 is absent from the last frame
+    conditioning = condition(backbone, frames[0], 0, DIFFUSION)
+    clean = clean_pass(backbone, start, DIFFUSION, keep=to_keep(settings, DIFFUSION), conditioning=conditioning)
+    jobs = window_jobs(coarse)
+    assert jobs.labels == [0] * 6 + [1] * 6 and jobs.signs.tolist() == ([1.0] * 3 + [-1.0] * 3) * 2
+    result = modulate(backbone, clean, jobs, DIFFUSION, settings, batch=6).final
+    for place, (label, sign) in ((0, (0, 1.0)), (3, (1, -1.0))):
+        expected = plain_modulated(backbone, start, conditioning, (coarse == label).float(), sign, settings)
+        torch.testing.assert_close(result[3 * place : 3 * place + 3], expected, atol=1e-3, rtol=1e-4)
+    if settings.blend and settings.blend_last_step == 24:
+        assert torch.equal(result[2], clean.final[2])
+
+
+@pytest.mark.slow
+def test_labels_are_those_of_the_plain_schedule(
+    backbone: StableVideoDiffusion, frames: np.ndarray, start: Tensor
+) -> None:
+    """What labels and signs share changes rounding and nothing else."""
+    coarse = np.zeros((FRAMES, 4, 4), np.int64)
+    coarse[:, :, 2:] = 1
+    conditioning, maps = condition(backbone, frames[0], 0, DIFFUSION), MapSettings()
+    labels = upsample_window(
+        backbone, start, conditioning, coarse, SIZE, DIFFUSION, MODULATION, maps, WindowPasses(FRAMES)
+    )
+    pairs: dict[int, list[ImagePair]] = {frame: [] for frame in range(FRAMES)}
+    for label in (0, 1):
+        masks = torch.from_numpy(coarse == label).float()
+        images = [
+            backbone.decode(plain_modulated(backbone, start, conditioning, masks, sign, MODULATION)).numpy()
+            for sign in (1.0, -1.0)
+        ]
+        for frame, (plus, minus) in enumerate(zip(*images, strict=True)):
+            pairs[frame].append(ImagePair(frame, label, masks[frame].numpy(), plus, minus))
+    plain = np.stack([label_frame(of_frame, SIZE, maps).labels for of_frame in pairs.values()])
+    assert (np.stack(labels) == plain).mean() >= 0.999
+
+
+@pytest.mark.parametrize("decode", ["single", "joint"])
+def test_pairs_are_of_the_labels_that_are_present(
+    backbone: StableVideoDiffusion, frames: np.ndarray, start: Tensor, decode: str
+) -> None:
+    coarse = np.zeros((FRAMES, 4, 4), np.uint8)
+    coarse[:, :, 2:] = 1
+    coarse[2] = 1
+    conditioning = condition(backbone, frames[0], 0, DIFFUSION)
+    clean = clean_pass(backbone, start, DIFFUSION, keep=to_keep(MODULATION, DIFFUSION), conditioning=conditioning)
+    passes = WindowPasses(batch=1, decode=decode, first=1)
+    pairs = list(window_pairs(backbone, clean, coarse, DIFFUSION, MODULATION, passes))
+    assert [(pair.label, pair.frame) for pair in pairs] == [(0, 1), (1, 1), (1, 2)]
+    assert all(pair.plus.shape == pair.minus.shape == (3, *SIZE) for pair in pairs)
+
+
+def test_joint_decoding_sees_the_other_frames(backbone: StableVideoDiffusion, start: Tensor) -> None:
+    alone, together = backbone.decode(start), backbone.decode(start, together=FRAMES)
+    assert alone.shape == together.shape == (FRAMES, 3, *SIZE)
+    torch.testing.assert_close(backbone.decode(start[1:2])[0], alone[1])
+    assert not torch.allclose(alone, together, atol=1e-4)
+
+
+# --- loading
+
+
+def load(path: Path, name: str = "svd") -> Any:
+    found = locate(name, str(path), None, embedded=Path("unused"))
+    return load_model(describe(name, found, None), torch.float32, torch.device("cpu"))
+
+
+def test_a_folder_is_loaded_with_its_noise_levels(
+    tmp_path: Path, backbone: StableVideoDiffusion, start: Tensor
+) -> None:
+    loaded = load(tiny_video.save_model(tmp_path / "model", sigma_max=80.0))
+    assert loaded.schedule(25).sigmas[0] == pytest.approx(80, rel=1e-5)
+    assert loaded.window == 14
+    schedule, given = backbone.schedule(25), condition_of(backbone)
+    ours = loaded.denoise(start, 22, schedule, 1.0, conditioning=condition_of(loaded)).latents
+    torch.testing.assert_close(ours, backbone.denoise(start, 22, schedule, 1.0, conditioning=given).latents)
+
+
+def without(part: str) -> Any:
+    import shutil
+
+    return lambda folder: shutil.rmtree(folder / part)
+
+
+def wide_encoder(folder: Path) -> None:
+    tiny_video.make_image_encoder(width=64).save_pretrained(folder / "image_encoder")
+
+
+def epsilon_model(folder: Path) -> None:
+    (folder / "scheduler" / "scheduler_config.json").write_text('{"prediction_type": "epsilon"}')
+
+
+def pickled_encoder(folder: Path) -> None:
+    (folder / "image_encoder" / "model.safetensors").rename(folder / "image_encoder" / "pytorch_model.bin")
+
+
+def damaged_encoder(folder: Path) -> None:
+    (folder / "image_encoder" / "model.safetensors").write_bytes(b"no tensors")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (without("image_encoder"), "no image_encoder/; fetch this folder of the model as well"),
+        (without("unet"), "no diffusion_pytorch_model.safetensors"),
+        (wide_encoder, "the image embedding has 64 values, the denoiser needs 32"),
+        (epsilon_model, "the model predicts 'epsilon', a video model here must predict 'v_prediction'"),
+        (pickled_encoder, "pickled weights are refused"),
+        (damaged_encoder, "image_encoder: cannot be loaded"),
+    ],
+)  # fmt: skip
+def test_bad_folders(tmp_path: Path, spoil: Any, message: str) -> None:
+    folder = tiny_video.save_model(tmp_path / "model")
+    spoil(folder)
+    with pytest.raises(WeightsError, match=message.replace("(", r"\(")):
+        load(folder)
+
+
+def test_loading_draws_no_bar_and_leaves_those_of_others(tiny_video_model: Path, capfd: Any) -> None:
+    from transformers.utils import logging
+
+    load(tiny_video_model)
+    assert "Loading weights" not in capfd.readouterr().err
+    assert logging.is_progress_bar_enabled()
+
+
+def test_models_of_the_other_family_are_refused(tmp_path: Path) -> None:
+    video, image = tiny_video.save_model(tmp_path / "video"), tiny.save_model(tmp_path / "image")
+    with pytest.raises(WeightsError, match="its denoiser is a UNetSpatioTemporal.* or backbone.name to 'svd'"):
+        load(video, "sd21")
+    with pytest.raises(WeightsError, match="its denoiser is a UNet2DConditionModel, but backbone.name = 'svd' needs"):
+        load(image)
+
+
+def test_missing_weights_are_named_with_the_command_that_gets_them(monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match="hf download stabilityai/stable-video-diffusion-img2vid .*image_encoder"):
+        locate("svd", None, None, embedded=tmp_path)

@@ -1,0 +1,257 @@
+"""`vidseg run`, the command a newcomer begins with, and `vidseg doctor`."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import zarr
+from PIL import Image
+
+from pipeline.media.video import open_source, write_video
+from stages.commands import doctor
+from tests.support.commands import error_line, tree_bytes, vidseg, vidseg_process, write_frames, write_labels
+
+SIZE = (66, 130)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five frames of two moving textures, at a size that is no multiple of 64."""
+    rng = np.random.default_rng(0)
+    texture = rng.integers(0, 90, (SIZE[0], 200, 3), dtype=np.uint8)
+    texture[:, 60:] += 120
+    frames = [texture[:, 4 * i : 4 * i + SIZE[1]] for i in range(5)]
+    return write_video(tmp_path_factory.mktemp("video") / "clip.mp4", frames, 10.0)
+
+
+def options(model: Path, *more: str) -> list[str]:
+    sets = [f"backbone.path={model}", "ingest.size=native", "segment.clusters=3", *more]
+    return [word for text in sets for word in ("--set", text)]
+
+
+@pytest.fixture(scope="module")
+def result(video: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("result") / "out"
+    vidseg_process("run", video, "-o", out, *options(tiny_model))
+    return out
+
+
+def test_outputs_are_those_of_the_design(result: Path) -> None:
+    assert sorted(path.name for path in (result / "labels").iterdir()) == [f"{i:05d}.png" for i in range(5)]
+    picture = Image.open(result / "labels" / "00000.png")
+    assert picture.mode == "P"
+    assert picture.size == SIZE[::-1]
+    assert json.loads((result / "labels.json").read_text())
+    for name in ("overlay.mp4", "contact_sheet.png", "artifacts/features.zarr", "artifacts/labels.zarr"):
+        assert (result / name).exists(), name
+    stored = zarr.open_group(result / "artifacts" / "labels.zarr", mode="r")["labels"]
+    np.testing.assert_array_equal(np.asarray(picture), stored[0])
+    assert not list(result.rglob("tmp"))
+
+
+def test_a_second_run_reuses_the_artifacts_and_gives_the_same(video: Path, tiny_model: Path, result: Path) -> None:
+    before = tree_bytes(result)
+    vidseg("run", video, "-o", result, *options(tiny_model))
+    assert tree_bytes(result) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "estimated"),
+    [
+        ((), False),
+        (("segment.clusters=2",), True),
+        (("upsample.filter=0.3",), True),
+        (("backbone.dtype=bfloat16",), True),
+    ],
+)
+def test_the_estimate_comes_whenever_something_is_to_be_computed(
+    video: Path, tiny_model: Path, result: Path, tmp_path: Path, change: tuple[str, ...], estimated: bool
+) -> None:
+    shutil.copytree(result, tmp_path / "out")
+    printed = vidseg("run", video, "-o", tmp_path / "out", *options(tiny_model, *change)).stderr
+    assert printed.count("seconds of computing and") == estimated
+
+
+def test_the_estimate_heeds_lost_stores_and_other_contexts(
+    video: Path, tiny_model: Path, result: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(result, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "artifacts" / "features.zarr")
+    given = ("--context", result / "artifacts" / "context")
+    for context, estimated in (((), True), (given, True), (given, False), ((), True)):
+        printed = vidseg("run", video, "-o", tmp_path / "out", *options(tiny_model), *context).stderr
+        assert printed.count("seconds of computing and") == estimated
+
+
+def test_a_folder_of_frames_gives_labels_of_their_names(tiny_model: Path, tmp_path: Path) -> None:
+    folder = write_frames(tmp_path / "frames", np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8))
+    (folder / "00000.png").rename(folder / "only one.PNG")
+    vidseg("run", folder, "-o", tmp_path / "out", *options(tiny_model))
+    assert [path.name for path in (tmp_path / "out" / "labels").iterdir()] == ["only one.png"]
+
+
+def test_dry_run_prints_plan_time_and_disk_and_writes_nothing(video: Path, tiny_model: Path, tmp_path: Path) -> None:
+    printed = vidseg("run", video, "-o", tmp_path / "out", "--dry-run", *options(tiny_model)).stdout
+    assert "5 frames, 130x66, 10 fps" in printed
+    assert "model size 128x64" in printed
+    assert "seconds of computing and" in printed and "MB of stores" in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_segments_is_short_for_clusters(video: Path, tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    vidseg("run", video, "-o", out, "--segments", 2, *options(tiny_model, "upsample.method=nearest"))
+    coarse = zarr.open_group(out / "artifacts" / "coarse.zarr", mode="r")
+    assert len(np.unique(coarse["refined"][:])) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "code", "message"),
+    [
+        (None, [], 3, "no such file"),
+        (b"not a video", [], 3, "not a video"),
+        (b"", [], 3, "clip.mp4"),
+        ("video", ["--set", "segment.clusters=40"], 2, "segment.clusters"),
+        ("video", ["--set", "segment.neighbors=400"], 2, "segment.neighbors"),
+        ("video", ["--set", "ingest.frames=9:"], 3, "frames"),
+        ("video", ["--set", "ingest.size=100x100"], 2, "multiples of 64"),
+        ("video", ["--set", "upsample.modulate_step=3"], 2, "upsample.modulate_step"),
+        ("video", ["--mask", "missing.png"], 3, "missing.png"),
+        ("video", ["--ground-truth", "missing"], 3, "missing"),
+        (
+            "video",
+            ["--set", "backbone.name=sd21", "--set", "backbone.path=null"],
+            4,
+            "hf download sd2-community",
+        ),
+    ],
+)
+def test_bad_input(
+    video: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    content: bytes | str | None,
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    given = tmp_path / "clip.mp4"
+    if content is not None:
+        given.write_bytes(video.read_bytes() if isinstance(content, str) else content)
+    result = vidseg("run", given, "-o", tmp_path / "out", *options(tiny_model), *arguments, cwd=tmp_path, check=code)
+    assert message in error_line(result)
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_of_another_origin_are_left_alone(video: Path, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "overlay.mp4").write_text("mine")
+    result = vidseg("run", video, "-o", tmp_path / "out", *options(tiny_model), check=3)
+    assert "overlay.mp4: was not written by" in error_line(result)
+    assert tree_bytes(tmp_path / "out") == {"overlay.mp4": b"mine"}
+
+
+def test_the_folder_of_frames_cannot_be_the_output(tiny_model: Path, tmp_path: Path) -> None:
+    folder = write_frames(tmp_path / "frames", np.zeros((1, 64, 64, 3), np.uint8))
+    result = vidseg("run", folder, "-o", folder / "out", *options(tiny_model), check=2)
+    assert "lies in the folder of frames" in error_line(result)
+
+
+def test_earlier_scores_do_not_stay_beside_other_labels(
+    video: Path, tiny_model: Path, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    truth = write_labels(tmp_path / "truth", rng.integers(0, 2, (5, *SIZE), dtype=np.uint8))
+    run = ("run", video, "-o", tmp_path / "out", *options(tiny_model, "upsample.method=nearest"))
+    printed = vidseg(*run, "--ground-truth", truth).stderr
+    assert "mIoU 0." in printed
+    assert (tmp_path / "out" / "scores.json").is_file()
+    vidseg(*run)
+    assert not (tmp_path / "out" / "scores.json").exists()
+
+
+def test_a_context_of_another_clip_begins_this_one(video: Path, tiny_model: Path, result: Path, tmp_path: Path) -> None:
+    context = result / "artifacts" / "context"
+    vidseg("run", video, "-o", tmp_path / "out", "--context", context, *options(tiny_model))
+    labels = zarr.open_group(tmp_path / "out" / "artifacts" / "labels.zarr", mode="r")["labels"]
+    assert labels.shape == (5, *SIZE)
+
+
+def test_an_output_folder_that_cannot_be_written(video: Path, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    result = vidseg("run", video, "-o", tmp_path / "file" / "out", *options(tiny_model), check=5)
+    assert "cannot be written" in error_line(result)
+
+
+def test_a_real_clip(shared_data: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Real video: a few frames of a camvid sequence, scored against its ground truth."""
+    sequence = shared_data / "camvid" / "0016E5_15hz"
+    classes = shared_data / "camvid" / "classes.json"
+    sets = ["ingest.size=128", "ingest.frames=0:3", "upsample.method=bilinear"]
+    vidseg(
+        "run", sequence / "frames", "-o", tmp_path / "out", "--ground-truth", sequence / "labels",
+        "--classes", classes, *options(tiny_model, *sets),
+    )  # fmt: skip
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["videos"][0]["frames"] == 3
+    with Image.open(tmp_path / "out" / "labels" / "0016E5_07959.png") as picture:
+        assert picture.size == (480, 360)
+
+
+def test_a_real_video_file(shared_data: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Real video, decoded from a file: two frames of a drive, through to labels and overlay at the source's size."""
+    clip = shared_data / "clips" / "highway_drive.mp4"
+    if not clip.is_file():
+        pytest.skip(f"the real clip {clip.name} is not here (../shared/data/clips)")
+    sets = ["ingest.size=128", "ingest.frames=0:2", "upsample.method=bilinear"]
+    vidseg("run", clip, "-o", tmp_path / "out", *options(tiny_model, *sets))
+    height, width = next(open_source(clip).frames([0])).image.shape[:2]
+    files = sorted((tmp_path / "out" / "labels").iterdir())
+    assert len(files) == 2
+    for file in files:
+        with Image.open(file) as picture:
+            assert picture.size == (width, height)
+            assert 1 < len(np.unique(np.asarray(picture))) <= 3
+    with av.open(tmp_path / "out" / "overlay.mp4") as overlay, av.open(clip) as source:
+        made, given = overlay.streams.video[0], source.streams.video[0]
+        assert (made.width, made.height, made.average_rate) == (given.width, given.height, given.average_rate)
+        assert sum(1 for _ in overlay.decode(made)) == 2
+
+
+def test_doctor_tries_the_links_between_the_cache_and_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dvc.repo import Repo
+
+    assert doctor._dvc_cache(tmp_path) == "not in a DVC project"
+    Repo.init(str(tmp_path), no_scm=True).close()
+    before = sorted(path.name for path in tmp_path.iterdir())
+    found = doctor._dvc_cache(tmp_path)
+    assert isinstance(found, dict)
+    assert Path(found["path"]).is_relative_to(tmp_path / ".dvc" / "cache")
+    assert found["links_wanted"] == "reflink, copy"
+    assert found["links_working"].endswith("hardlink, symlink, copy")
+    assert found["free_disk_gb"] > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    found = doctor._dvc_cache(tmp_path)
+    assert isinstance(found, dict)
+    assert found["links_working"].endswith("symlink, copy")
+    assert "hardlink" not in found["links_working"]
+
+
+def test_doctor_reports_what_is_here() -> None:
+    findings = json.loads(vidseg("doctor", "--json").stdout)
+    assert findings["faiss"].startswith("1.") or "faiss" in findings["faiss"]
+    assert "models/compact" in findings["backbones"]["compact"]
+    assert findings["free_disk_gb"] > 0
+    assert "torch" in vidseg("doctor").stdout

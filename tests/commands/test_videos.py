@@ -1,0 +1,100 @@
+"""`vidseg videos`: what it writes into videos.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stages.commands.videos import MOST_ITEMS
+from stages.common.layout import beside, item_keys
+from tests.support.commands import error_line, vidseg
+
+NONE = "inputs/none"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "videos.yaml").write_text("# mine\nitems:\n  sample:\n    - path: data/sample/frames\n")
+    for name in ("clip.v2 (final).mp4", "mask.png", "truth/classes.json", "...mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def items(project: Path) -> dict[str, list[dict[str, object]]]:
+    return dict(yaml.safe_load((project / "videos.yaml").read_text())["items"])
+
+
+def test_an_entry_has_all_paths_that_dvc_watches(project: Path) -> None:
+    vidseg("videos", "add", "clip.v2 (final).mp4", cwd=project)
+    options = ("--ground-truth", "truth", "--classes", "truth/classes.json", "--mask", "mask.png", "--fps", 5)
+    vidseg("videos", "add", project / "clip.v2 (final).mp4", "--key", "all_1", *options, cwd=project)
+    path = str(project / "clip.v2 (final).mp4")
+    added = items(project)
+    assert added["clip-v2-final"] == [{"path": path, "ground_truth": NONE, "classes": NONE, "mask": NONE}]
+    given = {"ground_truth": "truth", "classes": "truth/classes.json", "mask": "mask.png"}
+    assert added["all_1"] == [{"path": path, **{k: str(project / v) for k, v in given.items()}, "fps": 5.0}]
+    assert (project / "videos.yaml").read_text().startswith("# mine\n")
+    assert "sample: data/sample/frames" in vidseg("videos", "list", cwd=project).stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["clip.v2 (final).mp4", "--key", "a.b"], 2, "'a.b': keys may hold letters, digits, '_' and '-' only"),
+        (["clip.v2 (final).mp4", "--key", ""], 2, "give one with --key"),
+        (["...mp4"], 2, "give one with --key"),
+        (["clip.v2 (final).mp4", "--key", "sample"], 2, "there is an item 'sample' already"),
+        (["none.mp4"], 3, "none.mp4: no such file or folder"),
+        (["clip.v2 (final).mp4", "--mask", "none.png"], 3, "none.png: no such file or folder (--mask)"),
+    ],
+)
+def test_what_is_refused_changes_nothing(project: Path, arguments: list[str], code: int, message: str) -> None:
+    assert message in error_line(vidseg("videos", "add", *arguments, cwd=project, check=code))
+    assert list(items(project)) == ["sample"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "videos.yaml: no such file"),
+        ("items: {}", "videos.yaml: lists no items"),
+        ("items: {a.b: []}", "item 'a.b': keys may hold letters"),
+        ("items: {a: [], 0012: []}", "videos.yaml: the key 12 is no text to YAML; put it in quotes"),
+        ("items: {true: []}", "videos.yaml: the key True is no text to YAML; put it in quotes"),
+    ],
+)
+def test_a_summary_needs_items(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "videos.yaml").write_text(content)
+    result = vidseg("summarize", ".", "out", "--items", "videos.yaml", cwd=tmp_path, check=2)
+    assert message in error_line(result)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_more_items_than_dvc_can_take(project: Path) -> None:
+    others = {f"other-{number}": [{"path": "clip.mp4"}] for number in range(MOST_ITEMS)}
+    (project / "videos.yaml").write_text(yaml.safe_dump({"items": others}))
+    line = error_line(vidseg("videos", "add", "clip.v2 (final).mp4", cwd=project, check=2))
+    assert "videos.yaml: 42 items already, and DVC is slow with more (300 stages)" in line
+    assert "vidseg dataset register FOLDER --dataset folders" in line
+    assert items(project) == others
+
+
+def test_keys_are_sorted(tmp_path: Path) -> None:
+    (tmp_path / "videos.yaml").write_text("items: {b: [], '7': [], a: []}")
+    assert item_keys(tmp_path / "videos.yaml") == ["7", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("store", "expected"),
+    [
+        ("clip.zarr", "source"),
+        ("data/ingest/one/clip.zarr", "data/ingest/one/source"),
+        ("data/ingest/two/clip.zarr/a", "data/ingest/two/source/a"),
+    ],
+)
+def test_what_lies_beside_a_store(store: str, expected: str) -> None:
+    assert beside(Path(store), "source") == Path(expected)

@@ -1,0 +1,205 @@
+"""`vidseg cost`: counting, and what is counted against what is there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.backbone.image.model import StableDiffusion
+from pipeline.cost import counting
+from pipeline.cost.timing import Costs, calibrate
+from pipeline.features.diffusion import DiffusionSettings
+from pipeline.upsampling.modulation import ModulationSettings
+from pipeline.upsampling.upsample import FastSettings
+from stages.commands.cost import workload
+from stages.common import backbones
+from stages.common.settings import Settings, load
+from tests.support import tiny
+from tests.support.commands import error_line, vidseg, write_frames
+
+SIZE = (448, 832)
+LABELS = 20
+#: TFLOP of SD 2.1 at that size: the network for one frame and half, and the decoder.
+UNET, DECODER = 1.215, 3.596
+
+
+def sd21(*sets: str) -> Settings:
+    return load(None, ["backbone.name=sd21", *sets])
+
+
+@pytest.fixture(scope="module")
+def outline() -> StableDiffusion:
+    return backbones.outline(sd21()["backbone"])
+
+
+def plain_schedule(guidance: float) -> float:
+    """TFLOP per frame when nothing is shared: every label and sign runs all three steps and is decoded."""
+    halves = 1 if guidance == 1 else 2
+    return 2 * LABELS * (3 * halves * UNET + DECODER)
+
+
+def test_a_multiplication_with_its_addition_counts_twice(outline: StableDiffusion) -> None:
+    latents = torch.empty(1, 4, *(side // 8 for side in SIZE), device="meta")
+    _, unet = counting.flops_of(lambda: outline.denoise(latents, 22, outline.schedule(25), 1.0))
+    _, decoder = counting.flops_of(lambda: outline.decode(latents))
+    assert unet / 1e12 == pytest.approx(UNET, abs=1e-3)
+    assert decoder / 1e12 == pytest.approx(DECODER, abs=1e-3)
+    assert plain_schedule(5.0) == pytest.approx(435, abs=1)
+
+
+@pytest.mark.parametrize(("guidance", "most"), [(1.0, 261.0), (5.0, 391.0)])
+def test_exact_mode_shares_what_labels_have_in_common(outline: StableDiffusion, guidance: float, most: float) -> None:
+    settings = sd21(f"diffusion.guidance={guidance}", f"segment.clusters={LABELS}")
+    operations = counting.flops_per_frame(outline, workload(settings, SIZE, SIZE))["upsample"]
+    assert operations["decode"] / 1e12 == pytest.approx(2 * LABELS * DECODER, rel=1e-3)
+    assert sum(operations.values()) / 1e12 <= most < plain_schedule(guidance)
+
+
+EXACT_LEVERS = tuple(
+    f"upsample.{setting}"
+    for setting in (
+        *("mode=fast", "fast_guidance=null", "fast_steps=99"),
+        *("fast_groups=single", "fast_decode=full", "fast_deep=own"),
+    )
+)
+LEVERS_BASE = ("diffusion.guidance=1", f"segment.clusters={LABELS}")
+
+
+@pytest.fixture(scope="module")
+def exact_operations(outline: StableDiffusion) -> float:
+    return sum(counting.flops_per_frame(outline, workload(sd21(*LEVERS_BASE), SIZE, SIZE))["upsample"].values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "at_most"),
+    [
+        ((), 1.0),  # no approximation costs what the exact mode costs
+        (("fast_deep=clean",), 0.79),
+        pytest.param(("fast_steps=2",), 0.82, marks=pytest.mark.slow),
+        pytest.param(("fast_signs=plus",), 0.53, marks=pytest.mark.slow),
+        (("fast_groups=labels",), 0.32),
+        pytest.param(("fast_decode=box",), 0.59, marks=pytest.mark.slow),
+        pytest.param(("fast_decode=small",), 0.46, marks=pytest.mark.slow),
+        (("fast_decode=latent",), 0.43),
+    ],
+)
+def test_each_lever_of_the_fast_mode_saves(
+    outline: StableDiffusion, exact_operations: float, changes: tuple[str, ...], at_most: float
+) -> None:
+    levers = (*EXACT_LEVERS, *(f"upsample.{change}" for change in changes))
+    found = counting.flops_per_frame(outline, workload(sd21(*LEVERS_BASE, *levers), SIZE, SIZE))["upsample"]
+    assert at_most - 0.03 <= sum(found.values()) / exact_operations <= at_most + 1e-9
+
+
+def test_the_fast_mode_costs_a_thirtieth(outline: StableDiffusion) -> None:
+    settings = sd21("upsample.mode=fast", f"segment.clusters={LABELS}")
+    operations = counting.flops_per_frame(outline, workload(settings, SIZE, SIZE))["upsample"]
+    assert sum(operations.values()) / 1e12 <= 14.5
+
+
+@pytest.mark.parametrize(
+    ("work", "values"),
+    [
+        (lambda start: start + 1, 100),
+        (lambda start: (start + 1) + 1, 200),
+        (lambda start: ((start + 1) + 1) + 1, 200),
+        (lambda start: torch.cat([start + 1, start + 2]), 400),
+        (lambda start: (start + 1).reshape(10, 10).t(), 100),
+        (lambda start: start, 0),
+    ],
+)
+def test_peak_is_what_is_alive_at_once(work: object, values: int) -> None:
+    start = torch.empty(100, device="meta")
+    assert counting.peak_of(lambda: work(start)) == 4 * values  # type: ignore[operator]
+
+
+def options(model: Path, *more: str) -> list[str]:
+    return [word for text in (f"backbone.path={model}", "ingest.size=native", *more) for word in ("--set", text)]
+
+
+def test_every_stage_as_json(tiny_model: Path) -> None:
+    printed = vidseg("cost", "--size", "66x130", "--labels", 2, "--json", *options(tiny_model)).stdout
+    found = json.loads(printed)
+    assert found["model_size"] == [64, 128]
+    assert found["labels"] == 2
+    assert list(found["stages"]) == ["ingest", "extract", "correspond", "segment", "upsample"]
+    for stage in ("extract", "upsample"):
+        assert all(
+            found["stages"][stage][name] > 0
+            for name in ("tflop_per_frame", "memory_gb", "cache_bytes_per_frame", "seconds_per_frame")
+        )
+    assert found["stages"]["ingest"] == {"cache_bytes_per_frame": 3 * 64 * 128}
+
+
+def test_without_modulation_the_table_counts_extract_only(tiny_model: Path) -> None:
+    arguments = ("cost", "--size", "64x64", "--no-time", *options(tiny_model, "upsample.method=nearest"))
+    heading, _, titles, *lines = vidseg(*arguments).stdout.splitlines()
+    assert "64x64, 12 labels, guidance 1, float32 on cpu" in heading
+    assert titles.split() == ["stage", "TFLOP", "memory", "GB", "cache", "MB", "seconds"]
+    rows = {line.split()[0]: line.split()[1:] for line in lines}
+    assert list(rows) == ["ingest", "extract", "correspond", "segment", "upsample", "all"]
+    assert [name for name, cells in rows.items() if cells[0] != "-"] == ["extract", "all"]
+    assert rows["ingest"] == ["-", "-", "0.012", "-"]
+
+
+def test_the_table_says_with_which_guidance_upsample_is_counted(tiny_model: Path) -> None:
+    sets = "diffusion.guidance=5", "upsample.mode=fast", "upsample.fast_guidance=1"
+    heading = vidseg("cost", "--size", "64x64", "--no-time", *options(tiny_model, *sets)).stdout.splitlines()[0]
+    assert "guidance 5 (upsample: 1), float32" in heading
+
+
+def test_cache_bytes_are_those_of_the_stores(tiny_model: Path, tmp_path: Path, rng: np.random.Generator) -> None:
+    import zarr
+
+    frames = write_frames(tmp_path / "frames", rng.integers(0, 256, (3, 66, 130, 3), np.uint8))
+    sets = options(tiny_model, "segment.clusters=3", "upsample.method=nearest")
+    vidseg("run", frames, "-o", tmp_path / "out", *sets)
+    stores = {"ingest": ["clip"], "extract": ["features", "latents"], "segment": ["coarse"], "upsample": ["labels"]}
+    settings = load(None, sets[1::2])
+    outline = backbones.outline(settings["backbone"])
+    expected = counting.cache_bytes(outline, workload(settings, (64, 128), (66, 130)), settings["extract"].dtype)
+    for stage, names in stores.items():
+        groups = [zarr.open_group(tmp_path / "out" / "artifacts" / f"{name}.zarr", mode="r") for name in names]
+        assert sum(array.nbytes for group in groups for _, array in group.arrays()) == 3 * expected[stage], stage
+
+
+def test_seconds_of_a_stage_are_those_of_its_parts() -> None:
+    costs = Costs(encode=1.0, clean=2.0, modulate=3.0, decode=4.0)
+    assert costs.extract == 3
+    assert costs.upsample(samples=10) == 2 + 10 * 7
+    assert Costs(encode=1.0, clean=2.0).upsample(samples=0) == 0
+
+
+@pytest.mark.parametrize(
+    ("modulation", "fast"), [(None, None), (ModulationSettings(), None), (ModulationSettings(), FastSettings())]
+)
+def test_calibration_ends_and_times_what_will_run(
+    modulation: ModulationSettings | None, fast: FastSettings | None
+) -> None:
+    backbone = StableDiffusion(tiny.make_unet(), tiny.make_vae(), tiny.make_context(), "tiny", "hash")
+    costs = calibrate(backbone, (64, 192), DiffusionSettings(guidance=1.0), modulation, fast)
+    assert costs.encode > 0 and costs.clean > 0
+    assert (costs.modulate > 0 and costs.decode > 0) == (modulation is not None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--size", "huge"], 2, "--size must be HxW in pixels, e.g. 480x854, not 'huge'"),
+        (["--set", "backbone.path=nowhere.safetensors"], 4, "nowhere.safetensors: no such file"),
+        (["--set", "upsample.modulate_step=3"], 2, "upsample.modulate_step must be between"),
+    ],
+)
+def test_bad_input(arguments: list[str], code: int, message: str) -> None:
+    assert message in error_line(vidseg("cost", *arguments, check=code))
+
+
+@pytest.mark.parametrize("name", ["sd21", "svd"])
+def test_a_model_of_the_other_family_is_refused(tiny_model: Path, tiny_video_model: Path, name: str) -> None:
+    other = tiny_model if name == "svd" else tiny_video_model
+    line = error_line(vidseg("cost", "--no-time", "--backbone", name, "--set", f"backbone.path={other}", check=4))
+    assert f"but backbone.name = '{name}' needs a" in line

@@ -1,0 +1,419 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import zarr
+from PIL import Image
+
+from pipeline.errors import DataError, UsageError
+from pipeline.media.pictures import read_label_png, write_image, write_label_png
+from pipeline.media.resize import resize_frame
+from pipeline.media.video import open_source, write_video
+from pipeline.parameters import IngestParams
+from pipeline.stores.clip_source import ClipSource, read_source
+from pipeline.stores.schemas import CLIP, TRUTH
+from pipeline.stores.store import open_store
+from stages import ingest, sample
+from stages.common import cli
+from stages.common.layout import Place, videos_of
+from stages.ingest import run
+
+SIZE = (70, 130)
+
+
+def picture(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+
+
+def label_map(number: int) -> np.ndarray:
+    return np.random.default_rng(number).choice([0, 1, 2, 255], SIZE).astype(np.uint8)
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Path:
+    for number in range(17):
+        write_image(tmp_path / "frames" / f"shot{number}.png", picture(number))
+    return tmp_path / "frames"
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> Path:
+    for number in (0, 5, 16):
+        write_label_png(tmp_path / "truth" / f"shot{number}.png", label_map(number))
+    return tmp_path / "truth"
+
+
+def command(arguments: Sequence[str | Path], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code and stderr of `vidseg ingest ...`."""
+    with patch("sys.argv", ["ingest", *map(str, arguments)]), pytest.raises(SystemExit) as ended:
+        cli.run_app(ingest.app)
+    return int(ended.value.code or 0), capsys.readouterr().err
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder with its content."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_clip_zarr(frames: Path, tmp_path: Path) -> None:
+    path = run(frames, tmp_path / "out", IngestParams(size=64))
+    assert path == tmp_path / "out" / "clip.zarr"
+    group = zarr.open_group(path, mode="r")  # what any reader sees
+    expected = [resize_frame(picture(number), (64, 128)) for number in range(17)]
+    np.testing.assert_array_equal(group["frames"], expected)
+    assert group["frames"].shards == (14, 64, 128, 3)
+    attrs = dict(group.attrs)
+    assert attrs["names"] == [f"shot{number}" for number in range(17)]
+    assert attrs["source_indices"] == list(range(17))
+    assert attrs["source_size"] == [70, 130]
+    assert read_source(tmp_path / "out" / "source") == ClipSource(frames, 25.0)
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["clip.zarr", "seed", "source", "truth.zarr"]
+
+
+def test_range_stride_and_rate(frames: Path, tmp_path: Path) -> None:
+    path = run(frames, tmp_path / "out", IngestParams(size="64x64", frames="2:12", stride=4, fps=10.0))
+    store = open_store(path, CLIP)
+    assert store.attrs["names"] == ["shot2", "shot6", "shot10"]
+    assert store.attrs["source_indices"] == [2, 6, 10]
+    assert read_source(tmp_path / "out" / "source").fps == 2.5  # plays as fast as the source
+    assert store.read("frames").shape == (3, 64, 64, 3)
+
+
+def test_a_video_and_a_single_frame(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mp4", [picture(0)], 12.5)
+    store = open_store(run(video, tmp_path / "out", IngestParams()), CLIP)
+    assert store.attrs["names"] == ["00000"]
+    assert read_source(tmp_path / "out" / "source") == ClipSource(video, 12.5)
+    assert store.read("frames").shape == (1, 64, 128, 3)
+
+
+def test_without_ground_truth_it_is_empty(frames: Path, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "README.md").touch()
+    for out, given in (("out", None), ("placeholder", tmp_path / "none")):
+        run(frames, tmp_path / out, IngestParams(size=64), ground_truth=given)
+        store = open_store(tmp_path / out / "truth.zarr", TRUTH)
+        assert store.read("ground_truth").shape == (0, *SIZE)
+        assert (store.attrs["indices"], store.attrs["classes"]) == ([], [])
+        assert json.loads((tmp_path / out / "seed" / "seed.json").read_text()) == {"mask": None}
+
+
+def test_ground_truth(frames: Path, truth: Path, tmp_path: Path) -> None:
+    listed = {"classes": ["a", "b", "c"], "ignore": [255]}
+    (truth / "classes.json").write_text(json.dumps(listed))
+    run(frames, tmp_path / "out", IngestParams(size=64, frames="5:"), ground_truth=truth)
+    store = open_store(tmp_path / "out" / "truth.zarr", TRUTH)
+    assert store.attrs["indices"] == [0, 11]  # positions in the clip, not in the source
+    np.testing.assert_array_equal(store.read("ground_truth"), [label_map(5), label_map(16)])
+    assert [entry["name"] for entry in store.attrs["classes"]] == ["a", "b", "c"]
+    assert store.attrs["ignore"] == [255]
+    assert store.attrs["names"] == [f"shot{number}" for number in range(5, 17)]
+
+
+def test_the_first_frames_truth_as_mask(frames: Path, truth: Path, tmp_path: Path) -> None:
+    run(frames, tmp_path / "out", IngestParams(size=64, seed="truth"), ground_truth=truth)
+    assert json.loads((tmp_path / "out" / "seed" / "seed.json").read_text()) == {"mask": "mask.png"}
+    np.testing.assert_array_equal(read_label_png(tmp_path / "out" / "seed" / "mask.png"), label_map(0))
+
+
+def test_a_given_mask_wins(frames: Path, truth: Path, tmp_path: Path) -> None:
+    mask = write_label_png(tmp_path / "mine.png", label_map(99))
+    run(frames, tmp_path / "out", IngestParams(size=64, seed="truth"), ground_truth=truth, mask=mask)
+    np.testing.assert_array_equal(read_label_png(tmp_path / "out" / "seed" / "mask.png"), label_map(99))
+
+
+def test_the_same_pixels_give_the_same_bytes(frames: Path, truth: Path, tmp_path: Path) -> None:
+    run(frames, tmp_path / "1", IngestParams(size=64), ground_truth=truth)
+    same = IngestParams(size="64x128", frames="0:17", seed="truth", fps=12.0)
+    run(frames.rename(tmp_path / "elsewhere"), tmp_path / "2", same, ground_truth=truth)
+    assert tree(tmp_path / "1" / "clip.zarr") == tree(tmp_path / "2" / "clip.zarr")
+
+
+def test_a_second_run_changes_only_what_changed(frames: Path, truth: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(frames, out, IngestParams(size=64), ground_truth=truth)
+    before = {name: (out / name / "zarr.json").stat().st_ino for name in ("clip.zarr", "truth.zarr")}
+    write_label_png(truth / "shot5.png", label_map(6))
+    run(frames, out, IngestParams(size=64), ground_truth=truth)
+    after = {name: (out / name / "zarr.json").stat().st_ino for name in before}
+    assert after["clip.zarr"] == before["clip.zarr"]
+    assert after["truth.zarr"] != before["truth.zarr"]
+    write_image(frames / "shot3.png", picture(33))
+    run(frames, out, IngestParams(size=64), ground_truth=truth)
+    stored = open_store(out / "clip.zarr", CLIP).read("frames")
+    np.testing.assert_array_equal(stored[3], resize_frame(picture(33), (64, 128)))
+
+
+def test_a_moved_source_at_another_rate_is_the_same_clip(frames: Path, tmp_path: Path) -> None:
+    clip = run(frames, tmp_path / "out", IngestParams(size=64))
+    before = (clip / "zarr.json").stat().st_ino
+    moved = frames.rename(tmp_path / "moved")
+    run(moved, tmp_path / "out", IngestParams(size=64), fps=7)
+    assert read_source(tmp_path / "out" / "source") == ClipSource(moved, 7.0)
+    assert (clip / "zarr.json").stat().st_ino == before
+
+
+@pytest.mark.parametrize("name", ["clip.zarr", "truth.zarr", "seed", "source"])
+def test_what_others_put_in_the_way_is_refused_before_any_work(
+    frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    mine = tmp_path / "out" / name / "mask.png"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    code, shown = command([frames, tmp_path / "out"], capsys)
+    assert code == 3
+    assert f"{name}: was not written by vidseg; choose another place for the output" in shown
+    assert tree(tmp_path / "out") == {f"{name}/mask.png": b"mine"}
+
+
+def test_an_item_that_lost_its_second_video_is_replaced(frames: Path, tmp_path: Path) -> None:
+    for video in "ab":
+        run(frames, Place(tmp_path / "item", video), IngestParams(size=64))
+    run(frames, Place(tmp_path / "item"), IngestParams(size=64))
+    assert (tmp_path / "item" / "clip.zarr" / "zarr.json").is_file()
+    assert [path.name for path in (tmp_path / "item" / "seed").iterdir()] == ["seed.json"]
+
+
+def damaged_frame(frames: Path) -> None:
+    data = (frames / "shot9.png").read_bytes()
+    (frames / "shot9.png").write_bytes(data[: len(data) // 2])
+
+
+def odd_frame(frames: Path) -> None:
+    Image.new("RGB", (64, 64)).save(frames / "shot9.png")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(damaged_frame, r"shot9\.png: damaged picture"), (odd_frame, r"shot9\.png: is 64x64")],
+)
+def test_damaged_sources_leave_nothing(frames: Path, tmp_path: Path, damage: object, message: str) -> None:
+    damage(frames)  # type: ignore[operator]
+    with pytest.raises(DataError, match=message):
+        run(frames, tmp_path / "out", IngestParams(size=64))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (
+            IngestParams(size=64, frames="1:", seed="truth"),
+            r"needs a ground-truth PNG of the first frame \('shot1'\)",
+        ),
+        (IngestParams(size=64, frames="1:4"), "none of its 3 PNGs has the name of a frame"),
+        (IngestParams(size=64, frames="30:"), "30: selects none of the 17 frames"),
+    ],
+)
+def test_ranges_that_do_not_fit(frames: Path, truth: Path, tmp_path: Path, params: IngestParams, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        run(frames, tmp_path / "out", params, ground_truth=truth)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mask_of_another_size(frames: Path, tmp_path: Path) -> None:
+    mask = write_label_png(tmp_path / "mine.png", np.zeros((8, 9), np.uint8))
+    with pytest.raises(DataError, match=r"mine\.png: the mask is 9x8 pixels, the frames are 130x70"):
+        run(frames, tmp_path / "out", IngestParams(size=64), mask=mask)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file(frames: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(UsageError, match="out: is a file"):
+        run(frames, tmp_path / "out", IngestParams(size=64))
+
+
+def test_frames_are_counted_as_they_are_read(frames: Path, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a.mp4", map(picture, range(9)), 25)
+    assert ingest.count_frames(open_source(frames), IngestParams(frames="2:", stride=5)) == 3
+    assert ingest.count_frames(open_source(video), IngestParams()) == 9
+
+
+# The command
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "code", "message"),
+    [
+        ("frames", [], 0, ""),
+        ("missing.mp4", [], 3, "missing.mp4: no such file or folder"),
+        ("junk.mp4", [], 3, "junk.mp4: not a video"),
+        ("cut.mp4", [], 3, "frames can be read"),
+        ("frames", ["--ground-truth", "nowhere"], 3, "nowhere: no such folder of ground truth"),
+        ("frames", ["--set", "ingest.frames=0:0"], 3, "selects no frames"),
+        ("frames", ["--set", "ingest.frames=12"], 2, "in quotes"),
+        ("frames", ["--set", "ingest.size=100x100"], 2, "multiples of 64"),
+        ("frames", ["--set", "ingest.stride=0"], 2, "ingest.stride must be at least 1"),
+        ("frames", ["--set", "ingest.sise=64"], 2, "did you mean 'size'?"),
+    ],
+)
+def test_exit_codes(
+    frames: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    source: str,
+    options: list[str],
+    code: int,
+    message: str,
+) -> None:
+    (tmp_path / "junk.mp4").write_bytes(b"junk" * 400)
+    video = write_video(tmp_path / "cut.mp4", map(picture, range(17)), 25)
+    video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    found, shown = command([tmp_path / source, tmp_path / "out", *options], capsys)
+    assert found == code
+    assert message in shown
+    assert shown.count("\n") == (0 if code == 0 else 1)
+    assert (tmp_path / "out" / "clip.zarr").exists() == (code == 0)
+    assert code == 0 or not (tmp_path / "out").exists()
+
+
+def test_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command([], capsys) == (2, "error: give VIDEO and OUT_DIR, or --item KEY\n")
+
+
+# Items
+
+
+@pytest.fixture
+def project(tmp_path: Path, frames: Path, truth: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder with the items one (one video), two (two videos) and wrong."""
+    write_video(tmp_path / "clip.mp4", map(picture, range(3)), 25)
+    (tmp_path / "inputs" / "none").mkdir(parents=True)
+    (tmp_path / "inputs" / "none" / "README.md").touch()
+    (tmp_path / "videos.yaml").write_text(
+        """
+items:
+  one:
+    - {path: frames, ground_truth: truth, classes: inputs/none, mask: inputs/none, fps: 5}
+  two:
+    - {path: frames, ground_truth: inputs/none}
+    - {path: clip.mp4, name: moving, ground_truth: inputs/none, fps: 7}
+  typo:
+    - {path: frames, groundtruth: truth}
+  twice:
+    - {path: frames}
+    - {path: other/frames}
+  rate:
+    - {path: frames, fps: fast}
+  joined:
+    - {path: clips, ground_truth: inputs/none, videos: [a, b], fps: 3, size: 64x128}
+  joint:
+    - {path: clips, videos: a}
+"""
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_an_item_of_one_video(project: Path) -> None:
+    ingest.run_item("ingest@one", None, ["ingest.size=64"])
+    assert read_source(project / "data/ingest/one/source") == ClipSource(Path("frames"), 5.0)
+    truth = open_store(project / "data/ingest/one/truth.zarr", TRUTH)
+    assert truth.attrs["indices"] == [0, 5, 16]
+    assert videos_of("one") == [None]
+
+
+def test_an_item_of_several_videos(project: Path) -> None:
+    stale = project / "data/ingest/two/clip.zarr/old/zarr.json"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    ingest.run_item("two", None, ["ingest.size=64"])
+    assert videos_of("two") == ["frames", "moving"]
+    store = open_store(project / "data/ingest/two/clip.zarr/moving", CLIP)
+    assert store.frames("frames") == 3
+    assert read_source(project / "data/ingest/two/source/moving") == ClipSource(Path("clip.mp4"), 7.0)
+    for name in ("frames", "moving"):
+        assert (project / "data/ingest/two/seed" / name / "seed.json").is_file()
+        assert (project / "data/ingest/two/truth.zarr" / name / "zarr.json").is_file()
+
+
+def test_an_item_of_a_folder_of_videos(project: Path, frames: Path) -> None:
+    for name in "ab":
+        shutil.copytree(frames, project / "clips" / name / "frames")
+    ingest.run_item("joined", None, ["ingest.size=192"])
+    assert videos_of("joined") == ["a", "b"]
+    store = open_store(project / "data/ingest/joined/clip.zarr/b", CLIP)
+    assert store.array("frames").shape[1:3] == (64, 128)
+    assert read_source(project / "data/ingest/joined/source/a") == ClipSource(Path("clips/a/frames"), 3.0)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("typo", "unknown entry 'groundtruth'"),
+        ("twice", "needs a `name` of its own for each video"),
+        ("rate", "fps must be a number above 0, not 'fast'"),
+        ("joint", "`videos` must be a list of names"),
+        ("none", "no item 'none'"),
+        ("a;touch x", "keys may hold letters"),
+        ("a.b", "item 'a.b': keys may hold letters, digits, '_' and '-' only"),
+    ],
+)
+def test_items_that_make_no_sense(project: Path, item: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ingest.run_item(item, None, None)
+    assert not (project / "data").exists()
+
+
+# The sample
+
+
+def test_the_sample_runs_through_ingest(tmp_path: Path) -> None:
+    frames = sample.run(tmp_path / "s", frames=3)
+    assert frames == tmp_path / "s" / "frames"
+    assert sorted(path.name for path in frames.iterdir()) == ["00000.png", "00001.png", "00002.png"]
+    run(frames, tmp_path / "out", IngestParams(), ground_truth=tmp_path / "s" / "truth")
+    store = open_store(tmp_path / "out" / "truth.zarr", TRUTH)
+    assert store.attrs["indices"] == [0, 1, 2]
+    assert [entry["name"] for entry in store.attrs["classes"]][:3] == ["sky", "hill", "meadow"]
+
+
+def test_the_sample_replaces_only_itself(tmp_path: Path) -> None:
+    sample.run(tmp_path / "s", frames=2)
+    first = tree(tmp_path / "s")
+    sample.run(tmp_path / "s", frames=1)
+    sample.run(tmp_path / "s", frames=2)
+    assert tree(tmp_path / "s") == first
+    (tmp_path / "s" / "mine.txt").touch()
+    with pytest.raises(UsageError, match="holds other files than an earlier sample"):
+        sample.run(tmp_path / "s", frames=1)
+    assert (tmp_path / "s" / "frames" / "00001.png").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+# Real clips
+
+
+@pytest.mark.parametrize(
+    ("video", "labels", "classes", "size"),
+    [
+        ("clips/vspw_437_field.mp4", None, None, (448, 832)),
+        ("camvid/0016E5_15hz/frames", "camvid/0016E5_15hz/labels", "camvid/classes.json", (320, 448)),
+        ("davis/dog/frames", "davis/dog/labels", "davis/classes.json", (448, 832)),
+    ],
+)
+def test_real_clips(
+    shared_data: Path,
+    tmp_path: Path,
+    video: str,
+    labels: str | None,
+    classes: str | None,
+    size: tuple[int, int],
+) -> None:
+    path = run(
+        shared_data / video,
+        tmp_path,
+        IngestParams(frames="2:8", seed="truth" if labels else "none"),
+        ground_truth=shared_data / labels if labels else None,
+        classes=shared_data / classes if classes else None,
+    )
+    assert open_store(path, CLIP).read("frames").shape == (6, *size, 3)
+    truth = open_store(tmp_path / "truth.zarr", TRUTH)
+    assert truth.attrs["indices"] == (list(range(6)) if labels else [])

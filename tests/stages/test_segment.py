@@ -1,0 +1,423 @@
+"""correspond, segment, context and refine on stores."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.errors import DataError, UsageError
+from pipeline.parameters import CorrespondParams, SegmentParams
+from pipeline.segmentation.context import parse_memory
+from pipeline.segmentation.correspondence import next_tokens
+from pipeline.stores.feature_codec import array_specs, encode
+from pipeline.stores.schemas import COARSE, FEATURES, MATCHES
+from pipeline.stores.store import Store, fingerprint, open_store
+from pipeline.stores.writer import StoreWriter
+from stages import correspond, main, segment
+from stages.commands import context, refine
+from stages.common.layout import Place
+from tests.support.commands import error_line, tree_bytes, vidseg
+
+GRID, CHANNELS = (4, 6), 8
+PARAMS = SegmentParams(clusters=4, restarts=2, window=5)
+MATCHING = CorrespondParams()
+
+
+def make_values(frames: int, seed: int = 0) -> np.ndarray:
+    """Features (f, n, c) of four quarters of the grid, noisy enough that predictions and votes differ."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.indices(GRID)
+    group = (2 * (rows >= 2) + (columns >= 3)).reshape(-1)
+    values = np.eye(4, CHANNELS)[group] + 0.45 * rng.standard_normal((frames, group.size, CHANNELS))
+    return values.astype(np.float32)
+
+
+def make_features(
+    folder: Path, frames: int = 12, encoding: str = "float16", backbone: str = "weights", seed: int = 0
+) -> Path:
+    """features.zarr whose shard (4 frames) and window (5) do not divide each other."""
+    raw = make_values(frames, seed)
+    normalized = raw / np.abs(raw).max(axis=-1, keepdims=True)
+    mark = fingerprint("features", frames, encoding, backbone, seed)
+    writer = StoreWriter(
+        folder / "features.zarr",
+        folder / "tmp",
+        FEATURES,
+        mark,
+        array_specs(raw.shape, encoding, 4),
+        params={"extract": {"blocks": [6, 7, 8], "matching_block": 7, "feature_step": 24, "normalize": "max_abs"}},
+        backbone=backbone,
+        attrs={"grid": list(GRID), "encoding": encoding},
+    )
+    for name, values in (("aggregated", normalized), ("matching", 3 * raw)):
+        for array, stored in encode(name, values, encoding).items():
+            for start in range(0, frames, 4):
+                writer.write(array, start, stored[start : start + 4])
+    return writer.commit()
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A folder with features.zarr and matches.zarr of 12 frames."""
+    correspond.run(make_features(tmp_path), tmp_path, MATCHING)
+    return tmp_path
+
+
+def run_segment(work: Path, out: Path, params: SegmentParams = PARAMS, **inputs: Path) -> Store:
+    path = segment.run(work / "features.zarr", work / "matches.zarr", out, params, **inputs)
+    return open_store(path, COARSE)
+
+
+def make_seed(folder: Path, mask: np.ndarray | None) -> Path:
+    from pipeline.media.pictures import write_label_png
+
+    folder.mkdir()
+    if mask is not None:
+        write_label_png(folder / "mask.png", mask)
+    (folder / "seed.json").write_text(json.dumps({"mask": None if mask is None else "mask.png"}))
+    return folder
+
+
+# --- correspond
+
+
+def test_matches_store_equals_the_library(work: Path) -> None:
+    features = open_store(work / "features.zarr", FEATURES)
+    matches = open_store(work / "matches.zarr", MATCHES)
+    expected = next_tokens(features.read("matching"), GRID, 2, "constrained")
+    np.testing.assert_array_equal(matches.read("next"), expected.next)
+    np.testing.assert_array_equal(matches.read("similarity"), expected.similarity.astype(np.float16))
+    assert matches.array("next").shape == (11, 24)
+    assert matches.params["correspond"] == {"max_squared_distance": 2.0, "rule": "constrained"}
+    assert matches.params["extract"]["feature_step"] == 24
+    assert not (work / "tmp").exists()
+
+
+def test_interrupted_matching_continues_to_the_same_bytes(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = tree_bytes(work / "matches.zarr")
+    calls: list[int] = []
+    real = StoreWriter.write
+
+    def dies_at_the_third(self: StoreWriter, name: str, start: int, values: np.ndarray) -> None:
+        calls.append(start)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        real(self, name, start, values)
+
+    out = tmp_path / "again"
+    monkeypatch.setattr(StoreWriter, "write", dies_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        correspond.run(work / "features.zarr", out, MATCHING)
+    assert not (out / "matches.zarr").exists()
+    correspond.run(work / "features.zarr", out, MATCHING)
+    assert calls[2:] == [4, 4, 4, 8, 8]  # the first shard was not made again
+    assert tree_bytes(out / "matches.zarr") == expected
+
+
+def test_damaged_features_leave_no_scratch(work: Path, tmp_path: Path) -> None:
+    for shard in (work / "features.zarr").rglob("c.0.0.0"):
+        shard.write_bytes(shard.read_bytes()[:-9])
+    with pytest.raises(DataError, match="damaged in shard 0"):
+        correspond.run(work / "features.zarr", tmp_path / "out", MATCHING)
+    with pytest.raises(DataError, match="damaged in shard 0"):
+        segment.run(work / "features.zarr", work / "matches.zarr", tmp_path / "out", PARAMS)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_short_clips(tmp_path: Path, frames: int) -> None:
+    correspond.run(make_features(tmp_path, frames), tmp_path, MATCHING)
+    store = run_segment(tmp_path, tmp_path)
+    assert store.array("refined").shape == (frames, *GRID)
+    assert (tmp_path / "context" / "index.faiss").is_file()
+
+
+# --- segment
+
+
+def test_coarse_store(work: Path) -> None:
+    store = run_segment(work, work)
+    assert store.array("initial").shape == (12, *GRID)
+    assert str(store.array("refined").dtype) == "uint8"
+    assert store.array("refined").shards[0] == 4
+    assert set(np.unique(store.read("refined"))) == {0, 1, 2, 3}
+    assert (store.read("initial") != store.read("refined")).any()
+    assert store.attrs["grid"] == list(GRID)
+    assert store.attrs["backbone"] == "weights"
+    assert set(store.params) == {"extract", "correspond", "segment"}
+    assert not (work / "tmp").exists()
+
+
+def test_segmenting_again_gives_the_same_bytes(work: Path, tmp_path: Path) -> None:
+    run_segment(work, tmp_path / "a")
+    run_segment(work, tmp_path / "b")
+    assert tree_bytes(tmp_path / "a") == tree_bytes(tmp_path / "b")
+
+
+def test_a_current_store_is_left_alone(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_segment(work, work)
+    monkeypatch.setattr(StoreWriter, "__init__", lambda *a, **k: pytest.fail("written again"))
+    run_segment(work, work)
+    correspond.run(work / "features.zarr", work, MATCHING)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        PARAMS,
+        replace(PARAMS, memory="sliding:2", vote="both", kmeans_frames="window"),
+        replace(PARAMS, memory="first_and_last", first_frame="predict", features="matching", window=3),
+        replace(PARAMS, window=20, vote="none", seed=7),
+    ],
+    ids=["defaults", "sliding, both", "first_and_last, matching", "one window"],
+)
+def test_the_loop_by_hand_gives_the_same_bytes(work: Path, tmp_path: Path, params: SegmentParams) -> None:
+    whole = run_segment(work, tmp_path / "whole", params)
+    hand = tmp_path / "hand"
+    features, matches = work / "features.zarr", work / "matches.zarr"
+    model = context.fit(features, hand / "context", params)
+    steps = []
+    for start in range(0, 12, params.window):
+        step = hand / str(start)
+        predicted = context.predict(model, features, step, params, f"{start}:{min(12, start + params.window)}")
+        refined = refine.run(predicted, matches, step / "refined", params)
+        context.update(model, features, refined, model, params)
+        steps.append(open_store(refined, COARSE))
+    for name in ("initial", "refined"):
+        by_hand = np.concatenate([step.read(name) for step in steps])
+        assert by_hand.dtype == whole.array(name).dtype
+        np.testing.assert_array_equal(by_hand, whole.read(name))
+    assert tree_bytes(model) == tree_bytes(tmp_path / "whole" / "context")
+
+
+def test_predicted_labels_stand_in_for_refined_ones(work: Path, tmp_path: Path) -> None:
+    model = context.fit(work / "features.zarr", tmp_path / "context", PARAMS)
+    path = context.predict(model, work / "features.zarr", tmp_path / "all", PARAMS)
+    store = open_store(path, COARSE)
+    np.testing.assert_array_equal(store.read("initial"), store.read("refined"))
+    assert store.array("initial").shape == (12, *GRID)
+
+
+def test_refining_in_place_and_in_windows(work: Path, tmp_path: Path) -> None:
+    whole = run_segment(work, tmp_path, PARAMS)
+    initial, refined = whole.read("initial"), whole.read("refined")
+    again = open_store(refine.run(whole.path, work / "matches.zarr", tmp_path, PARAMS), COARSE)
+    np.testing.assert_array_equal(again.read("initial"), initial)
+    np.testing.assert_array_equal(again.read("refined"), refined)
+
+
+def test_a_fitted_context_starts_its_own_clip_as_segment_does(work: Path, tmp_path: Path) -> None:
+    expected = run_segment(work, tmp_path / "expected")
+    model = context.fit(work / "features.zarr", tmp_path / "context", PARAMS)
+    store = run_segment(work, tmp_path / "out", context=model)
+    np.testing.assert_array_equal(store.read("refined"), expected.read("refined"))
+    assert tree_bytes(tmp_path / "out" / "context") == tree_bytes(tmp_path / "expected" / "context")
+
+
+def test_a_context_carries_labels_to_another_clip(work: Path, tmp_path: Path) -> None:
+    seed = make_seed(tmp_path / "seed", np.array([[40, 41], [42, 43]], np.uint8).repeat(2, 0).repeat(3, 1))
+    run_segment(work, tmp_path / "first", replace(PARAMS, init="mask"), seed=seed)
+    other = tmp_path / "other"
+    correspond.run(make_features(other, seed=9), other, MATCHING)
+    store = run_segment(other, other, context=tmp_path / "first" / "context")
+    corners = store.read("refined")[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert (corners == [40, 41, 42, 43]).mean() > 0.8
+
+
+# --- seed masks
+
+
+def test_a_given_mask_starts_the_clip(work: Path, tmp_path: Path) -> None:
+    mask = np.zeros((40, 60), np.uint16)
+    mask[:20, :30], mask[20:, 30:] = 300, 7
+    seed = make_seed(tmp_path / "seed", mask)
+    store = run_segment(work, tmp_path / "out", replace(PARAMS, init="mask"), seed=seed)
+    expected = np.zeros(GRID, int)
+    expected[:2, :3], expected[2:, 3:] = 300, 7
+    np.testing.assert_array_equal(store.read("initial")[0], expected)
+    assert str(store.array("refined").dtype) == "uint16"
+    assert set(np.unique(store.read("refined"))) == {0, 7, 300}
+
+
+@pytest.mark.parametrize("change", [{"init": "mask"}, {"label_merge": "first_frame"}])
+@pytest.mark.parametrize("given", ["no folder", "an empty seed"])
+def test_a_missing_mask_is_explained(work: Path, tmp_path: Path, change: dict[str, str], given: str) -> None:
+    inputs = {"seed": make_seed(tmp_path / "seed", None)} if given == "an empty seed" else {}
+    with pytest.raises(DataError, match=r"needs a mask of the first frame.*--seed DIR"):
+        run_segment(work, tmp_path / "out", replace(PARAMS, **change), **inputs)
+    assert not (tmp_path / "out" / "coarse.zarr").exists()
+
+
+def test_an_empty_seed_is_ignored_by_kmeans(work: Path, tmp_path: Path) -> None:
+    run_segment(work, tmp_path / "a", seed=make_seed(tmp_path / "seed", None))
+    run_segment(work, tmp_path / "b")
+    assert tree_bytes(tmp_path / "a") == tree_bytes(tmp_path / "b")
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
+def test_an_unreadable_seed_is_explained(work: Path, tmp_path: Path, content: str | None) -> None:
+    seed = tmp_path / "seed"
+    seed.mkdir()
+    if content is not None:
+        (seed / "seed.json").write_text(content)
+    with pytest.raises(DataError, match=r"seed.json: not readable"):
+        run_segment(work, tmp_path / "out", replace(PARAMS, init="mask"), seed=seed)
+
+
+# --- other inputs
+
+
+@pytest.mark.parametrize("encoding", ["float32", "int8"])
+def test_other_feature_encodings(tmp_path: Path, work: Path, encoding: str) -> None:
+    other = tmp_path / encoding
+    correspond.run(make_features(other, encoding=encoding), other, MATCHING)
+    labels = run_segment(other, other).read("refined")
+    assert (labels == run_segment(work, work).read("refined")).mean() > 0.95
+
+
+def test_matching_features_are_normalised_for_the_context(work: Path) -> None:
+    run_segment(work, work, replace(PARAMS, features="matching"))
+    from pipeline.segmentation.context_store import load_context
+
+    stored = load_context(work / "context")
+    np.testing.assert_allclose(np.abs(stored.context.features).max(axis=-1), 1)
+    assert stored.kind.recipe == "blocks 7, step 24, max_abs"
+
+
+def test_stores_of_different_features_are_refused(work: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    correspond.run(make_features(other, seed=1), other, MATCHING)
+    with pytest.raises(DataError, match=r"matches.zarr: made from other features .* re-run `vidseg correspond`"):
+        segment.run(work / "features.zarr", other / "matches.zarr", tmp_path, PARAMS)
+    run_segment(other, other)
+    with pytest.raises(DataError, match="were made from different features"):
+        refine.run(other / "coarse.zarr", work / "matches.zarr", tmp_path / "out", PARAMS)
+    with pytest.raises(DataError, match=r"coarse.zarr: made from other features"):
+        context.update(other / "context", work / "features.zarr", other / "coarse.zarr", tmp_path / "out", PARAMS)
+
+
+def test_a_context_of_another_backbone_is_refused(work: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    model = context.fit(make_features(other, backbone="others"), other / "context", PARAMS)
+    with pytest.raises(DataError, match="backbone is 'others' there and 'weights' here"):
+        run_segment(work, tmp_path / "out", context=model)
+
+
+def test_a_window_longer_than_the_parameter_is_refused(work: Path, tmp_path: Path) -> None:
+    run_segment(work, work)
+    with pytest.raises(UsageError, match=r"has 12 frames, more than segment.window \(5\)"):
+        context.update(work / "context", work / "features.zarr", work / "coarse.zarr", tmp_path / "out", PARAMS)
+
+
+def test_one_label_everywhere_is_noted(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_segment(work, work, replace(PARAMS, clusters=1))
+    assert "warning" in capsys.readouterr().err
+    run_segment(work, work, PARAMS)
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_memory_is_checked_with_the_parameters() -> None:
+    with pytest.raises(UsageError, match=r"segment.memory must be"):
+        SegmentParams(memory="forever")
+    assert parse_memory(SegmentParams().memory).windows == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(None, range(12)), ("3:7", range(3, 7)), (":7", range(7)), ("7:", range(7, 12)), (":", range(12))],
+)
+def test_frame_ranges(text: str | None, expected: range) -> None:
+    assert context.parse_frames(text, 12) == expected
+
+
+@pytest.mark.parametrize("text", ["7:3", "3:3", "0:13", "12:"])
+def test_frames_that_are_not_there(text: str) -> None:
+    with pytest.raises(DataError, match="the clip has frames 0:12"):
+        context.parse_frames(text, 12)
+
+
+@pytest.mark.parametrize("text", ["3", "a:b", "-3:5"])
+def test_frames_in_another_form(text: str) -> None:
+    with pytest.raises(UsageError, match="expected START:STOP"):
+        context.parse_frames(text, 12)
+
+
+def test_several_videos_of_an_item_lie_side_by_side(tmp_path: Path, work: Path) -> None:
+    place = Place(tmp_path / "item", "video1")
+    segment.run(work / "features.zarr", work / "matches.zarr", place, PARAMS)
+    assert (tmp_path / "item" / "coarse.zarr" / "video1" / "zarr.json").is_file()
+    assert (tmp_path / "item" / "context" / "video1" / "meta.json").is_file()
+
+
+# --- as commands
+
+
+def command(*arguments: object) -> str:
+    """Run `vidseg ...` in this process; returns what it printed on stdout."""
+    result = CliRunner().invoke(main.app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_commands(work: Path, tmp_path: Path) -> None:
+    sets = ["--set", "segment.clusters=4", "--set", "segment.window=5"]
+    features, matches = work / "features.zarr", work / "matches.zarr"
+    out, model = tmp_path / "out", tmp_path / "model"
+    command("correspond", features, out, "--set", "correspond.rule=reject")
+    assert open_store(out / "matches.zarr", MATCHES).read("next").min() == -1
+    command("segment", features, matches, out, *sets)
+    command("context", "fit", features, model, *sets)
+    command("context", "predict", model, features, tmp_path / "p", "--frames", "0:5", *sets)
+    command("refine", tmp_path / "p" / "coarse.zarr", matches, tmp_path / "r", *sets)
+    command("context", "update", model, features, tmp_path / "r" / "coarse.zarr", model, *sets)
+    shown = json.loads(command("context", "show", model, "--json"))
+    assert (shown["windows"], shown["first"], shown["tokens"]) == ([120], None, 120)
+    assert sum(shown["labels"].values()) == 120
+    assert "labels: 4" in command("context", "show", model)
+    first = open_store(tmp_path / "r" / "coarse.zarr", COARSE).read("refined")
+    whole = open_store(out / "coarse.zarr", COARSE).read("refined")
+    np.testing.assert_array_equal(first, whole[:5])
+
+
+@pytest.mark.parametrize("stage", ["correspond", "segment"])
+def test_paths_are_needed(stage: str) -> None:
+    with pytest.raises(UsageError, match="give FEATURES"):
+        command(stage, "features.zarr")
+
+
+@pytest.mark.parametrize("name", ["coarse.zarr", "context"])
+def test_a_folder_of_somebody_else_is_not_replaced(work: Path, tmp_path: Path, name: str) -> None:
+    features, matches = work / "features.zarr", work / "matches.zarr"
+    out = tmp_path / "out"
+    (out / name).mkdir(parents=True)
+    (out / name / "meta.json").write_text('{"schema": "notes"}')
+    line = error_line(vidseg("segment", features, matches, out, check=3))
+    assert f"{name}: was not written by vidseg; choose another place for the output" in line
+    assert tree_bytes(out) == {f"{name}/meta.json": b'{"schema": "notes"}'}
+
+
+def test_a_context_replaces_only_a_context(work: Path, tmp_path: Path) -> None:
+    features, mine = work / "features.zarr", tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("words")
+    for words in (("fit", features), ("update", tmp_path / "none", features, tmp_path / "none")):
+        line = error_line(vidseg("context", *words, mine, check=3))
+        assert "mine: was not written by vidseg; choose another place for the output" in line
+    assert tree_bytes(mine) == {"thesis.tex": b"words"}
+    model = context.fit(features, tmp_path / "model", PARAMS)
+    context.fit(features, model, replace(PARAMS, clusters=2))
+    assert context.describe(model)["tokens"] == 24
+
+
+def test_a_bad_number_is_one_line_and_exit_code_2(work: Path, tmp_path: Path) -> None:
+    features, matches = work / "features.zarr", work / "matches.zarr"
+    line = error_line(vidseg("segment", features, matches, tmp_path / "out", "--set", "segment.clusters=25", check=2))
+    assert "segment.clusters is 25, but there are only 24 tokens" in line
+    assert not (tmp_path / "out").exists()
