@@ -16,7 +16,20 @@ from pipeline.stores.schemas import LABELS, ArraySpec
 from pipeline.stores.writer import StoreWriter
 from tests.support.places import ROOT
 
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "models/compact/MODEL_CARD.md"]
+TEXT = {".md", ".py", ".yaml", ".toml"}
+
+
+def texts(*folders: str) -> list[Path]:
+    """Text files of the repository below these folders, `.` for those at its top."""
+    found = [file for folder in folders for file in (ROOT / folder).glob("*" if folder == "." else "**/*")]
+    return sorted(file for file in found if file.suffix in TEXT)
+
+
+def anchors(page: Path) -> set[str]:
+    """The links that a page's headings can be reached by, as GitHub forms them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_parameter_page_is_up_to_date() -> None:
@@ -29,9 +42,48 @@ def test_the_parameter_page_is_up_to_date() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", page.read_text()):
         if not target.startswith(("http:", "https:")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+            assert not anchor or anchor in anchors(page.parent / target if target else page), f"{page.name}: {anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_named_by_a_page_exist(page: Path) -> None:
+    for name in re.findall(r"`((?:pipeline|stages|tests|benchmarks|docs|presets|models)/[\w/.-]+)", page.read_text()):
+        assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def test_pages_named_by_messages_and_comments_exist() -> None:
+    for file in texts("pipeline", "stages", "benchmarks", "tests", "presets", "."):
+        for name in re.findall(r"\bdocs/[\w/-]+\.(?:md|py)\b", file.read_text()):
+            assert (ROOT / name).exists(), f"{file.relative_to(ROOT)}: {name}"
+
+
+def test_every_page_lies_in_a_section_and_in_the_table_of_contents() -> None:
+    contents = (ROOT / "docs/README.md").read_text()
+    for page in (ROOT / "docs").rglob("*.md"):
+        name = str(page.relative_to(ROOT / "docs"))
+        assert name == "README.md" or f"({name})" in contents, name
+        assert name == "README.md" or name.partition("/")[0] in ("how-to", "reference", "explanation"), name
+
+
+#: Words about the circumstances of a measurement, which tell a reader nothing that holds for him.
+CIRCUMSTANCES = (
+    r"this machine|had here|there was none|no real weights|busy|shared machine|shared 2-core|other (?:work|load)\b"
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_tells_of_the_machine_that_measured(page: Path) -> None:
+    found = re.search(CIRCUMSTANCES, " ".join(page.read_text().split()))
+    assert found is None, f"{page.name}: {found}"
+
+
+def test_no_code_names_a_document_that_is_not_in_the_repository() -> None:
+    absent = "DES" + "IGN"
+    for file in texts("pipeline", "stages", "benchmarks", "tests", "presets", "docs", "."):
+        assert absent not in file.read_text(), file
 
 
 MAP = re.findall(r"^\| `([\w/]+)`(\*?) \| [^|]+ \| ([^|]*)\|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
@@ -103,7 +155,7 @@ def test_every_command_is_in_the_reference() -> None:
 
 
 def test_the_ten_line_reader_needs_only_zarr(tmp_path: Path) -> None:
-    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/artifacts.md").read_text(), re.DOTALL)
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/reference/artifacts.md").read_text(), re.DOTALL)
     assert code is not None
     assert set(re.findall(r"^import (\w+)", code[1], re.MULTILINE)) == {"sys", "zarr"}
     specs = {"labels": ArraySpec((2, 4, 4), "uint8")}

@@ -180,7 +180,7 @@ def segment_map(outline: Backbone, load: Workload) -> np.ndarray:
     """A coarse map (h, w) of K segments, each in two places: a token has the label of the nearest of 2 K seeded points.
 
     In one place each they would need fewer passes than those of real clips when several share one
-    (docs/performance.md).
+    (docs/explanation/performance.md).
     """
     assert load.modulation is not None
     shape = outline.token_shape(load.modulation.block, load.size)[:2]

@@ -1,7 +1,7 @@
 """Full-resolution labels by masked modulation at a fraction of its cost: approximations, each a setting of its own.
 
 The exact way is `pipeline.upsampling.exact`, or `pipeline.upsampling.windows` for a video model's windows.
-docs/performance.md has what each setting saves and changes.
+docs/explanation/performance.md has what each setting saves and changes.
 """
 
 from __future__ import annotations

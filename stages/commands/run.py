@@ -29,7 +29,7 @@ def run(
     dry_run: bool = False,
     backbone: Backbone | None = None,
 ) -> Path:
-    """Label one video; returns `out`, which holds what DESIGN calls the outputs of `vidseg run`.
+    """Label one video; returns `out`, the folder of its results.
 
     Artifacts that are there already and fit the parameters are used again. Whatever can be refused is refused
     before anything is computed or written.

@@ -195,12 +195,12 @@ def errors(
 
 @app.command()
 def page(
-    to: Annotated[Path, typer.Argument(help="Markdown file to write, e.g. docs/results.md")],
+    to: Annotated[Path, typer.Argument(help="Markdown file to write, e.g. docs/reference/results.md")],
     out: OutOption = OUT,
 ) -> None:
     """Join the tables that were made into one page, after its line `<!-- tables: ... -->`; what precedes it stays.
 
-    Example: vidseg table page docs/results.md
+    Example: vidseg table page docs/reference/results.md
     """
     from pipeline.media.pictures import replacing
 
