@@ -116,6 +116,23 @@ def test_the_map_names_every_folder_and_what_it_imports() -> None:
     assert listed == found
 
 
+def test_where_to_change_ten_things_names_code_that_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("## Where do I change X?")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| an? ([\w ]+) \| (.*) \|$", text, re.MULTILINE))
+    assert list(rows) == [
+        "data set", "backbone", "upsampler", "metric", "stage", "parameter", "store", "picture", "command", "preset",
+    ]  # fmt: skip
+    code = "\n".join(file.read_text() for file in texts("pipeline", "stages"))
+    for thing, row in rows.items():
+        names = re.findall(r"`([^`]+)`", row)
+        paths = [name for name in names if re.fullmatch(r"[\w.-]+(/[\w.-]*)+|\w+\.yaml", name)]
+        assert len(paths) >= 3, thing
+        for path in paths:
+            assert (ROOT / path).exists(), f"{thing}: {path}"
+        for name in names:  # constants and classes
+            assert not re.fullmatch(r"[A-Z]\w+", name) or re.search(rf"^(class )?{name}\b", code, re.MULTILINE), name
+
+
 def test_pipeline_never_imports_stages() -> None:
     for folder, imported in folders().items():
         assert not folder.startswith("pipeline") or not any(name.startswith("stages") for name in imported), folder
