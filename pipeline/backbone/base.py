@@ -4,7 +4,8 @@ Terms. A *latent* is the autoencoder's code of a frame, scaled to unit-like vari
 steps goes from noise level sigma_i to sigma_{i+1}; the last step ends at sigma_S = 0. *Block* i (0..11) is the
 paper's numbering of decoder blocks (section 3.1). A *tap* names one tensor inside a block's attention.
 With guidance a denoiser runs two *halves*: first the unconditional (all-zero context), then the conditional.
-A *window* is the frames that a video model sees together; image models see each frame alone.
+A *window* is the frames that a model sees together: for an image model one frame. A *pass* is what goes through the
+network at once: one window of a video model, or any number of an image model's.
 """
 
 from __future__ import annotations
@@ -173,10 +174,7 @@ class PartDecoder(Protocol):
 
 
 class Backbone(Protocol):
-    """A latent diffusion model that sees a window of frames.
-
-    Image models treat the frames of a window alone, video models together; callers do not need to know.
-    """
+    """A latent diffusion model that sees windows of frames; callers do not need to know how long they are."""
 
     #: Name in params.yaml, e.g. `compact`.
     name: str
@@ -184,8 +182,8 @@ class Backbone(Protocol):
     fingerprint: str
     #: Pixels per latent cell.
     latent_stride: int
-    #: Frames of the windows that it was trained on; None: it sees every frame alone.
-    window: int | None
+    #: Frames that it was trained to see together; an image model's window is one frame.
+    window: int
     #: The attentions that can be modulated.
     modulated: tuple[Modulated, ...]
 
@@ -202,6 +200,14 @@ class Backbone(Protocol):
         """The noise schedule with that many Euler steps."""
         ...
 
+    def frames_per_pass(self, together: int, batch: int) -> int:
+        """How many frames go through it at once, where `together` are seen together and `batch` is asked for."""
+        ...
+
+    def guidance_of(self, first: float, last: float, frames: int) -> float | tuple[float, ...]:
+        """The guidance of a pass of so many frames, given that of a window's first and last frame."""
+        ...
+
     def encode(self, frames: np.ndarray, noise: Tensor | None = None) -> Tensor:
         """Scaled latents (b, 4, H/8, W/8) float32 of frames (b, H, W, 3) uint8.
 
@@ -211,8 +217,6 @@ class Backbone(Protocol):
 
     def condition(self, frame: np.ndarray, noise: Tensor, motion: Motion) -> Conditioning:
         """What a window is conditioned on, from its first frame (H, W, 3) uint8.
-
-        Only asked of models with a `window`.
 
         Args:
             noise: (3, H, W) standard normal, for the noise augmentation.
@@ -230,7 +234,7 @@ class Backbone(Protocol):
         keep: Keep | None = None,
         conditioning: Conditioning = UNCONDITIONED,
     ) -> Denoised:
-        """One Euler step of noisy latents (b, 4, h, w): for a video model those of one window.
+        """One Euler step of the noisy latents (b, 4, h, w) of a pass.
 
         Args:
             guidance: scale against the all-zero context; 1 runs the conditional half only. A video model's may

@@ -92,7 +92,7 @@ def _round(
     small: Images | None,
 ) -> Costs:
     # In a window of one frame there would be no guidance.
-    count = 1 if backbone.window is None else 2
+    count = min(2, backbone.window)
     frames = np.zeros((count, *size, 3), np.uint8)
     latents, encode = _timed(backbone, partial(backbone.encode, frames))
     conditioning = condition(backbone, frames[0], 0, diffusion)

@@ -44,10 +44,6 @@ class DiffusionSettings:
         """The steps that are run, from start_step to the end."""
         return tuple(step for step in range(self.start_step, self.steps) if step not in self.skip)
 
-    def guidance_of(self, window: int) -> tuple[float, ...]:
-        """The scale of each frame of a window: one frame has that of the first."""
-        return tuple(np.linspace(self.guidance_first, self.guidance, window).tolist())
-
 
 @dataclass(frozen=True)
 class CleanPass:
@@ -85,9 +81,7 @@ def add_noise(latents: Tensor, epsilon: Tensor, settings: DiffusionSettings, bac
 
 
 def condition(backbone: Backbone, frame: np.ndarray, source_index: int, settings: DiffusionSettings) -> Conditioning:
-    """What a window is conditioned on, from its first frame (H, W, 3) uint8; nothing for an image model."""
-    if backbone.window is None:
-        return UNCONDITIONED
+    """What a window is conditioned on, from its first frame (H, W, 3) uint8."""
     noise = image_noise(settings.seed, source_index, (3, *frame.shape[:2]))
     return backbone.condition(frame, noise, settings.motion)
 
@@ -106,7 +100,7 @@ def clean_pass(
         conditioning: from `condition`; a video model's `start` is the whole window.
     """
     schedule = backbone.schedule(settings.steps).without(settings.skip)
-    guidance = settings.guidance if backbone.window is None else settings.guidance_of(len(start))
+    guidance = backbone.guidance_of(settings.guidance_first, settings.guidance, len(start))
     latents, states, taps, kept = start, {}, {}, {}
     for step in settings.remaining():
         asked = (record or {}).get(step, ()), (keep or {}).get(step)

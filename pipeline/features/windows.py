@@ -23,12 +23,12 @@ def check_window(window: int | None, backbone: Backbone) -> int | None:
     Raises:
         UsageError: a window for an image model, or none for a video model.
     """
-    if backbone.window is None and window is not None:
+    if backbone.window == 1 and window is not None:
         raise UsageError(
             f"extract.window is {window}, but {backbone.name} sees every frame alone; set it to null "
             f"(`vidseg preset apply {backbone.name}` sets all that depends on the backbone)"
         )
-    if backbone.window is not None and window is None:
+    if backbone.window > 1 and window is None:
         raise UsageError(
             f"extract.window is null, but {backbone.name} sees a window of frames together; set it to "
             f"{backbone.window} (`vidseg preset apply {backbone.name}` sets all that depends on the backbone)"

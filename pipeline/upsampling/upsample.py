@@ -159,7 +159,7 @@ def upsample_fast(
 
 def together(backbone: Backbone, frames: int) -> list[range]:
     """The frames that are modulated together: each alone, or a video model's window."""
-    return [range(frames)] if backbone.window is not None else [range(frame, frame + 1) for frame in range(frames)]
+    return [range(frames)] if backbone.window > 1 else [range(frame, frame + 1) for frame in range(frames)]
 
 
 def fast_keep(modulation: ModulationSettings, steps: DiffusionSettings, fast: FastSettings) -> dict[int, Keep]:
@@ -192,7 +192,7 @@ def modulated_groups(
     )
     per_pass = max(1, batch // count) * count
     # What jobs of a frame share an image model computes once per call; of a window's jobs nothing more is shared.
-    calls = [jobs] if backbone.window is None else [jobs[part] for part in batches(len(jobs), per_pass)]
+    calls = [jobs] if backbone.window == 1 else [jobs[part] for part in batches(len(jobs), per_pass)]
     final = [modulate(backbone, clean, part, diffusion, modulation, per_pass).final for part in calls]
     return torch.cat(final).unflatten(0, (len(groups), len(signs), count))
 

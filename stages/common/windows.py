@@ -38,7 +38,7 @@ def check_upsampling(params: UpsampleParams, backbone: Backbone) -> None:
     if params.attention not in backbone.modulated:
         known = ", ".join(backbone.modulated)
         raise UsageError(f"upsample.attention is {params.attention}, but {backbone.name} has only {known}; {remedy}")
-    if params.decode == "joint" and backbone.window is None:
+    if params.decode == "joint" and backbone.window == 1:
         raise UsageError(f"upsample.decode is joint, but {backbone.name} sees every frame alone; {remedy}")
     if params.decode == "joint" and params.mode == "fast" and params.fast_decode != "full":
         raise UsageError(

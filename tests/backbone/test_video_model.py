@@ -67,8 +67,10 @@ def test_karras_levels_fall_evenly_in_their_roots_and_end_at_zero() -> None:
 @pytest.mark.parametrize(
     ("window", "expected"), [(14, [1 + 1.5 * t / 13 for t in range(14)]), (2, [1.0, 2.5]), (1, [1.0])]
 )
-def test_guidance_rises_linearly_over_the_window(window: int, expected: list[float]) -> None:
-    assert DIFFUSION.guidance_of(window) == pytest.approx(expected)
+def test_guidance_rises_linearly_over_the_window(
+    backbone: StableVideoDiffusion, window: int, expected: list[float]
+) -> None:
+    assert backbone.guidance_of(1.0, 2.5, window) == pytest.approx(expected)
 
 
 def test_a_step_is_the_guided_euler_step_of_a_v_model() -> None:
@@ -172,7 +174,8 @@ def plain_modulated(
     unet, schedule = backbone.unet, backbone.schedule(DIFFUSION.steps)
     injected = [tapped_module(unet, Tap(block, "temporal_self", kind))
                 for block in range(3, 12) for kind in ("query", "key")]  # type: ignore[arg-type]  # fmt: skip
-    scales = torch.tensor(DIFFUSION.guidance_of(len(start)))[:, None, None, None]
+    guidance = backbone.guidance_of(DIFFUSION.guidance_first, DIFFUSION.guidance, len(start))
+    scales = torch.tensor(guidance)[:, None, None, None]
     latent = torch.stack([torch.zeros_like(conditioning.latent), conditioning.latent])
     token = torch.stack([torch.zeros_like(conditioning.token), conditioning.token])
 

@@ -192,7 +192,8 @@ class VideoCase(Case):
     ) -> KeptWindow:
         """The first kept step, with other latents ahead of the modulated block and all its attention taken over."""
         settings, backbone, given = self.diffusion, self.vectors.injecting(injected), self.conditioning(index)
-        schedule, guidance = backbone.schedule(settings.steps), settings.guidance_of(len(start))
+        schedule = backbone.schedule(settings.steps)
+        guidance = backbone.guidance_of(settings.guidance_first, settings.guidance, len(start))
         own = backbone.denoise(
             clean.start, settings.start_step, schedule, guidance, keep=Keep(inject), conditioning=given
         ).kept
@@ -218,7 +219,8 @@ class VideoCase(Case):
         key = ("before", index)
         if key not in self.memo:
             settings, backbone = self.diffusion, self.vectors.backbone
-            schedule, guidance = backbone.schedule(settings.steps), settings.guidance_of(len(start))
+            schedule = backbone.schedule(settings.steps)
+            guidance = backbone.guidance_of(settings.guidance_first, settings.guidance, len(start))
             for step in range(self.meta["modulation_start_step"], settings.start_step):
                 conditioning = self.conditioning(index)
                 start = backbone.denoise(start, step, schedule, guidance, conditioning=conditioning).latents

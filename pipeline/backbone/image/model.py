@@ -18,7 +18,7 @@ from pipeline.backbone.midway import at_timestep, deep_level, first_part, second
 
 
 class StableDiffusion:
-    """`Backbone` of an image model: every frame of a window is treated alone.
+    """`Backbone` of an image model: a window is one frame.
 
     Args:
         unet, vae: the networks, in evaluation mode on their device. The autoencoder runs in float32, as in the
@@ -29,7 +29,7 @@ class StableDiffusion:
     """
 
     latent_stride = 8
-    window: int | None = None
+    window = 1
     modulated: tuple[Modulated, ...] = ("cross_spatial",)
 
     def __init__(
@@ -57,6 +57,12 @@ class StableDiffusion:
 
     def schedule(self, steps: int) -> Schedule:
         return scaled_linear_schedule(steps, *self._betas)
+
+    def frames_per_pass(self, together: int, batch: int) -> int:
+        return batch
+
+    def guidance_of(self, first: float, last: float, frames: int) -> float:
+        return last
 
     @torch.inference_mode()
     def encode(self, frames: np.ndarray, noise: Tensor | None = None) -> Tensor:

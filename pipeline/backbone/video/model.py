@@ -59,7 +59,7 @@ class StableVideoDiffusion:
         self.embed = embed
         self.name = name
         self.fingerprint = fingerprint
-        self.window: int | None = int(unet.config.num_frames)
+        self.window = int(unet.config.num_frames)
         self._sigmas = sigmas
         self._injected = injected
 
@@ -72,6 +72,13 @@ class StableVideoDiffusion:
 
     def schedule(self, steps: int) -> Schedule:
         return karras_schedule(steps, *self._sigmas)
+
+    def frames_per_pass(self, together: int, batch: int) -> int:
+        return together
+
+    def guidance_of(self, first: float, last: float, frames: int) -> tuple[float, ...]:
+        """Linear from the first frame to the last; a frame alone is a first one."""
+        return tuple(np.linspace(first, last, frames).tolist())
 
     @torch.inference_mode()
     def encode(self, frames: np.ndarray, noise: Tensor | None = None) -> Tensor:
