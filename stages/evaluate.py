@@ -254,7 +254,7 @@ def main(
         Path | None, typer.Option(help="folder for scores.json, with --item and --predictions", file_okay=False)
     ] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="strict or official; the same as --set evaluate.protocol=...")
+        str | None, typer.Option(help="how void is scored: strict or official; short for --set evaluate.protocol=...")
     ] = None,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,

@@ -24,7 +24,11 @@ from stages.commands import run as run_all
 from stages.common import cli
 from stages.tables import command as table
 
-app = cli.new_app("Training-free video segmentation from the features of a diffusion model.")
+HELP = """Training-free video segmentation from the features of a diffusion model.
+
+Start with `vidseg run VIDEO -o DIR`. The other commands are its stages, one by one, and what helps around them.
+"""
+app = cli.new_app(HELP)
 
 
 @app.callback(invoke_without_command=True)
@@ -33,10 +37,7 @@ def root(
     version: bool = typer.Option(False, "--version", help="Print the version and stop."),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback behind an error; works anywhere."),
 ) -> None:
-    """Training-free video segmentation from the features of a diffusion model.
-
-    Start with `vidseg run VIDEO -o DIR`. The other commands are its stages, one by one.
-    """
+    """The options that come before a command."""
     if version:
         from importlib import metadata
 

@@ -59,8 +59,8 @@ app = cli.new_app("Make the sample clip with exact ground truth.")
 @app.command()
 def main(
     out_dir: Annotated[Path, typer.Argument(help="folder for frames/ and truth/")],
-    seed: Annotated[int, typer.Option(min=0, help="of the textures and places")] = 0,
-    frames: Annotated[int, typer.Option(min=1, help="length; a second car enters at frame 18")] = 42,
+    seed: Annotated[int, typer.Option(min=0, help="seed of textures and places")] = 0,
+    frames: Annotated[int, typer.Option(min=1, help="number of frames; a second car enters at frame 18")] = 42,
 ) -> None:
     """Make the sample clip: frames/*.png, truth/*.png and truth/classes.json.
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,16 +160,39 @@ def test_no_module_imports_itself_through_others() -> None:
     assert not left, f"circles among: {sorted(left)}"
 
 
-def test_every_command_is_in_the_reference() -> None:
+def commands() -> dict[str, Any]:
+    """Every command by the words that call it, without the groups."""
     from typer.main import get_command
 
     from stages.main import app
 
+    found: dict[str, Any] = {}
+    groups = [("vidseg", get_command(app))]
+    while groups:
+        name, group = groups.pop()
+        for part, command in group.commands.items():  # type: ignore[attr-defined]
+            if hasattr(command, "commands"):
+                groups.append((f"{name} {part}", command))
+            else:
+                found[f"{name} {part}"] = command
+    return found
+
+
+def test_every_command_is_in_the_reference() -> None:
     text = (ROOT / "docs/reference/commands.md").read_text()
-    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
-        assert f"`vidseg {name}" in text, name
-        for part in getattr(command, "commands", {}):
-            assert re.search(rf"`vidseg {name} [^`]*\b{part}\b", text), f"{name} {part}"
+    for name in commands():
+        group, _, part = name.removeprefix("vidseg ").partition(" ")
+        assert re.search(rf"`vidseg {group} [^`]*\b{part}\b" if part else rf"`vidseg {group}\b", text), name
+
+
+def test_help_can_be_read_without_its_neighbours() -> None:
+    leaning = re.compile(r"(of|its|their|the same|which|only these|as above)\b", re.IGNORECASE)
+    for name, command in commands().items():
+        assert f"Example: {name}" in command.help, name
+        assert not leaning.match(command.help), name
+        for parameter in command.params:
+            assert getattr(parameter, "help", None), f"{name}: {parameter.name}"
+            assert not leaning.match(parameter.help), f"{name}: {parameter.name}"
 
 
 def test_the_ten_line_reader_needs_only_zarr(tmp_path: Path) -> None:

@@ -31,12 +31,12 @@ BATCH = "Jobs of a batch system"
 #: Variables of the submitting process that stages see on every worker.
 PASSED_ON = ("VIDSEG_", "HF_")
 
-app = cli.new_app("Run the pipeline's items on many machines (extra `cluster`).")
+app = cli.new_app("Run the pipeline on many machines; needs the extra `cluster` (pip install 'vidseg[cluster]').")
 
 
 @app.callback()
 def group() -> None:
-    """Run the pipeline's items on many machines (extra `cluster`)."""
+    """Run the pipeline on many machines; needs the extra `cluster` (pip install 'vidseg[cluster]')."""
 
 
 @app.command()
@@ -44,25 +44,33 @@ def run(
     targets: Annotated[
         list[str] | None, typer.Argument(help="stages of dvc.yaml, or STAGE@ITEM; default: everything")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="worker processes or jobs; an item at a time each")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="number of worker processes or jobs; each works on an item at a time")
+    ] = 1,
     scheduler: Annotated[
         str, typer.Option(help="local, slurm, pbs, sge, lsf, or the address of a Dask scheduler")
     ] = "local",
     threads: Annotated[
-        int, typer.Option(min=1, help="CPU threads of each stage; results keep their bytes for one number")
+        int, typer.Option(min=1, help="CPU threads of each stage; another number changes the last digits of results")
     ] = 1,
     retries: Annotated[int, typer.Option(min=0, help="how many lost workers an item survives")] = 3,
     clones: Annotated[
         Path | None,
-        typer.Option(help="folder for the workers' clones, shared or a disk of each; default: in .dvc/tmp/cluster"),
+        typer.Option(
+            help="folder for the workers' clones of the project, shared or local to each; default: in .dvc/tmp/cluster"
+        ),
     ] = None,
     gpu: Annotated[
         bool | None,
-        typer.Option("--gpu/--no-gpu", help="one GPU per worker; default: on this machine if it has any"),
+        typer.Option("--gpu/--no-gpu", help="one GPU per worker; default: yes if this machine has any"),
     ] = None,
-    memory: Annotated[str | None, typer.Option(help="of a job, e.g. 16GB", rich_help_panel=BATCH)] = None,
-    walltime: Annotated[str | None, typer.Option(help="of a job, e.g. 04:00:00", rich_help_panel=BATCH)] = None,
-    queue: Annotated[str | None, typer.Option(help="queue or partition", rich_help_panel=BATCH)] = None,
+    memory: Annotated[str | None, typer.Option(help="memory of a job, e.g. 16GB", rich_help_panel=BATCH)] = None,
+    walltime: Annotated[
+        str | None, typer.Option(help="time limit of a job, e.g. 04:00:00", rich_help_panel=BATCH)
+    ] = None,
+    queue: Annotated[
+        str | None, typer.Option(help="queue or partition of the batch system", rich_help_panel=BATCH)
+    ] = None,
     directive: Annotated[
         list[str] | None,
         typer.Option(

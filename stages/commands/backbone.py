@@ -13,17 +13,20 @@ from stages.common.settings import load
 if TYPE_CHECKING:
     from pipeline.backbone.locate import WeightsSource
 
-app = cli.new_app("Which diffusion model is read.")
+app = cli.new_app("Show which diffusion model is read, or pin it by its hash.")
 
 
 @app.callback()
 def group() -> None:
-    """Which diffusion model is read."""
+    """Show which diffusion model is read, or pin it by its hash."""
 
 
 @app.command()
 def lock(params: cli.ParamsOption = None, set_: cli.SetOption = None) -> None:
-    """Write backbone.lock: name, revision and hashes of the weights, which extract and upsample depend on."""
+    """Write backbone.lock: name, revision and hashes of the weights, which extract and upsample depend on.
+
+    Example: vidseg backbone lock --params params.yaml
+    """
     source, small = _found(params, set_)
     write_lock(source, small, LOCK)
     cli.note(f"{LOCK}: {source.name} {source.sha256[:12]}" + (f", small decoder {small[:12]}" if small else ""))
@@ -31,7 +34,10 @@ def lock(params: cli.ParamsOption = None, set_: cli.SetOption = None) -> None:
 
 @app.command()
 def show(params: cli.ParamsOption = None, set_: cli.SetOption = None, as_json: cli.JsonOption = False) -> None:
-    """Where the weights lie and what their hash is."""
+    """Print where the weights lie and what their hash is.
+
+    Example: vidseg backbone show --set backbone.name=sd21
+    """
     source, small = _found(params, set_)
     values = {"name": source.name, "path": str(source.path), **_lock_record(source, small)}
     print(json.dumps(values) if as_json else "\n".join(f"{key}: {value}" for key, value in values.items()))

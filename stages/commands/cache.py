@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 FolderArgument = Annotated[Path, typer.Argument(help="a store, or a folder with stores somewhere below")]
 
-app = cli.new_app("What stores hold, whether they are whole and what they cost.")
+app = cli.new_app("Inspect Zarr stores: what they hold, whether they are whole, how large they are.")
 
 
 @app.callback()
 def group() -> None:
-    """What stores hold, whether they are whole and what they cost."""
+    """Inspect Zarr stores: what they hold, whether they are whole, how large they are."""
 
 
 @app.command("ls")
 def list_stores(folder: FolderArgument = DATA, as_json: cli.JsonOption = False) -> None:
-    """Every store with its frames, arrays, bytes and state.
+    """List every store with its frames, arrays, bytes and state.
 
     Example: vidseg cache ls data/extract
     """
@@ -82,7 +82,7 @@ def verify(folder: FolderArgument = DATA, as_json: cli.JsonOption = False) -> No
 
 @app.command()
 def size(folder: FolderArgument = DATA, as_json: cli.JsonOption = False) -> None:
-    """Bytes per stage: of the values, and of the files that hold them.
+    """Count bytes per stage: of the values, and of the files that hold them.
 
     Example: vidseg cache size data
     """

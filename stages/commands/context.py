@@ -144,13 +144,15 @@ def parse_frames(text: str | None, total: int) -> range:
     return range(start, stop)
 
 
-HELP = "The scene context model by hand: `fit` on frame 1, then `predict`, `vidseg refine`, `update` per window."
+HELP = "Step the scene context model by hand: `fit` on frame 1, then `predict`, `vidseg refine`, `update` per window."
 
 app = cli.new_app(HELP)
 
 ContextArgument = Annotated[Path, typer.Argument(help="context folder")]
 FeaturesArgument = Annotated[Path, typer.Argument(help="features.zarr of extract")]
-OutContextArgument = Annotated[Path, typer.Argument(help="folder for the new context; it may replace CONTEXT")]
+OutContextArgument = Annotated[
+    Path, typer.Argument(help="folder to write the context to; one that is there is replaced")
+]
 
 
 @app.callback(help=HELP)
@@ -209,7 +211,10 @@ def update_command(
 
 @app.command("show")
 def show_command(context: ContextArgument, as_json: cli.JsonOption = False) -> None:
-    """What a context holds: tokens per label, windows, grid and which features."""
+    """Print what a context holds: tokens per label, windows, grid and which features.
+
+    Example: vidseg context show ctx
+    """
     values = describe(context)
     if as_json:
         print(json.dumps(values))

@@ -110,15 +110,19 @@ def collect(settings: Settings, source_size: Size, timed: bool) -> dict[str, Any
 
 
 def main(
-    backbone: Annotated[str | None, typer.Option(help="name of a backbone (backbone.name); needs no weights")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="name of a backbone (backbone.name), whose weights need not be there")
+    ] = None,
     size: Annotated[str, typer.Option(metavar="HxW", help="frame size of the video")] = "480x854",
     labels: Annotated[int | None, typer.Option(help="number of segments K (segment.clusters)")] = None,
-    time: Annotated[bool, typer.Option(help="calibrate on this machine, which takes some seconds")] = True,
+    time: Annotated[
+        bool, typer.Option(help="time a short calibration on this machine, which takes some seconds")
+    ] = True,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
     as_json: cli.JsonOption = False,
 ) -> None:
-    """Arithmetic, memory, cache and time per frame and stage, without computing anything.
+    """Estimate arithmetic, memory, cache and time per frame and stage, without computing anything.
 
     A multiplication with its addition counts as 2 operations.
 

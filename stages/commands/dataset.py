@@ -37,21 +37,25 @@ class Dataset(StrEnum):
     FOLDERS = "folders"
 
 
-app = cli.new_app("Data sets in their published layouts.")
+app = cli.new_app("Register data sets in their published layouts: VSPW, Cityscapes, CamVid, DAVIS, folders.")
 
 
 @app.callback()
 def group() -> None:
-    """Data sets in their published layouts."""
+    """Register data sets in their published layouts: VSPW, Cityscapes, CamVid, DAVIS, folders."""
 
 
 @app.command()
 def register(
     root: Annotated[Path, typer.Argument(help="the data set's folder")],
-    dataset: Annotated[Dataset, typer.Option(help="its layout")],
-    split: Annotated[str | None, typer.Option(help="default: val; all videos of camvid and folders")] = None,
-    first: Annotated[int | None, typer.Option(min=1, help="only the first N videos of the split")] = None,
-    name: Annotated[str | None, typer.Option(help="of the registration; default: data set and split")] = None,
+    dataset: Annotated[Dataset, typer.Option(help="layout of the data set")],
+    split: Annotated[
+        str | None, typer.Option(help="part of the data set; default: val, of camvid and folders all videos")
+    ] = None,
+    first: Annotated[
+        int | None, typer.Option(min=1, help="how many videos of the split to take, from the first on")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="name of the registration; default: data set and split")] = None,
     downsample: Annotated[
         int | None, typer.Option(min=1, help="one pixel for N of the source: 16 = a quarter of each side")
     ] = None,

@@ -119,7 +119,10 @@ def _dvc_cache(project: Path) -> str | dict[str, Any]:
 
 
 def main(as_json: cli.JsonOption = False) -> None:
-    """Report versions, devices, FAISS build, weights, DVC cache and free disk."""
+    """Report versions, devices, FAISS build, weights, DVC cache and free disk.
+
+    Example: vidseg doctor
+    """
     findings = collect()
     if as_json:
         print(json.dumps(findings, indent=2))

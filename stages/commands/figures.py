@@ -180,14 +180,14 @@ class _Shot:
         return next(labelled)
 
 
-FrameOption = Annotated[int, typer.Option(help="which frame of the clip, from 0")]
+FrameOption = Annotated[int, typer.Option(help="number of the frame in the clip, from 0")]
 
-app = cli.new_app("Pictures of how the method works, for one frame.")
+app = cli.new_app("Draw how the method works, for one frame.")
 
 
 @app.callback()
 def group() -> None:
-    """Pictures of how the method works, for one frame. Feature PCA and x-t slices: `vidseg render`."""
+    """Draw how the method works, for one frame. Feature PCA and x-t slices: `vidseg render`."""
 
 
 @app.command("differences")
@@ -197,7 +197,7 @@ def differences_command(
     coarse: Annotated[Path, typer.Argument(help="coarse.zarr of segment")],
     out: Annotated[Path, typer.Argument(help="the picture to write, e.g. differences.png")],
     frame: FrameOption = 0,
-    label: Annotated[int | None, typer.Option(help="which label; default: the one of middle area")] = None,
+    label: Annotated[int | None, typer.Option(help="label to modulate; default: the one of middle area")] = None,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
 ) -> None:

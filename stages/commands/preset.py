@@ -21,17 +21,20 @@ from stages.common.settings import (
     read_preset,
 )
 
-app = cli.new_app("Named sets of parameters.")
+app = cli.new_app("List, show and apply named sets of parameters (presets/*.yaml).")
 
 
 @app.callback()
 def group() -> None:
-    """Named sets of parameters."""
+    """List, show and apply named sets of parameters (presets/*.yaml)."""
 
 
 @app.command("list")
 def list_presets() -> None:
-    """The presets that there are, with their first line."""
+    """List the presets with their first line.
+
+    Example: vidseg preset list
+    """
     files = preset_files()
     width = max(map(len, files))
     for name, path in sorted(files.items()):
@@ -40,7 +43,10 @@ def list_presets() -> None:
 
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="name of a preset")]) -> None:
-    """Print a preset."""
+    """Print a preset.
+
+    Example: vidseg preset show sd21
+    """
     read_preset(name)
     print(preset_files()[name].read_text(), end="")
 
@@ -50,7 +56,10 @@ def apply(
     name: Annotated[str, typer.Argument(help="name of a preset")],
     file: Annotated[Path, typer.Option(help="parameter file to change")] = Path("params.yaml"),
 ) -> None:
-    """Write a preset's values into params.yaml; comments and other values stay, and those that matter are named."""
+    """Write a preset's values into params.yaml; comments and other values stay, and those that matter are named.
+
+    Example: vidseg preset apply sd21
+    """
     preset = read_preset(name)
     content = yaml_files.read(file, "run in the project's folder or give --file")
     check_backbone(content, preset_backbones(name), f"preset '{name}'")

@@ -123,7 +123,7 @@ def main(
     images: Annotated[Path, typer.Argument(help="folder of .tar shards of images, or of images")],
     out_dir: Annotated[Path, typer.Argument(help="diffusers folder to write, e.g. models/mine")],
     work: Annotated[Path | None, typer.Option(help="folder of the checkpoints; default OUT_DIR/work")] = None,
-    minutes: Annotated[float | None, typer.Option(help="budget; wins over pretrain.minutes")] = None,
+    minutes: Annotated[float | None, typer.Option(help="time limit in minutes; wins over pretrain.minutes")] = None,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
 ) -> None:

@@ -72,7 +72,9 @@ def settings(params: Params) -> SmallDecoderSettings:
     )
 
 
-app = cli.new_app("Train a small decoder that imitates a model's own: images, model folder -> its small_decoder/.")
+app = cli.new_app(
+    "Train a small decoder that imitates a model's decoder: images, model folder -> small_decoder/ in it."
+)
 
 
 @app.command()
@@ -80,11 +82,13 @@ def main(
     images: Annotated[Path, typer.Argument(help="folder of .tar shards of images, or of images")],
     model: Annotated[Path, typer.Argument(help="diffusers folder of an image model, e.g. models/mine")],
     work: Annotated[Path | None, typer.Option(help="folder of the checkpoint; default MODEL/work")] = None,
-    minutes: Annotated[float | None, typer.Option(help="budget; wins over pretrain_small_decoder.minutes")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="time limit in minutes; wins over pretrain_small_decoder.minutes")
+    ] = None,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
 ) -> None:
-    """Train a small decoder that imitates a model's own: images, model folder -> its small_decoder/.
+    """Train a small decoder that imitates a model's decoder: images, model folder -> small_decoder/ in it.
 
     Example: vidseg pretrain-small-decoder photos models/mine --minutes 40
     """

@@ -17,24 +17,24 @@ VIDEOS = Path("videos.yaml")
 #: With seven stages each, DVC's graph stays below 300 stages, above which it is slow.
 MOST_ITEMS = 42
 
-app = cli.new_app("The videos that `dvc repro` works on (videos.yaml).")
+app = cli.new_app("List and add the videos that `dvc repro` works on (videos.yaml).")
 
 
 @app.callback()
 def group() -> None:
-    """The videos that `dvc repro` works on (videos.yaml)."""
+    """List and add the videos that `dvc repro` works on (videos.yaml)."""
 
 
 @app.command()
 def add(
     video: Annotated[Path, typer.Argument(help="video file or folder of frames")],
-    key: Annotated[str | None, typer.Option(help="the item's name; default: made of the file's")] = None,
+    key: Annotated[str | None, typer.Option(help="name of the item; default: made of the file's name")] = None,
     ground_truth: Annotated[Path | None, typer.Option(help="folder of label PNGs named like the frames")] = None,
     classes: Annotated[Path | None, typer.Option(help="class list of the ground truth (JSON)")] = None,
     mask: Annotated[Path | None, typer.Option(help="label PNG of the first frame, for segment.init: mask")] = None,
     fps: Annotated[float | None, typer.Option(help="frame rate, for a folder of frames")] = None,
 ) -> None:
-    """Add one video as an item of its own; comments in the file stay.
+    """Add one video to videos.yaml as an item of its own; comments in the file stay.
 
     Example: vidseg videos add ~/holiday.mp4 --key holiday
     """
@@ -54,7 +54,10 @@ def add(
 
 @app.command("list")
 def show() -> None:
-    """Items and their videos."""
+    """List the items of videos.yaml with their videos.
+
+    Example: vidseg videos list
+    """
     for key in item_keys(VIDEOS):
         print(f"{key}: {', '.join(video['path'] for video in item_videos(key, VIDEOS))}")
 

@@ -29,7 +29,7 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="SECTION.KEY=VALUE",
-        help="One parameter; wins over --params. Repeatable.",
+        help="Value of one parameter; wins over --params. Repeatable.",
         rich_help_panel="Parameters",
     ),
 ]
@@ -47,7 +47,7 @@ ShardsOption = Annotated[
     typer.Option(
         "--shards",
         metavar="FROM:TO",
-        help="Only these files of frames, by number: several machines share a long video.",
+        help="Numbers of the shards (files of frames) to write, so that several machines share a long video.",
         rich_help_panel="Pipeline",
     ),
 ]

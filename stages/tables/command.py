@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 #: On a page, words by hand end here.
 PAGE_MARK = "<!-- tables: written by `vidseg table page` -->"
 
-app = cli.new_app("The paper's tables over the registered videos, as DVC experiments.")
+app = cli.new_app("Make the paper's tables of the registered videos; each row is a DVC experiment.")
 
 OutOption = Annotated[Path, typer.Option(help="folder for the tables; also remembers the seconds of finished stages")]
 RowsOption = Annotated[
-    str | None, typer.Option(help="only these rows, by key, separated by commas; `--dry-run` shows the keys")
+    str | None,
+    typer.Option(help="keys of the rows to make, separated by commas (`--dry-run` shows them); default: all"),
 ]
 DatasetsOption = Annotated[
     str | None,
     typer.Option(
-        help="only these registrations, separated by commas; default: all of them, or every item of videos.yaml "
+        help="names of registered data sets, separated by commas; default: all, or every item of videos.yaml "
         "where there is none"
     ),
 ]
@@ -39,7 +40,7 @@ OUT = Path("data/tables")
 
 @app.callback()
 def group() -> None:
-    """The paper's tables over the registered videos, as DVC experiments.
+    """Make the paper's tables of the registered videos; each row is a DVC experiment.
 
     An interrupted table continues: rows with the same commit, parameters and videos are not run again.
     """
