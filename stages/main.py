@@ -26,7 +26,7 @@ from stages.tables import command as table
 
 HELP = """Training-free video segmentation from the features of a diffusion model.
 
-Start with `vidseg run VIDEO -o DIR`. The other commands are its stages, one by one, and what helps around them.
+Start with `vidseg run VIDEO -o DIR`. The other commands are its stages, one by one, and the tools around them.
 """
 app = cli.new_app(HELP)
 
