@@ -283,7 +283,7 @@ def print_disk(folder: Path, size: Size, repeats: int) -> None:
 
 
 def write_store(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """As `vidseg extract` writes, and flushed."""
+    """Write features as `vidseg extract` does, flushed to the disk."""
     shape = next(iter(arrays.values())).shape
     # A fingerprint of its own each time: a complete store of the same one would be left as it is.
     key, specs = f"benchmark-{time.monotonic_ns()}", array_specs(shape, "float16", SHARD)

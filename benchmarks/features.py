@@ -220,7 +220,7 @@ def scored(clip: LabelledClip, planes: list[np.ndarray], rule: Assignment) -> Sc
 
 
 def with_random_weights(backbone: Any, seed: int = 0) -> Backbone:
-    """The same autoencoder and schedule with an untrained denoiser of the same shape."""
+    """A backbone with an untrained denoiser of equal shape; autoencoder and schedule stay."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         unet = type(backbone.unet).from_config(backbone.unet.config)

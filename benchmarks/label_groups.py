@@ -42,7 +42,7 @@ def main(
 
 
 def row(planes: list[np.ndarray], groups: str, gap: int) -> list[str]:
-    """Of coarse maps (h, w)."""
+    """A row of the table: how many groups the coarse maps (h, w) need, mean and largest."""
     fast = replace(FastSettings(), groups=groups, gap=gap)  # type: ignore[arg-type]
     counts = [len(fast.regrouped(plane)) for plane in planes]
     return [groups, "-" if groups == "single" else str(gap), f"{np.mean(counts):.1f}", str(max(counts))]

@@ -110,7 +110,7 @@ def print_responses(runners: list[Runner], blended: Settings, plain: Settings, p
 
 
 def response(pair: ImagePair) -> Response:
-    """Of one segment, at model size; its mask is enlarged by nearest."""
+    """Mean difference inside and outside one segment, at model size; its mask is enlarged by nearest."""
     difference = _magnitude(pair)
     inside = resize_labels_nearest(pair.mask, difference.shape) > 0.5
     return Response(float(difference[inside].mean()), float(difference[~inside].mean()))
@@ -143,7 +143,7 @@ def print_qualities(runners: list[Runner], variants: Mapping[str, Settings]) -> 
 
 
 def quality(runner: Runner, settings: Settings, coarse: str) -> Quality:
-    """Of the frames that get final labels."""
+    """Scores of the frames that get final labels."""
     clip = runner.clip
     planes = truth_planes(runner, settings) if coarse == "truth" else runner.coarse(settings)
     labels = runner.upsampled(planes, settings)

@@ -90,7 +90,7 @@ def _clips(folders: list[Path], sets: list[str], map_frames: int) -> None:
 
 
 def in_precision(backbone: StableDiffusion, dtype: torch.dtype) -> StableDiffusion:
-    """The same networks with the denoiser in another precision."""
+    """A copy of the backbone with its denoiser in another precision."""
     unet = torch.nn.Module.to(copy.deepcopy(backbone.unet), dtype)
     return StableDiffusion(unet, backbone.vae, backbone.context, backbone.name, backbone.fingerprint)
 

@@ -74,7 +74,7 @@ def _unit(tokens: np.ndarray) -> np.ndarray:
 
 
 def difference_map(plus: np.ndarray, minus: np.ndarray) -> np.ndarray:
-    """Of uint8 images (H, W, 3), before it is stored: (H, W) float64."""
+    """The difference map of two uint8 images (H, W, 3), before it is stored: (H, W) float64."""
     return cv2.GaussianBlur(np.sqrt(np.sum((plus - minus) ** 2, axis=2)), (5, 5), 3)
 
 

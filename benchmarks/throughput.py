@@ -41,8 +41,13 @@ HEADS = ("row", "TFLOP per frame", "frames/s, upsample", "of the matmul peak", "
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one row: TFLOP per frame and seconds per frame of upsampling, seconds per frame of what comes before it, and
-    the most memory of the device in bytes (None on a CPU)."""
+    """What one row costs.
+
+    Attributes:
+        tflop, upsample: TFLOP and seconds per frame of upsampling.
+        before: seconds per frame of what comes before upsampling.
+        memory: the most memory of the device in bytes; None on a CPU.
+    """
 
     tflop: float
     upsample: float

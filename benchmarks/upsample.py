@@ -57,7 +57,7 @@ ROWS: Mapping[str, tuple[str, ...]] = {
     "bilinear": ("method=bilinear",),
     "joint_bilateral": ("method=joint_bilateral",),
 }
-#: Beside them: how far the exact mode agrees with itself when only the noise is another.
+#: One more row: how far the exact mode agrees with itself when only the noise is another.
 OTHER_NOISE = "exact, another seed of the noise"
 
 
@@ -129,7 +129,7 @@ def chosen(rows: str | None) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def tflop(row: str) -> float:
-    """Of a frame of SD 2.1 at 832x448 with 20 labels, guidance 1, in the stage `upsample`."""
+    """TFLOP of the stage `upsample` per frame of SD 2.1 at 832x448 with 20 labels, guidance 1."""
     sets = ["backbone.name=sd21", "segment.clusters=20", "diffusion.guidance=1"]
     settings = load(None, [*sets, *(f"upsample.{change}" for change in ROWS[row])])
     size = (448, 832)

@@ -13,7 +13,7 @@ SMALL = bench.Size(frames=3, grid=(6, 8), channels=16, clusters=3, restarts=2, p
 
 
 def test_features_are_those_of_the_reference() -> None:
-    """Its stated mean and standard deviation, at full size."""
+    """At full size they have the stated mean and standard deviation."""
     features = bench.synthetic(bench.Size())
     assert features.shape == (14, 28 * 52, 640)
     assert features.mean(dtype=np.float64) == pytest.approx(0.0025242, abs=1e-7)

@@ -454,7 +454,7 @@ def test_what_is_wrong_with_a_layout_is_named(
 
 
 def test_a_list_may_begin_with_a_byte_order_mark(project: Path, root: Path) -> None:
-    """As editors on Windows write it."""
+    """Editors on Windows write one."""
     write("val.txt", "1_a-b1\r\n", "utf-8-sig")(fake.vspw(root))
     register(project, root, "vspw")
     assert list(items(project)) == ["holiday", "vspw-val-1_a-b1"]

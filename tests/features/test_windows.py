@@ -185,7 +185,7 @@ def test_latents_of_another_model_are_refused(made: Path, settings: Any, tiny_mo
 def test_figures_show_the_labels_of_the_stage(
     made: Path, settings: Any, backbone: Any, tmp_path: Path, frame: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a frame in the first window, and of one in the last, which is moved back."""
+    """For a frame in the first window, and for one in the last, which is moved back."""
     shown = {}
     monkeypatch.setattr(method_figures, "differences_figure", lambda *given: shown.update(given[3]) or given[0])
     stores = (made / name for name in ("clip.zarr", "latents.zarr", "coarse.zarr"))

@@ -129,7 +129,7 @@ class VideoCase(Case):
         return window_noise(self.meta["seed"], self.latent_shape, size, unused=int(self.is_single))
 
     def conditioning(self, index: int) -> Conditioning:
-        """Of a pass, recorded where it is given."""
+        """What a pass is conditioned on: the recorded arrays where they are given."""
         ids = torch.tensor(self.meta["added_time_ids"])
         return Conditioning(self.tensor(f"p{index}_cond_latent"), self.tensor(f"p{index}_image_embedding"), ids)
 

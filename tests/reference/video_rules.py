@@ -148,7 +148,7 @@ def coarse_labels(case: VideoCase, index: int, match: Match) -> np.ndarray:
 
 
 def knn_gap(case: VideoCase, index: int, match: Match) -> np.ndarray:
-    """Of the 4th to the 5th neighbour, relative to the 4th: the image cases' is relative to the 5th."""
+    """Distance from the 4th to the 5th neighbour, relative to the 4th (in the image cases: to the 5th)."""
     memory = context_before(case, index).features
     features = case[f"p{index}_feature_norm"]
     queries = features.reshape(-1, features.shape[-1])

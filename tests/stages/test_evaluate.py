@@ -387,7 +387,7 @@ def test_items_and_their_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_predictions_of_an_item_lie_in_sub_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their scores stay out of the pipeline's way."""
+    """Scores of predictions stay out of the pipeline's own folder."""
     item_folders(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert CliRunner().invoke(evaluate.app, ["--item", "many"], catch_exceptions=False).exit_code == 0

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of what ingest reads of strangers, with Atheris (`pip install atheris`; Linux).
+"""Coverage-guided fuzzing of the untrusted input of ingest, with Atheris (`pip install atheris`; Linux).
 
     python -m tests.support.fuzz_ingest FINDINGS --seconds 600
 

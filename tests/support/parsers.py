@@ -1,4 +1,4 @@
-"""Everything that ingest reads of strangers, as functions of bytes: they work or raise one of our errors."""
+"""The untrusted input of ingest, as functions of bytes: they work or raise one of our errors."""
 
 from __future__ import annotations
 

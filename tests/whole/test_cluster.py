@@ -95,7 +95,7 @@ def test_an_item_of_a_killed_worker_is_run_by_another(tmp_path: Path, site: Path
 
 
 def test_two_workers_with_the_same_item_leave_one_result(tmp_path: Path, site: Path) -> None:
-    """As when a worker is taken for lost and comes back: both write to the shared cache at the same time."""
+    """A worker is taken for lost and comes back: both write to the shared cache at the same time."""
     project = quick_project(tmp_path / "project", site, KEYS)
     hold = Path(f"{project.ran_file}.hold")
     hold.touch()

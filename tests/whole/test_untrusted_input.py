@@ -1,4 +1,4 @@
-"""Input of strangers: it works or ends in one of our errors; it reaches no shell and no file but its own."""
+"""Untrusted input works or ends in one of our errors; it reaches no shell and no file but its own."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ def test_frames_may_have_any_name(tiny_model: Path, tmp_path: Path) -> None:
     assert {entry["first_frame"] for entry in listed["labels"]} <= set(names)
 
 
-def test_a_store_of_strangers_names_no_file_elsewhere(tmp_path: Path) -> None:
+def test_an_untrusted_store_names_no_file_elsewhere(tmp_path: Path) -> None:
     specs = {"frames": ArraySpec((1, 64, 64, 3), "uint8")}
     attrs = {"names": ["../../escaped"], "source_size": [64, 64], "source_indices": [0]}
     writer = StoreWriter(tmp_path / "clip.zarr", tmp_path / "tmp", CLIP, "m", specs, params={}, attrs=attrs)
@@ -277,7 +277,7 @@ def test_a_store_of_strangers_names_no_file_elsewhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mask", ["../mask.png", "/etc/passwd", 5, ["a"], {"a": 1}, ""])
-def test_a_seed_of_strangers_names_no_file_elsewhere(tmp_path: Path, mask: object) -> None:
+def test_an_untrusted_seed_names_no_file_elsewhere(tmp_path: Path, mask: object) -> None:
     from pipeline.segmentation.stores import read_seed
 
     (tmp_path / "seed").mkdir()
