@@ -23,8 +23,8 @@ import typer
 
 from benchmarks.in_memory import LabelledClip, read_clip
 from pipeline.backbone import Backbone, Tap
-from pipeline.features.aggregation import aggregate, max_abs_normalize
 from pipeline.features.diffusion import DiffusionSettings, add_noise, clean_pass, conditional_half, draw_noise
+from pipeline.features.extraction import aggregate, max_abs_normalize
 from pipeline.media.resize import resize_labels_nearest
 from pipeline.scoring.assignment import IDENTITY, Assignment, assign
 from pipeline.scoring.metrics import Confusion, Consistency

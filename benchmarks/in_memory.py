@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from pipeline.backbone import Backbone
-from pipeline.features.aggregation import max_abs_normalize
 from pipeline.features.diffusion import add_noise, clean_pass, draw_noise
-from pipeline.features.extraction import extract, feature_shape
+from pipeline.features.extraction import extract, feature_shape, max_abs_normalize
 from pipeline.scoring.assignment import assign, hungarian
 from pipeline.scoring.metrics import Confusion
 from pipeline.scoring.scores import ScoredClasses

@@ -15,13 +15,12 @@ from stages.common.resources import stage_version
 from stages.common.settings import load, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import numpy as np
+    from collections.abc import Mapping
 
     from pipeline.backbone import Backbone
     from pipeline.features.diffusion import DiffusionSettings
     from pipeline.features.extraction import Extracted, ExtractionSettings
+    from pipeline.features.windows import Pass
     from pipeline.stores.store import Store
 
 
@@ -47,7 +46,7 @@ def run(
         the path of features.zarr; latents.zarr lies beside it.
     """
     from pipeline.features import extraction
-    from pipeline.features.windows import check_window
+    from pipeline.features.windows import check_window, passes_of
     from pipeline.stores import feature_codec, shard_claims
     from pipeline.stores.schemas import CLIP, FEATURES, LATENTS, ArraySpec
     from pipeline.stores.store import fingerprint, is_current, open_store
@@ -72,13 +71,13 @@ def run(
     settings.check(steps)
     if backbone is None:
         backbone = backbones.load_backbone(backbone_params, weights)
-    window = check_window(params.window, backbone)
+    together = check_window(params.window, backbone)
 
     frames, height, width = source.array("frames").shape[:3]
     indices = source.attrs["source_indices"]
-    per_file = window or params.shard
-    if window is not None and frames < window:
-        cli.note(f"extract: {clip} has {frames} frames, extract.window is {window}: one shorter window")
+    per_file = params.shard if together == 1 else together
+    if frames < together:
+        cli.note(f"extract: {clip} has {frames} frames, extract.window is {together}: one shorter window")
     *grid, channels = extraction.feature_shape(backbone, (height, width), settings)
     features = StoreWriter(
         features_path,
@@ -111,19 +110,17 @@ def run(
         cli.note(f"extract: continuing at frame {missing[0].start if missing else frames} of {frames}")
     with cli.progress("extract", sum(len(shard) for shard in missing)) as advance:
         for shard in shard_claims.claimed(writers, shards):
-            images = source.read("frames", shard.start, shard.stop)
-            if window is not None:
-                parts = [extract_shard(source, shard, window, backbone, steps, settings)]
-                advance(len(shard))
-            else:
-                numbers = indices[shard.start : shard.stop]
-                parts = _frames_alone(backbone, images, numbers, steps, settings, diffusion.batch, advance)
+            parts = []
+            for each in passes_of(shard, backbone, together, diffusion.batch):
+                parts.append(_extract(source, each, backbone, steps, settings, together, diffusion.batch))
+                advance(len(each.asked))
             for name in ("aggregated", "matching"):
                 values = extraction.gather(parts, name)
                 for array, encoded in feature_codec.encode(name, values, params.dtype).items():
                     features.write(array, shard.start, encoded)
             try:
-                value = extraction.reconstruction_psnr(backbone, parts[0].reconstruction[0], images[0])
+                image = source.read("frames", shard.start, shard.start + 1)[0]
+                value = extraction.reconstruction_psnr(backbone, parts[0].reconstruction[0], image)
             except DataError as error:
                 raise DataError(f"{clip}: frame {shard.start}: {error}") from error
             features.merge_attr("psnr", {shard.start: round(value, 2)})
@@ -147,39 +144,28 @@ def _warn_of_poor_reconstruction(clip: Path, psnr: Mapping[str, float]) -> None:
         )
 
 
-def _frames_alone(
-    backbone: Backbone,
-    images: np.ndarray,
-    indices: Sequence[int],
-    diffusion: DiffusionSettings,
-    settings: ExtractionSettings,
-    batch: int,
-    advance: cli.Advance,
-) -> list[Extracted]:
-    parts = []
-    for start in range(0, len(images), batch):
-        part = slice(start, min(start + batch, len(images)))
-        parts.append(_extract(backbone, images[part], indices[part], diffusion, settings, batch))
-        advance(part.stop - part.start)
-    return parts
-
-
 def _extract(
+    clip: Store,
+    each: Pass,
     backbone: Backbone,
-    images: np.ndarray,
-    indices: Sequence[int],
     diffusion: DiffusionSettings,
     settings: ExtractionSettings,
+    together: int,
     batch: int,
 ) -> Extracted:
-    """One pass over no more than `batch` images."""
+    """Features of the frames that are asked for of a pass."""
     from pipeline.features import extraction, micro_batches
+    from pipeline.features.windows import pass_limit
+
+    images = clip.read("frames", each.frames.start, each.frames.stop)
+    indices = clip.attrs["source_indices"][each.frames.start : each.frames.stop]
+    limit = pass_limit(min(together, len(images)), batch)
 
     def work(sizes: micro_batches.Sizes) -> Extracted:
-        frames = slice(sizes["diffusion.batch"])
+        frames = slice(min(sizes.values()))
         return extraction.extract(backbone, images[frames], indices[frames], diffusion, settings)
 
-    return micro_batches.compute(work, {"diffusion.batch": batch})
+    return micro_batches.compute(work, limit).since(each.first)
 
 
 def extraction_settings(params: ExtractParams) -> ExtractionSettings:
@@ -189,30 +175,6 @@ def extraction_settings(params: ExtractParams) -> ExtractionSettings:
     return ExtractionSettings(
         params.blocks, params.matching_block, params.feature_step, params.normalize, params.encode
     )
-
-
-def extract_shard(
-    clip: Store,
-    shard: range,
-    window: int,
-    backbone: Backbone,
-    diffusion: DiffusionSettings,
-    settings: ExtractionSettings,
-) -> Extracted:
-    """Features of a shard's frames, seen in their window."""
-    from pipeline.features import extraction, micro_batches
-    from pipeline.features.windows import window_of
-
-    frames = window_of(shard, window)
-    images = clip.read("frames", frames.start, frames.stop)
-    indices = clip.attrs["source_indices"][frames.start : frames.stop]
-
-    def work(sizes: micro_batches.Sizes) -> Extracted:
-        part = slice(sizes["extract.window"])
-        return extraction.extract(backbone, images[part], indices[part], diffusion, settings)
-
-    extracted = micro_batches.compute(work, {"extract.window": len(frames)})
-    return extracted.last(len(shard))
 
 
 def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards: slice = EVERY_SHARD) -> None:

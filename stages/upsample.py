@@ -328,11 +328,10 @@ def upsample_shard(
 
     from pipeline.features import micro_batches
     from pipeline.features.diffusion import condition
-    from pipeline.features.windows import window_of
     from pipeline.upsampling.upsample import upsample_fast
     from pipeline.upsampling.windows import WindowPasses, upsample_window
 
-    frames = window_of(shard, window)
+    frames = range(max(0, shard.stop - window), shard.stop)
     start = noisy_latents(latents, frames, diffusion, backbone)
     guides = clip.read("frames", frames.start, frames.stop)
     conditioning = condition(backbone, guides[0], latents.attrs["source_indices"][frames.start], diffusion)

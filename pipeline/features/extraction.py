@@ -11,7 +11,6 @@ from torch import Tensor
 
 from pipeline.backbone import Backbone, Tap
 from pipeline.errors import DataError, UsageError
-from pipeline.features.aggregation import aggregate, max_abs_normalize
 from pipeline.features.diffusion import (
     DiffusionSettings,
     add_noise,
@@ -62,10 +61,10 @@ class Extracted:
     matching: Tensor
     reconstruction: Tensor
 
-    def last(self, frames: int) -> Extracted:
-        """The same of the last frames only."""
+    def since(self, first: int) -> Extracted:
+        """Features of the frames from position `first` on."""
         parts = (self.latents, self.aggregated, self.matching, self.reconstruction)
-        return Extracted(*(part[-frames:] for part in parts))
+        return Extracted(*(part[first:] for part in parts))
 
 
 def extract(
@@ -75,9 +74,7 @@ def extract(
     diffusion: DiffusionSettings,
     settings: ExtractionSettings,
 ) -> Extracted:
-    """Features of frames (b, H, W, 3) uint8 whose noise is keyed by their source indices.
-
-    A video model sees them as one window.
+    """Features of the frames of one pass (b, H, W, 3) uint8, whose noise is keyed by their source indices.
 
     Raises:
         UsageError: feature_step is not among the steps that are run, or a block has no attention.
@@ -98,6 +95,24 @@ def extract(
     if settings.normalize == "max_abs":
         aggregated = max_abs_normalize(aggregated)
     return Extracted(latents, aggregated, queries[settings.matching_block], clean.final)
+
+
+def aggregate(queries: Sequence[Tensor]) -> Tensor:
+    """Mean of the blocks' queries: F~ of section 4.1.
+
+    Args:
+        queries: one (f, n, c) float tensor per block, all of one shape.
+    """
+    return torch.stack(list(queries)).mean(dim=0)
+
+
+def max_abs_normalize(features: Tensor) -> Tensor:
+    """Divide every token (f, n, c) by its largest absolute channel value; all-zero tokens stay zero.
+
+    The paper does not mention it; the authors' code does it before K-Means and kNN.
+    """
+    largest = features.abs().amax(dim=-1, keepdim=True)
+    return features / largest.clamp_min(torch.finfo(features.dtype).tiny)
 
 
 def latent_shape(backbone: Backbone, size: tuple[int, ...]) -> tuple[int, int, int]:

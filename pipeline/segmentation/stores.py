@@ -46,7 +46,7 @@ def read_context_features(features: Store, name: str, start: int, stop: int) -> 
         return values
     import torch
 
-    from pipeline.features.aggregation import max_abs_normalize
+    from pipeline.features.extraction import max_abs_normalize
 
     return max_abs_normalize(torch.from_numpy(values)).numpy()
 

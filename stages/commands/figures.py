@@ -121,6 +121,7 @@ class _Shot:
 
     @classmethod
     def open(cls, clip: Path, latents: Path, settings: Settings, frame: int) -> _Shot:
+        from pipeline.features.windows import window_with
         from pipeline.stores.schemas import CLIP, LATENTS
         from pipeline.stores.store import open_store
 
@@ -135,7 +136,7 @@ class _Shot:
         windows.check_same_window(latents, settings)
         backbone = backbones.load_backbone(settings["backbone"], source)
         windows.check_model(settings, backbone)
-        frames = windows.frames_with(frame, windows.stored_window(latents_store), total)
+        frames = window_with(frame, windows.stored_window(latents_store) or 1, total).frames
         return cls(clip_store, latents_store, frame, frames, settings, backbone)
 
     @property

@@ -68,13 +68,3 @@ def stored_window(latents: Store) -> int | None:
     """The frames that were seen together when the latents were made; None = each frame alone."""
     window: int | None = latents.params["extract"].get("window")
     return window
-
-
-def frames_with(frame: int, window: int | None, total: int) -> range:
-    """The frames that were seen together with one of a clip of `total` frames."""
-    from pipeline.features.windows import window_of
-
-    if window is None:
-        return range(frame, frame + 1)
-    start = frame - frame % window
-    return window_of(range(start, min(start + window, total)), window)

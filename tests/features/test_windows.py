@@ -12,7 +12,7 @@ import torch
 
 from pipeline.errors import DataError, ResourceError, UsageError
 from pipeline.features.extraction import extract as extract_frames
-from pipeline.features.windows import window_of
+from pipeline.features.windows import Pass, passes_of, window_with
 from pipeline.rendering import method_figures
 from pipeline.stores.schemas import CLIP, FEATURES, LABELS
 from pipeline.stores.store import open_store, shard_frames
@@ -28,6 +28,16 @@ from tests.support.places import ROOT
 QUICK = ("diffusion.start_step=23", "upsample.modulate_step=23", "extract.window=3", "segment.clusters=2")
 
 
+@pytest.fixture(scope="module")
+def settings(tiny_video_model: Path) -> Any:
+    return load(None, ["backbone.name=svd", f"backbone.path={tiny_video_model}", *QUICK])
+
+
+@pytest.fixture(scope="module")
+def backbone(settings: Any) -> Any:
+    return backbones.load_backbone(settings["backbone"])
+
+
 @pytest.mark.parametrize(
     ("frames", "window", "expected"),
     [
@@ -38,19 +48,21 @@ QUICK = ("diffusion.start_step=23", "upsample.modulate_step=23", "extract.window
         (2, 1, [range(1), range(1, 2)]),
     ],
 )
-def test_the_last_window_is_moved_back(frames: int, window: int, expected: list[range]) -> None:
+def test_the_last_window_is_moved_back(backbone: Any, frames: int, window: int, expected: list[range]) -> None:
     shards = [range(start, min(start + window, frames)) for start in range(0, frames, window)]
-    assert [window_of(shard, window) for shard in shards] == expected
+    found = [each for shard in shards for each in passes_of(shard, backbone, window, batch=4)]
+    assert [each.frames for each in found] == expected
+    assert [frame for each in found for frame in each.asked] == list(range(frames))
+    for frame in range(frames):
+        seen = window_with(frame, window, frames)
+        assert seen.frames[seen.first] == frame and seen.frames in expected
 
 
-@pytest.fixture(scope="module")
-def settings(tiny_video_model: Path) -> Any:
-    return load(None, ["backbone.name=svd", f"backbone.path={tiny_video_model}", *QUICK])
-
-
-@pytest.fixture(scope="module")
-def backbone(settings: Any) -> Any:
-    return backbones.load_backbone(settings["backbone"])
+def test_windows_of_one_frame_go_through_an_image_model_together(tiny_model: Path) -> None:
+    image = load(None, ["backbone.name=sd21", f"backbone.path={tiny_model}"])
+    model = backbones.load_backbone(image["backbone"])
+    found = passes_of(range(14, 24), model, together=1, batch=4)
+    assert found == [Pass(range(14, 18)), Pass(range(18, 22)), Pass(range(22, 24))]
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import torch
 
 from pipeline.backbone import Offset, Tap
 from pipeline.backbone.attention import recorded
-from pipeline.features.aggregation import aggregate, max_abs_normalize
 from pipeline.features.diffusion import add_noise, conditional_half
+from pipeline.features.extraction import aggregate, max_abs_normalize
 from pipeline.features.noise import batch_noise
 from pipeline.upsampling.modulation import Jobs, Modulated, ModulationSettings, modulate
 from tests.reference.cases import Case, Rule, Vectors, within

@@ -15,8 +15,8 @@ from torch import Tensor
 from pipeline.backbone import Offset, Tap
 from pipeline.backbone.attention import tapped_module
 from pipeline.backbone.base import Layer
-from pipeline.features.aggregation import aggregate, max_abs_normalize
 from pipeline.features.diffusion import add_noise, conditional_half
+from pipeline.features.extraction import aggregate, max_abs_normalize
 from pipeline.upsampling import difference as maps
 from pipeline.upsampling.windows import WindowPasses, window_pairs
 from tests.reference import rules
