@@ -115,8 +115,8 @@ def _score(job: Job, params: EvaluateParams) -> dict[str, Any]:
 
 
 def _labels(job: Job, labels: Store | None, truth: Store, positions: list[int], size: tuple[int, int]) -> Frames:
-    from pipeline.media.truth import parse_classes
     from pipeline.scoring.label_sources import PredictionFolder, StoredFrames
+    from pipeline.truth.class_list import parse_classes
 
     if job.predictions is not None:
         names = _names(labels, truth, job)

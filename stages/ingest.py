@@ -18,8 +18,9 @@ from stages.common.settings import load
 if TYPE_CHECKING:
     import numpy as np
 
-    from pipeline.media.truth import Annotations, ClassList
     from pipeline.media.video import FrameRange, FrameSource
+    from pipeline.truth.annotations import Annotations
+    from pipeline.truth.class_list import ClassList
 
 STORES = ("clip.zarr", "truth.zarr", "seed", "source")
 
@@ -128,7 +129,7 @@ def _scan(source: FrameSource, indices: FrameRange, size: tuple[int, int]) -> _S
 
 
 def _classes(classes: Path | None, ground_truth: Path | None) -> ClassList | None:
-    from pipeline.media.truth import read_classes
+    from pipeline.truth.class_list import read_classes
 
     if classes is not None:
         return read_classes(classes, ground_truth)
@@ -139,7 +140,7 @@ def _classes(classes: Path | None, ground_truth: Path | None) -> ClassList | Non
 def _annotations(
     folder: Path | None, names: list[str], size: tuple[int, int], classes: ClassList | None
 ) -> Annotations:
-    from pipeline.media.truth import find_annotations, is_placeholder, no_annotations
+    from pipeline.truth.annotations import find_annotations, is_placeholder, no_annotations
 
     if folder is None or is_placeholder(folder):
         return no_annotations(size)
@@ -154,7 +155,7 @@ def _seed(
     size: tuple[int, int],
     classes: ClassList | None,
 ) -> np.ndarray | None:
-    from pipeline.media.truth import ClassList
+    from pipeline.truth.class_list import ClassList
 
     if mask is not None:
         labels = (classes or ClassList(())).read(mask)
@@ -210,10 +211,10 @@ def _write_clip(out: Out, source: FrameSource, indices: FrameRange, size: tuple[
 
 
 def _write_truth(out: Out, truth: Annotations, names: list[str]) -> None:
-    from pipeline.media.truth import class_list_record
     from pipeline.stores.schemas import TRUTH, ArraySpec
     from pipeline.stores.store import fingerprint, is_current
     from pipeline.stores.writer import StoreWriter
+    from pipeline.truth.class_list import class_list_record
 
     attrs = {"indices": list(truth.indices), "names": names, **class_list_record(truth.listed)}
     mark = fingerprint("ingest", stage_version("ingest"), "truth", truth.digest, truth.size, attrs)
@@ -270,7 +271,7 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> Non
 
 
 def _path(entry: dict[str, Any], key: str) -> Path | None:
-    from pipeline.media.truth import is_placeholder
+    from pipeline.truth.annotations import is_placeholder
 
     path = Path(entry[key]) if entry.get(key) is not None else None
     return None if path is not None and is_placeholder(path) else path

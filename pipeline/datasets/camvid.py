@@ -23,8 +23,8 @@ from statistics import mode
 
 from pipeline.datasets.listing import Frame, Video, pair_frames, read_lines, read_names, require_annotations
 from pipeline.errors import DataError
-from pipeline.media.truth import ClassList, parse_classes, read_classes
 from pipeline.media.video import images_by_stem
+from pipeline.truth.class_list import ClassList, parse_classes, read_classes
 
 CLASS_LISTS = Path(__file__).parent / "classes"
 CAMERA_FPS = 30.0

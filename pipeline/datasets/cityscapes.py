@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.datasets.listing import Frame, Video
 from pipeline.errors import DataError
-from pipeline.media.truth import ClassList, read_classes
+from pipeline.truth.class_list import ClassList, read_classes
 
 CLASS_LIST = Path(__file__).parent / "classes" / "cityscapes.json"
 FPS = 17.0

@@ -18,8 +18,8 @@ import numpy as np
 
 from pipeline.datasets.listing import Frame, Video, pair_frames, read_names, require_annotations
 from pipeline.errors import DataError
-from pipeline.media.pictures import read_label_png
-from pipeline.media.truth import VOID, ClassList, LabelClass, parse_classes
+from pipeline.media.pictures import VOID, read_label_png
+from pipeline.truth.class_list import ClassList, LabelClass, parse_classes
 
 FPS = 24.0
 FOREGROUND = ClassList(

@@ -2,7 +2,7 @@
 
     <video>/frames/*                     pictures
     <video>/labels/*.png                 label maps of some or all frames, or no such folder
-    classes.json                         class list, or several by video name (pipeline/media/truth.py); optional,
+    classes.json                         class list, or several by video name (pipeline/truth/class_list.py); optional,
                                          <video>/labels/classes.json wins
     <split>.txt                          video names
 
@@ -16,7 +16,8 @@ from pathlib import Path
 
 from pipeline.datasets.listing import Video, pair_frames, read_names
 from pipeline.errors import DataError
-from pipeline.media.truth import is_placeholder, read_classes
+from pipeline.truth.annotations import is_placeholder
+from pipeline.truth.class_list import read_classes
 
 
 def videos(root: Path, split: str | None) -> Iterator[Video]:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from pipeline.datasets.listing import Video
 from pipeline.errors import DataError
-from pipeline.media.truth import write_classes
 from pipeline.stores.folders import is_json_of, refuse_foreign, replace_folder
+from pipeline.truth.class_list import write_classes
 
 MARK = "registration.json"
 SCHEMA = "registration"

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import DataError
-from pipeline.media.pictures import image_size
-from pipeline.media.truth import ClassList, label_maps, read_checked
+from pipeline.media.pictures import image_size, label_maps
 from pipeline.media.video import images_by_stem, list_images
+from pipeline.truth.annotations import read_checked
+from pipeline.truth.class_list import ClassList
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from functools import partial
 
 import numpy as np
 
-from pipeline.media.truth import LabelClass
+from pipeline.truth.class_list import LabelClass
 
 CLASSES = (
     LabelClass(0, "sky", (70, 130, 180)),

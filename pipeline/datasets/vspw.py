@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.datasets.listing import Video, pair_frames, read_names, require_annotations
 from pipeline.errors import DataError
-from pipeline.media.truth import ClassList, parse_classes
+from pipeline.truth.class_list import ClassList, parse_classes
 
 CLASSES = 124
 IGNORE = (0, 255)

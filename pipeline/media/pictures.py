@@ -15,6 +15,9 @@ from pipeline.errors import DataError
 
 Colour = tuple[int, int, int]
 
+#: The value that every common data set uses for unlabelled pixels.
+VOID = 255
+
 #: What is read, whatever a file's name says: Pillow would hand an EPS file to another program.
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
 #: Pixels of a picture or of a video's frame; a small file may claim to hold far more.
@@ -50,6 +53,21 @@ def read_image(path: Path) -> np.ndarray:
             grey = (np.asarray(upright).astype(np.int64) >> 8).astype(np.uint8)
             return np.repeat(grey[..., None], 3, axis=2)
         return np.array(upright.convert("RGB"))
+
+
+def label_maps(folder: Path) -> dict[str, Path]:
+    """The PNGs of a folder by stem, without hidden ones.
+
+    Raises:
+        DataError: two of them have one stem.
+    """
+    maps: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() == ".png" and not path.name.startswith("."):
+            other = maps.setdefault(path.stem, path)
+            if other is not path:
+                raise DataError(f"{folder}: both {other.name} and {path.name} are for frame '{path.stem}'")
+    return maps
 
 
 def label_size(path: Path) -> tuple[int, int]:

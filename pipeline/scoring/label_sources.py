@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import DataError
-from pipeline.media.truth import ClassList, label_maps
+from pipeline.media.pictures import label_maps
 from pipeline.stores.store import Store
+from pipeline.truth.class_list import ClassList
 
 
 class StoredFrames:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.errors import DataError, UsageError
-from pipeline.media.truth import VOID
+from pipeline.media.pictures import VOID
 from pipeline.segmentation.context import Context, MemoryPolicy, fit, merge_by_mask, parse_memory
 from pipeline.segmentation.correspondence import Matches
 from pipeline.segmentation.kmeans import kmeans

@@ -54,5 +54,5 @@ class ArraySpec:
 def label_dtype(highest: int) -> str:
     """The smallest of uint8 and uint16 that holds label values up to `highest`."""
     if highest > 65535:
-        raise DataError(f"label {highest} is larger than 65535, the largest that label maps can hold")
+        raise DataError(f"label {highest} is larger than 65535, the largest that a store of labels can hold")
     return "uint8" if highest <= 255 else "uint16"

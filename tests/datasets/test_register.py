@@ -16,9 +16,9 @@ from PIL import Image
 
 from pipeline.datasets import cityscapes
 from pipeline.datasets.listing import Video
-from pipeline.media.truth import read_classes
 from pipeline.stores.schemas import CLIP, TRUTH
 from pipeline.stores.store import Store, open_store
+from pipeline.truth.class_list import read_classes
 from stages.commands import dataset, videos
 from stages.common.resources import resource
 from tests.support import fake_datasets as fake
