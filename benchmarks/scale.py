@@ -27,11 +27,12 @@ from typing import Annotated
 
 import numpy as np
 import typer
-import yaml
 from PIL import Image
 
 from pipeline.media.video import write_video
 from pipeline.tables.pages import markdown
+from stages.common import yaml_files
+from stages.common.layout import item_keys
 from tests.support import fake_datasets, tiny
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -163,7 +164,7 @@ def dvc(videos: Annotated[list[int] | None, typer.Option(help="numbers of regist
         made = _one_video(folder / "one")
         for count in videos or [1, 40, 343]:
             project = _project(folder / str(count), count, made)
-            items = yaml.safe_load((project / "videos.yaml").read_text())["items"]
+            items = item_keys(project / "videos.yaml")
             files = sum(1 for path in (project / "data").rglob("*") if path.is_file())
             row = [str(count), str(len(items)), str(7 * len(items) + 2), str(files)]
             for command in (["dvc", "status"], ["dvc", "repro"]):
@@ -200,7 +201,7 @@ def _project(folder: Path, count: int, made: Path) -> Path:
         ["vidseg", "sample", "data/sample"],
     ):
         measure(command, folder)
-    for key, entries in yaml.safe_load((folder / "videos.yaml").read_text())["items"].items():
+    for key, entries in yaml_files.read(folder / "videos.yaml", "")["items"].items():
         for name in entries[0].get("videos", [""]):
             _put(made, folder / "data", key, name)
     (folder / "plots").mkdir()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stages.common import yaml_files
+
 _STAGES = Path(__file__).resolve().parents[1]
 
 
@@ -18,6 +20,4 @@ def resource(name: str) -> Path:
 
 def stage_version(stage: str) -> int:
     """The version of a stage's results; raised in versions.yaml whenever they change."""
-    import yaml
-
-    return int(yaml.safe_load(resource("versions.yaml").read_text())[stage])
+    return int(yaml_files.load(resource("versions.yaml"), "install vidseg again")[stage])

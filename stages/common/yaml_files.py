@@ -8,9 +8,10 @@ from typing import Any
 from pipeline.errors import UsageError
 
 #: What a file may hold, in characters, and what its aliases may stand for, in values: a few lines of aliases of
-#: aliases would otherwise fill the memory.
+#: aliases would otherwise fill the memory. And how deep it may be nested: the reader in C ends with its process.
 MOST_CHARACTERS = 10_000_000
 MOST_ALIASED = 100_000
+MOST_NESTED = 50
 
 
 def load(path: Path, remedy: str) -> Any:
@@ -31,9 +32,7 @@ def parse(text: str, what: str) -> Any:
     Raises:
         UsageError: it is not YAML, is nested too deeply, or its aliases stand for too much.
     """
-    from ruamel.yaml import YAML
-
-    return _parsed(YAML(typ="safe", pure=True), text, what)
+    return _parsed(_safe(), text, what)
 
 
 def read(path: Path, remedy: str) -> Any:
@@ -82,38 +81,52 @@ def _parsed(yaml: Any, text: str, what: str) -> Any:
     from ruamel.yaml import YAMLError
 
     try:
-        if "&" in text and "*" in text and _largest_alias(text) > MOST_ALIASED:
-            raise UsageError(f"{what} has aliases that stand for more than {MOST_ALIASED} values")
+        _check_bounds(text, what)
         return yaml.load(text)
     except (YAMLError, ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:  # of odd tags, too
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"{what} is not valid YAML ({reason})") from error
-    except RecursionError as error:
-        raise UsageError(f"{what} is nested too deeply") from error
+        mark = getattr(error, "problem_mark", None)
+        said = str(getattr(error, "problem", None) or error).splitlines() or [type(error).__name__]
+        place = "" if mark is None else f"line {mark.line + 1}: "
+        raise UsageError(f"{what} is not valid YAML ({place}{said[0][:100]})") from error
 
 
-def _largest_alias(text: str) -> int:
-    """The number of values that the document would have were its aliases written out; infinity is cut off."""
-    from ruamel.yaml import YAML, events
+def _check_bounds(text: str, what: str) -> None:
+    """Refuse a text that is nested too deeply, or whose aliases, written out, would be too many values."""
+    from ruamel.yaml import events
 
     known: dict[str, int] = {}
+    aliased = False
     # One entry per open collection: its anchor and the values in it so far. The outermost is the document.
     within: list[tuple[str | None, int]] = [(None, 0)]
-    for event in YAML(typ="safe", pure=True).parse(text):
+    for event in _safe().parse(text):
         anchor, size = getattr(event, "anchor", None), 1
         if isinstance(event, events.CollectionStartEvent):
             within.append((anchor, 1))
+            if len(within) > MOST_NESTED:
+                raise UsageError(f"{what} is nested too deeply")
             continue
         if isinstance(event, events.CollectionEndEvent):
             anchor, size = within.pop()
         elif isinstance(event, events.AliasEvent):
-            anchor, size = None, known.get(event.anchor, MOST_ALIASED + 1)  # not finished: it would hold itself
+            aliased, anchor, size = (
+                True,
+                None,
+                known.get(event.anchor, MOST_ALIASED + 1),
+            )  # not finished: it would hold itself
         elif not isinstance(event, events.ScalarEvent):
             continue
         if anchor is not None:
             known[anchor] = size
         within[-1] = (within[-1][0], min(within[-1][1] + size, MOST_ALIASED + 1))
-    return within[-1][1]
+    if aliased and within[-1][1] > MOST_ALIASED:
+        raise UsageError(f"{what} has aliases that stand for more than {MOST_ALIASED} values")
+
+
+def _safe() -> Any:
+    """The reader of plain values; written in C where ruamel.yaml.clib is installed, which is four times as fast."""
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe")
 
 
 def _yaml() -> Any:

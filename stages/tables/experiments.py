@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError, UsageError
-from stages.common import cli
+from stages.common import cli, yaml_files
 from stages.common.layout import DATA, NONE, item_keys, item_videos
 from stages.common.programs import git
 from stages.common.settings import load
@@ -213,9 +213,7 @@ def fetch(revision: str, stores: Sequence[str], folder: Path) -> None:
 
 def lock_entries(revision: str) -> dict[str, str]:
     """Stage -> hash of its entry in an experiment's dvc.lock: of its inputs, parameters and outputs."""
-    import yaml
-
-    stages = yaml.safe_load(git("show", f"{revision}:./dvc.lock"))["stages"]
+    stages = yaml_files.parse(git("show", f"{revision}:./dvc.lock"), f"dvc.lock of {revision}")["stages"]
     return {
         name: hashlib.sha256(json.dumps([name, entry], sort_keys=True).encode()).hexdigest()
         for name, entry in stages.items()

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
+from tests.support import yaml
 from tests.support.cluster_project import Checkout, quick_project
 from tests.support.commands import error_line, vidseg
 

@@ -3,12 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
 
 from pipeline.errors import UsageError
 from stages.commands import preset
 from stages.common import settings
 from stages.common.resources import resource
+from tests.support import yaml
 from tests.support.commands import error_line, vidseg
 from tests.support.places import ROOT
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
 
 from stages.commands.videos import MOST_ITEMS
 from stages.common.layout import beside, item_keys
+from tests.support import yaml
 from tests.support.commands import error_line, vidseg
 
 NONE = "inputs/none"

@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
 
 from pipeline.errors import UsageError
 from stages.common import settings
 from stages.common.resources import resource
+from tests.support import yaml
 
 
 def test_defaults_are_those_of_the_design() -> None:

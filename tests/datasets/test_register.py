@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from pipeline.datasets import cityscapes
@@ -22,6 +21,7 @@ from pipeline.truth.class_list import read_classes
 from stages.commands import dataset, videos
 from stages.common.resources import resource
 from tests.support import fake_datasets as fake
+from tests.support import yaml
 from tests.support.commands import error_line, vidseg
 from tests.support.fake_datasets import write_map, write_picture
 from tests.support.places import ROOT

@@ -9,8 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
-
+from tests.support import yaml
 from tests.support.commands import ENVIRONMENT, heed_interrupts
 
 #: Each stage notes that it ran, and where; `hold` is a file that lets the item `slow` wait in it, while it exists.
@@ -140,7 +139,7 @@ def quick_project(folder: Path, site: Path, keys: list[str]) -> Checkout:
     made = Checkout(folder, site)
     folder.mkdir()
     (folder / "stage.sh").write_text(STAGE)
-    (folder / "dvc.yaml").write_text(yaml.safe_dump(PIPELINE, sort_keys=False))
+    (folder / "dvc.yaml").write_text(yaml.safe_dump(PIPELINE))
     paths = {}
     for number, key in enumerate(keys):
         write_video(folder, key)

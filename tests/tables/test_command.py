@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from pipeline.datasets.links import MARK, SCHEMA
 from pipeline.errors import DataError, UsageError, VidsegError
@@ -29,7 +28,7 @@ from stages.tables import items as table_items
 from stages.tables import rows as table_rows
 from stages.tables import run as table_run
 from stages.tables.command import PAGE_MARK
-from tests.support import tiny
+from tests.support import tiny, yaml
 from tests.support.commands import ENVIRONMENT, error_line, vidseg, write_frames, write_labels
 from tests.support.places import ROOT
 from tests.support.records import WINDOWS, noisy_video

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,7 +26,7 @@ from pipeline.stores.schemas import LABELS, ArraySpec
 from pipeline.stores.store import open_store
 from pipeline.stores.writer import StoreWriter
 from stages.common import backbones
-from tests.support import killing
+from tests.support import killing, yaml
 from tests.support.commands import error_line, tree_bytes, vidseg, write_frames, write_labels
 
 STAGES = ("ingest", "extract", "correspond", "segment", "upsample", "evaluate", "render", "summarize")

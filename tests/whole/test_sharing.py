@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
-from tests.support import tiny
+from tests.support import tiny, yaml
 from tests.support.commands import ENVIRONMENT, error_line, tree_bytes, vidseg, write_frames
 from tests.support.places import ROOT
 

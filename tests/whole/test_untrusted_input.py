@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ from pipeline.parameters import SECTIONS
 from pipeline.stores.schemas import CLIP, LABELS, ArraySpec
 from pipeline.stores.writer import StoreWriter
 from stages.common.settings import load
+from tests.support import yaml
 from tests.support.commands import error_line, tree_bytes, vidseg, write_frames
 from tests.support.parsers import ITEM, PARSERS, png, survives
 from tests.support.places import DATA
