@@ -45,14 +45,11 @@ def run(
     Returns:
         the path of features.zarr; latents.zarr lies beside it.
     """
-    from pipeline.features import extraction
-    from pipeline.features.windows import check_window, passes_of
     from pipeline.stores import feature_codec, shard_claims
     from pipeline.stores.schemas import CLIP, FEATURES, LATENTS, ArraySpec
     from pipeline.stores.store import fingerprint, is_current, open_store
     from pipeline.stores.writer import StoreWriter
     from stages.common import backbones
-    from stages.common.backbones import diffusion_settings
 
     source = open_store(clip, CLIP)
     weights = backbones.find(backbone_params) if backbone is None else None
@@ -66,8 +63,12 @@ def run(
     features_path, latents_path = out / "features.zarr", out / "latents.zarr"
     if is_current(features_path, FEATURES, mark) and is_current(latents_path, LATENTS, mark):
         return features_path
+    # These import torch, which takes seconds: not where there is nothing to do.
+    from pipeline.features import extraction
+    from pipeline.features.windows import check_window, passes_of
+
     settings = extraction_settings(params)
-    steps = diffusion_settings(diffusion)
+    steps = backbones.diffusion_settings(diffusion)
     settings.check(steps)
     if backbone is None:
         backbone = backbones.load_backbone(backbone_params, weights)

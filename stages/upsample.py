@@ -51,8 +51,6 @@ def run(
     from stages.common.backbones import diffusion_settings
     from stages.common.windows import check_upsampling, stored_window
 
-    if params.method == "modulation":
-        modulation_settings(params).check(diffusion_settings(diffusion))
     frames_store = open_store(clip, CLIP)
     latents_store = open_store(latents, LATENTS)
     coarse_store = open_store(coarse, COARSE)
@@ -61,7 +59,7 @@ def run(
     modulates = params.method == "modulation"
     shown = {"upsample": plain(params)}
     weights_hash = None
-    small = small_decoder(params, backbone_params)
+    small_mark = small_decoder_hash(params, backbone_params)
     if modulates:
         source = backbones.find(backbone_params) if backbone is None else None
         weights_hash = source.sha256 if source else backbone.fingerprint  # type: ignore[union-attr]
@@ -71,15 +69,18 @@ def run(
     mark = fingerprint(
         "upsample", stage_version("upsample"), shown, weights_hash, frames_store.fingerprint,
         size, coarse_store.fingerprint, latents_store.fingerprint if modulates else None,
-        *([small.fingerprint] if small else []),
+        *([small_mark] if small_mark else []),
     )  # fmt: skip
     path = out / "labels.zarr"
     if is_current(path, LABELS, mark):
         return path
-    if modulates and backbone is None:
-        backbone = backbones.load_backbone(backbone_params, source)
+    small = None
     if modulates:
-        check_upsampling(params, backbone)  # type: ignore[arg-type]
+        # Only now: this imports torch, which takes seconds.
+        modulation_settings(params).check(diffusion_settings(diffusion))
+        small = small_decoder(params, backbone_params)
+        backbone = backbone or backbones.load_backbone(backbone_params, source)
+        check_upsampling(params, backbone)
     window = stored_window(latents_store) if modulates else None
     dtype = str(coarse_store.array("refined").dtype)
     writer = StoreWriter(
@@ -197,8 +198,35 @@ def small_decoder(params: UpsampleParams, backbone: BackboneParams) -> SmallDeco
         UsageError: they do not say which, and the backbone's folder has none.
         WeightsError: it cannot be loaded.
     """
+    folder = _small_decoder_folder(params, backbone)
+    if folder is None:
+        return None
     from pipeline.backbone.small_decoder import load_small_decoder
-    from stages.common.backbones import choose_device, small_decoder_folder
+    from stages.common.backbones import choose_device
+
+    return load_small_decoder(folder, choose_device())
+
+
+def small_decoder_hash(params: UpsampleParams, backbone: BackboneParams) -> str | None:
+    """Hash of the small decoder's weights, where the parameters use it, without loading them.
+
+    Raises:
+        UsageError: they do not say which, and the backbone's folder has none.
+        WeightsError: it has no weights.
+    """
+    from pipeline.backbone.files import no_small_decoder, small_decoder_fingerprint
+
+    folder = _small_decoder_folder(params, backbone)
+    if folder is None:
+        return None
+    found = small_decoder_fingerprint(folder)
+    if found is None:
+        raise no_small_decoder(folder)
+    return found
+
+
+def _small_decoder_folder(params: UpsampleParams, backbone: BackboneParams) -> Path | None:
+    from stages.common.backbones import small_decoder_folder
 
     if not decodes_small(params):
         return None
@@ -209,7 +237,7 @@ def small_decoder(params: UpsampleParams, backbone: BackboneParams) -> SmallDeco
             "backbone's latents (for SD 2.1: hf download madebyollin/taesd --local-dir FOLDER; "
             "for a model of your own: vidseg pretrain-small-decoder)"
         )
-    return load_small_decoder(folder, choose_device())
+    return folder
 
 
 def decodes_small(params: UpsampleParams) -> bool:
@@ -363,9 +391,9 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards
     if settings["upsample"].method == "modulation":
         source = backbones.find(settings["backbone"])
         backbones.check_lock(source)
-        small = small_decoder(settings["upsample"], settings["backbone"])
+        small = small_decoder_hash(settings["upsample"], settings["backbone"])
         if small is not None:
-            backbones.check_small_decoder_lock(small.fingerprint)
+            backbones.check_small_decoder_lock(small)
         backbone = backbones.load_backbone(settings["backbone"], source)
     for video in videos_of(key):
         check_same_window(place("extract", key, video) / "latents.zarr", settings)

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-import numpy as np
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # importing torch takes seconds, and finding weights must not
+    import numpy as np
+    import torch
+    from torch import Tensor
 
-from pipeline.backbone.boxes import Box
+    from pipeline.backbone.boxes import Box
 
 #: The attentions of a decoder block. The temporal ones are a video model's: sequences of b frames, one per token.
 Layer = Literal["self", "cross", "temporal_self", "temporal_cross"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Box:
     @classmethod
     def around(cls, mask: Tensor) -> Box:
         """The smallest box that holds all positive cells of a mask (h, w); at least one is."""
-        rows, columns = (torch.nonzero(mask.amax(dim=axis) > 0).flatten() for axis in (1, 0))
+        rows, columns = ((mask.amax(dim=axis) > 0).nonzero().flatten() for axis in (1, 0))
         return cls(int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1)
 
     def grown(self, cells: int, size: tuple[int, int]) -> Box:

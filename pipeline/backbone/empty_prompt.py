@@ -13,10 +13,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pipeline.backbone.networks import refuse_pickles_without_safetensors, without_bars
+from pipeline.backbone.files import EMPTY_PROMPT, refuse_pickles_without_safetensors
+from pipeline.backbone.networks import without_bars
 from pipeline.errors import WeightsError
-
-EMPTY_PROMPT = "empty_prompt.safetensors"
 
 
 def empty_prompt(folder: Path, width: int) -> torch.Tensor:

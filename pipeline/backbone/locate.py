@@ -13,9 +13,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from pipeline.backbone.empty_prompt import EMPTY_PROMPT
-from pipeline.backbone.networks import (
+from pipeline.backbone.files import (
+    EMPTY_PROMPT,
     PICKLES,
+    file_hash,
     network_file,
     read_json,
     refuse_pickles,
@@ -92,8 +93,7 @@ def describe(name: str, path: Path, revision: str | None) -> WeightsSource:
     digest = hashlib.sha256()
     for file in _weight_files(name, path):
         digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(file_hash(file))
     return WeightsSource(name, path, revision, digest.hexdigest())
 
 
@@ -122,7 +122,7 @@ def _folder_family(folder: Path) -> str | None:
 
 def _file_family(path: Path) -> str | None:
     """By the names of the conditioning's tensors; None where there are none, or the file cannot be read."""
-    with suppress(SafetensorError, OSError), safe_open(path, framework="pt") as file:
+    with suppress(SafetensorError, OSError), safe_open(path, framework="numpy") as file:
         names = set(file.keys())
         for prefix, family in (("cond_stage_model.", IMAGE_UNET), ("conditioner.", VIDEO_UNET)):
             if any(name.startswith(prefix) for name in names):

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import Module
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from pipeline.backbone.empty_prompt import EMPTY_PROMPT, stored_prompt
+from pipeline.backbone.empty_prompt import stored_prompt
+from pipeline.backbone.files import EMPTY_PROMPT, read_json
 from pipeline.backbone.image.model import StableDiffusion
 from pipeline.backbone.image.single_file import SD21_UNET, SD21_VAE
 from pipeline.backbone.locate import VIDEO_NAMES, check_family
-from pipeline.backbone.networks import read_json
 from pipeline.backbone.video.embedding import ClipImageEmbedding
 from pipeline.backbone.video.folder import check_widths
 from pipeline.backbone.video.model import StableVideoDiffusion

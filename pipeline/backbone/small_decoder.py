@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipeline.backbone.files import SMALL_DECODER_WEIGHTS, file_hash, no_small_decoder, read_json
+from pipeline.backbone.networks import cannot_be_loaded
 from pipeline.errors import WeightsError
 
-#: Where a model's folder keeps its own.
-FOLDER = "small_decoder"
-CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+CONFIG = "config.json"
 PREFIX, CLASS = "decoder.", "AutoencoderTiny"
 #: Of the latents of all backbones.
 CHANNELS, STRIDE = 4, 8
@@ -47,14 +46,9 @@ def load_small_decoder(folder: Path, device: torch.device) -> SmallDecoder:
     Raises:
         WeightsError: a file is missing or damaged, or is of something else.
     """
-    from pipeline.backbone.networks import cannot_be_loaded
-
-    config, file = read_config(folder), folder / WEIGHTS
+    config, file = read_config(folder), folder / SMALL_DECODER_WEIGHTS
     if not config or not file.is_file():
-        raise WeightsError(
-            f"{folder}: no small decoder; it needs {CONFIG} and {WEIGHTS} of an AutoencoderTiny for this backbone's "
-            "latents (for SD 2.1: hf download madebyollin/taesd --local-dir FOLDER)"
-        )
+        raise no_small_decoder(folder)
     if config.get("_class_name") != CLASS:
         raise WeightsError(f"{folder / CONFIG}: is a {config.get('_class_name')}, not an {CLASS}")
     try:
@@ -67,19 +61,7 @@ def load_small_decoder(folder: Path, device: torch.device) -> SmallDecoder:
         decoder.load_state_dict({name.removeprefix(PREFIX): value for name, value in stored.items()})
     except (SafetensorError, OSError, RuntimeError) as error:
         raise cannot_be_loaded(file, error) from error
-    return SmallDecoder(decoder.to(device, torch.float32).eval().requires_grad_(False), _file_hash(file))
-
-
-def fingerprint(folder: Path) -> str | None:
-    """SHA-256 (hex) of the weights in a folder, without loading them; None where there are none."""
-    file = folder / WEIGHTS
-    return _file_hash(file) if file.is_file() else None
-
-
-def _file_hash(file: Path) -> str:
-    """SHA-256 (hex)."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return SmallDecoder(decoder.to(device, torch.float32).eval().requires_grad_(False), file_hash(file).hex())
 
 
 def _check_latents(decoder: Any, folder: Path) -> None:
@@ -95,8 +77,6 @@ def _check_latents(decoder: Any, folder: Path) -> None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration of the small decoder in a folder; empty where there is none."""
-    from pipeline.backbone.networks import read_json
-
     return read_json(folder / CONFIG)
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from pipeline.errors import DataError
 
@@ -101,6 +100,8 @@ def official_majority(labels: np.ndarray, truth: np.ndarray) -> dict[int, int]:
 
 def hungarian(labels: np.ndarray, truth: np.ndarray, ignore: Collection[int] = ()) -> dict[int, int]:
     """One-to-one assignment with the largest total overlap; clusters beyond the classes have no entry."""
+    from scipy.optimize import linear_sum_assignment
+
     clusters, values, counts = _overlap(labels, truth, ignore)
     rows, columns = linear_sum_assignment(counts, maximize=True)
     return {

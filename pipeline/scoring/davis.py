@@ -13,7 +13,6 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from pipeline.errors import DataError
 
@@ -110,6 +109,8 @@ def unsupervised(truth: Frames, prediction: Frames) -> DavisScores:
     Raises:
         DataError: no frames, different sizes, or more than 20 proposals.
     """
+    from scipy.optimize import linear_sum_assignment
+
     frames = _frame_count(truth, prediction)
     if not frames:
         raise DataError("unsupervised J and F need at least one frame")

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.backbone.small_decoder import PREFIX, WEIGHTS
+from pipeline.backbone.files import SMALL_DECODER_WEIGHTS
+from pipeline.backbone.small_decoder import PREFIX
 from pipeline.errors import DataError, ResourceError
 from pipeline.training.compact import Start
 from pipeline.training.denoiser import BETAS, TIMESTEPS, Denoiser
@@ -65,7 +66,7 @@ def export_small_decoder(model: nn.Module, folder: Path) -> Path:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(stored, folder / WEIGHTS)
+        save_file(stored, folder / SMALL_DECODER_WEIGHTS)
         tiny.save_config(folder)
     except OSError as error:
         raise ResourceError(f"{folder} cannot be written ({error}): free some disk space") from error

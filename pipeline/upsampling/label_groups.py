@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-import networkx
 import numpy as np
-from scipy import ndimage
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,8 @@ def whole_labels(planes: np.ndarray) -> list[Region]:
 
 def connected_parts(planes: np.ndarray) -> list[Region]:
     """The connected parts of each label of coarse maps (..., h, w), labels ascending; corners connect, and frames."""
+    from scipy import ndimage
+
     parts = []
     for region in whole_labels(planes):
         numbers, count = ndimage.label(region.mask, _touching(planes, frames=True))
@@ -66,6 +66,9 @@ def coloured(regions: Sequence[Region], gap: int) -> list[Group]:
 
     So it is in each frame of a window: regions that come closer in any of its frames are in different groups.
     """
+    import networkx
+    from scipy import ndimage
+
     around = _touching(regions[0].mask, frames=False)
     grown = [ndimage.binary_dilation(region.mask, around, iterations=gap) for region in regions]
     touching = networkx.Graph()
@@ -81,6 +84,8 @@ def coloured(regions: Sequence[Region], gap: int) -> list[Group]:
 
 
 def _group(regions: Sequence[Region]) -> Group:
+    from scipy import ndimage
+
     shape = regions[0].mask.shape
     labels, covered = np.zeros(shape, np.int64), np.zeros(shape, bool)
     for region in regions:

@@ -35,7 +35,8 @@ class Params:
 
 def run(images: Path, model: Path, work: Path, params: Params) -> Path:
     """Train on a folder of images; an interrupted run is continued. Returns the folder `model/small_decoder`."""
-    from pipeline.backbone.small_decoder import FOLDER, load_small_decoder
+    from pipeline.backbone.files import SMALL_DECODER
+    from pipeline.backbone.small_decoder import load_small_decoder
     from pipeline.training.data import held_out_names, read_images
     from pipeline.training.export import export_small_decoder
     from pipeline.training.loop import Budget
@@ -46,7 +47,7 @@ def run(images: Path, model: Path, work: Path, params: Params) -> Path:
     training, held_out = read_images(images).split(held_out_names(images, every=params.held_out_every))
     budget = Budget(minutes=params.minutes)
     trained = train_small_decoder(backbone, training, settings(params), budget, work, cli.note)
-    out = export_small_decoder(trained, model / FOLDER)
+    out = export_small_decoder(trained, model / SMALL_DECODER)
     if held_out.images:
         found = imitation(backbone, load_small_decoder(out, backbone.device), held_out)
         cli.note(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import runpy
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,21 +66,56 @@ def choose_device() -> torch.device:
     """`VIDSEG_DEVICE` (cpu, cuda, cuda:1, ...) or CUDA when there is one, else the CPU."""
     import torch
 
-    return torch.device(os.environ.get("VIDSEG_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return torch.device(_device_name())
+
+
+def _device_name() -> str:
+    if named := os.environ.get("VIDSEG_DEVICE"):
+        return named
+    if not may_have_gpu():
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def may_have_gpu() -> bool:
+    """Whether it is worth the seconds that importing torch takes to ask it for a GPU.
+
+    It has none if it is a build for CPUs, or one for CUDA on a machine without a driver.
+    """
+    torch = find_spec("torch")
+    if torch is None or torch.origin is None:
+        return False
+    built_for = runpy.run_path(str(Path(torch.origin).with_name("version.py")))
+    if built_for.get("hip"):
+        return True
+    if not built_for.get("cuda"):
+        return False
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return os.name == "nt"  # the driver has another name there
+    return True
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """`auto` is float16 on a GPU (as in the published runs) and float32 on a CPU."""
     import torch
 
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.float16
-    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]
+    dtype: torch.dtype = getattr(torch, _dtype_on(device.type, name))
+    return dtype
 
 
 def dtype_name(params: BackboneParams) -> str:
     """The precision that `auto` means on this machine, by name: results of another precision are other results."""
-    return str(choose_dtype(params.dtype, choose_device())).removeprefix("torch.")
+    return params.dtype if params.dtype != "auto" else _dtype_on(_device_name(), "auto")
+
+
+def _dtype_on(device: str, name: str) -> str:
+    if name != "auto":
+        return name
+    return "float32" if device.partition(":")[0] == "cpu" else "float16"
 
 
 def diffusion_settings(params: DiffusionParams) -> DiffusionSettings:
@@ -93,20 +131,20 @@ def diffusion_settings(params: DiffusionParams) -> DiffusionSettings:
 
 def small_decoder_folder(named: str | None, params: BackboneParams) -> Path | None:
     """The folder `named`, else `small_decoder/` in the backbone's; None where that has none."""
-    from pipeline.backbone.small_decoder import FOLDER
+    from pipeline.backbone.files import SMALL_DECODER
 
     if named is not None:
         return Path(named).expanduser()
-    own = located(params) / FOLDER
+    own = located(params) / SMALL_DECODER
     return own if own.is_dir() else None
 
 
 def small_decoder_hash(named: str | None, params: BackboneParams) -> str | None:
     """Hash of the weights in that folder, without loading them; None where there are none."""
-    from pipeline.backbone.small_decoder import fingerprint
+    from pipeline.backbone.files import small_decoder_fingerprint
 
     folder = small_decoder_folder(named, params)
-    return None if folder is None else fingerprint(folder)
+    return None if folder is None else small_decoder_fingerprint(folder)
 
 
 def check_lock(source: WeightsSource, lock: Path = LOCK) -> None:

@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from pipeline.backbone.files import SMALL_DECODER, SMALL_DECODER_WEIGHTS
 from pipeline.backbone.image.model import StableDiffusion
-from pipeline.backbone.small_decoder import FOLDER, WEIGHTS, load_small_decoder
+from pipeline.backbone.small_decoder import load_small_decoder
 from pipeline.cost.counting import flops_of
 from pipeline.datasets.sample import make_sample
 from pipeline.errors import DataError, UsageError
@@ -134,8 +135,8 @@ def test_an_interrupted_run_is_continued_and_equals_an_uninterrupted_one(
 
 def test_what_is_written_is_the_decoder_alone_and_loads(tmp_path: Path) -> None:
     model = build_small_decoder(TINY).eval()
-    folder = export_small_decoder(model, tmp_path / FOLDER)
-    assert all(name.startswith("decoder.") for name in load_file(folder / WEIGHTS))
+    folder = export_small_decoder(model, tmp_path / SMALL_DECODER)
+    assert all(name.startswith("decoder.") for name in load_file(folder / SMALL_DECODER_WEIGHTS))
     latents = torch.randn(2, 4, 4, 6)
     expected = model.decoder(latents).detach()  # type: ignore[operator]
     torch.testing.assert_close(load_small_decoder(folder, CPU)(latents), expected, atol=5e-3, rtol=5e-3)
@@ -174,7 +175,7 @@ def test_the_command_writes_what_upsample_then_takes(tmp_path: Path, rng: np.ran
     (tmp_path / "params.yaml").write_text("pretrain_small_decoder:\n  seed: 3\n")
     sets = [word for text in SETS for word in ("--set", f"pretrain_small_decoder.{text}")]
     done = vidseg("pretrain-small-decoder", images, model, "--params", tmp_path / "params.yaml", *sets)
-    assert f"{model / FOLDER}: written (0 unreadable images skipped)" in done.stderr
+    assert f"{model / SMALL_DECODER}: written (0 unreadable images skipped)" in done.stderr
     frames = write_frames(tmp_path / "frames", rng.integers(0, 256, (2, 64, 64, 3), np.uint8))
     base = (f"backbone.path={model}", "ingest.size=native", "segment.clusters=3", "render.extras=false")
     fast = ("upsample.mode=fast", "upsample.fast_decode=small")
@@ -182,7 +183,7 @@ def test_the_command_writes_what_upsample_then_takes(tmp_path: Path, rng: np.ran
     for _ in range(2):
         vidseg("run", frames, "-o", tmp_path / "out", *(word for text in (*base, *fast) for word in ("--set", text)))
         marks.append(labels_mark(tmp_path / "out"))
-        export_small_decoder(build_small_decoder(replace(TINY, seed=9)), model / FOLDER)
+        export_small_decoder(build_small_decoder(replace(TINY, seed=9)), model / SMALL_DECODER)
     assert marks[0] != marks[1]  # other weights under the same path are other parameters
 
 
@@ -212,9 +213,9 @@ def test_bad_input(
 
 
 def test_the_named_folder_wins_over_the_models_own(tmp_path: Path) -> None:
-    (tmp_path / FOLDER).mkdir()
+    (tmp_path / SMALL_DECODER).mkdir()
     model = BackboneParams(path=str(tmp_path))
-    assert backbones.small_decoder_folder(None, model) == tmp_path / FOLDER
+    assert backbones.small_decoder_folder(None, model) == tmp_path / SMALL_DECODER
     assert backbones.small_decoder_folder("elsewhere", model) == Path("elsewhere")
 
 
@@ -229,7 +230,7 @@ def compact() -> StableDiffusion:
 
 
 def embedded() -> Path:
-    return resource("models") / "compact" / FOLDER
+    return resource("models") / "compact" / SMALL_DECODER
 
 
 def test_the_embedded_one_imitates_compacts_decoder(compact: StableDiffusion) -> None:

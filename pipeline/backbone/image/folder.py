@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from pipeline.backbone.empty_prompt import empty_prompt
-from pipeline.backbone.networks import load_network, read_json
+from pipeline.backbone.files import read_json
+from pipeline.backbone.networks import load_network
 from pipeline.errors import WeightsError
 
 

@@ -18,9 +18,9 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from pipeline.backbone.empty_prompt import EMPTY_PROMPT, check_prompt, kept_prompt, stored_prompt
+from pipeline.backbone.empty_prompt import check_prompt, kept_prompt, stored_prompt
+from pipeline.backbone.files import EMPTY_PROMPT, config_beside, read_json, refuse_pickles
 from pipeline.backbone.image.folder import Parts, betas, check_prediction_type
-from pipeline.backbone.networks import config_beside, read_json, refuse_pickles
 from pipeline.errors import WeightsError
 
 UNET_PREFIX = "model.diffusion_model."

@@ -10,13 +10,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from pipeline.backbone.networks import (
-    cannot_be_loaded,
-    load_network,
-    read_json,
-    refuse_pickles_without_safetensors,
-    without_bars,
-)
+from pipeline.backbone.files import read_json, refuse_pickles_without_safetensors
+from pipeline.backbone.networks import cannot_be_loaded, load_network, without_bars
 from pipeline.errors import WeightsError
 
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from pipeline.backbone.networks import config_beside, read_json, refuse_pickles
+from pipeline.backbone.files import config_beside, read_json, refuse_pickles
 from pipeline.backbone.video.folder import VideoParts, check_widths, noise_levels
 from pipeline.errors import WeightsError
 
