@@ -9,6 +9,7 @@ import typer
 
 from stages.common import cli
 from stages.common.layout import item_keys
+from stages.common.printing import text_table
 
 if TYPE_CHECKING:
     from pipeline.scoring.files import Summary
@@ -42,21 +43,17 @@ def table(summary: Summary) -> str:
     if metrics["jf_mean"] is not None:
         heads["jf_mean"] = "J&F"
     total = [{"video": "all", **metrics}] if len(summary.per_video) > 1 else []
-    rows = [list(heads.values())]
-    rows += [[_cell(row[key]) for key in heads] for row in (*summary.per_video, *total)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]).rstrip() for first, *rest in rows]
+    rows = [[_cell(row[key]) for key in heads] for row in (*summary.per_video, *total)]
+    lines = text_table(rows, list(heads.values()), left=(0,))
     if not metrics["scored_videos"]:
-        return "\n".join([*lines, "no ground truth: nothing was scored"])
+        return f"{lines}\nno ground truth: nothing was scored"
     rule = f"protocol {metrics['protocol']}, assignment {metrics['assignment']}"
     oracle = ", oracle assignment (the frame that assigns clusters is the frame that is scored)"
-    return "\n".join([*lines, rule + (oracle if metrics["oracle_assignment"] else "")])
+    return f"{lines}\n{rule}{oracle if metrics['oracle_assignment'] else ''}"
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+def _cell(value: Any) -> Any:
+    return f"{value:.4f}" if isinstance(value, float) else value
 
 
 def _summary(scores_dir: Path, items: Path | None) -> Summary:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from stages.common import cli
+from stages.common.printing import text_table
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -102,13 +103,8 @@ def plain_plan(plan: Plan, rest: Sequence[tuple[str, Any]]) -> str:
         ("logs", plan.logs),
         ("unfinished", plan.scratch),
         *rest,
+        ("items", len(plan.chains)),
     ]
-    lines = [f"{name:<14} {value}" for name, value in facts]
-    width = max(len(chain.key) for chain in plan.chains)
-    lines += [f"{'items':<14} {len(plan.chains)}"]
-    lines += [
-        f"  {chain.key:<{width}}  {' '.join(chain.stages)}  <- dvc repro {' '.join(chain.targets)}"
-        for chain in plan.chains
-    ]
-    lines += [f"{'then, here':<14} {' '.join(['dvc repro', *plan.targets])}"]
-    return "\n".join(lines)
+    chains = [(chain.key, " ".join(chain.stages), f"<- dvc repro {' '.join(chain.targets)}") for chain in plan.chains]
+    here = " ".join(["dvc repro", *plan.targets])
+    return f"{text_table(facts)}\n{text_table(chains, indent=2)}\nthen, here  {here}"

@@ -14,6 +14,7 @@ import typer
 from pipeline.errors import DataError
 from stages.common import cli
 from stages.common.layout import DATA
+from stages.common.printing import text_table
 
 if TYPE_CHECKING:
     from pipeline.stores.inventory import Shard, StoreEntry
@@ -43,12 +44,12 @@ def list_stores(folder: FolderArgument = DATA, as_json: cli.JsonOption = False) 
     heads = ("store", "stage", "frames", "shards", "stored", "fingerprint", "arrays")
     rows = [
         (
-            str(entry.path), entry.schema.stage, str(entry.frames), str(entry.shards), _bytes(entry.stored_bytes),
+            entry.path, entry.schema.stage, entry.frames, entry.shards, _bytes(entry.stored_bytes),
             (entry.fingerprint or "-")[:12], ", ".join(f"{name} {text}" for name, text in entry.arrays.items()),
         )
         for entry in entries
     ]  # fmt: skip
-    print(_table(heads, rows, left=(0, 1, 5, 6)))
+    print(text_table(rows, heads, left=(0, 1, 5, 6)))
     for entry in entries:
         if entry.state != COMPLETE:
             print(f"{entry.path}: {entry.state}")
@@ -99,7 +100,7 @@ def size(folder: FolderArgument = DATA, as_json: cli.JsonOption = False) -> None
         return
     heads = ("stage", "stores", "frames", "values", "stored", "per frame")
     rows = [_size_row(stage, values) for stage, values in [*sums.items(), ("all stores", total)]]
-    print(_table(heads, rows, left=(0,)))
+    print(text_table(rows, heads, left=(0,)))
     print(f"other files: {_bytes(total['other_files'])}")
 
 
@@ -145,10 +146,10 @@ def _sums(entries: Sequence[StoreEntry]) -> dict[str, int]:
     }
 
 
-def _size_row(name: str, values: dict[str, int]) -> tuple[str, ...]:
+def _size_row(name: str, values: dict[str, int]) -> tuple[object, ...]:
     stored, frames = values["stored_bytes"], values["frames"]
-    counts = (str(values["stores"]), str(frames))
-    return name, *counts, _bytes(values["logical_bytes"]), _bytes(stored), _bytes(stored // frames) if frames else "-"
+    per_frame = _bytes(stored // frames) if frames else None
+    return name, values["stores"], frames, _bytes(values["logical_bytes"]), _bytes(stored), per_frame
 
 
 def _bytes(count: float) -> str:
@@ -157,18 +158,6 @@ def _bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
-    lines = [heads, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import typer
 
 from pipeline.errors import UsageError
 from stages.common import cli
+from stages.common.printing import text_table
 from stages.common.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -18,7 +19,13 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 STAGES = ("ingest", "extract", "correspond", "segment", "upsample")
-COLUMNS = ("tflop_per_frame", "memory_gb", "cache_bytes_per_frame", "seconds_per_frame")
+#: Column -> its head, what it is divided by, and how it is written.
+COLUMNS = {
+    "tflop_per_frame": ("TFLOP", 1, ".3f"),
+    "memory_gb": ("memory GB", 1, ".2f"),
+    "cache_bytes_per_frame": ("cache MB", 1e6, ".3f"),
+    "seconds_per_frame": ("seconds", 1, ".2f"),
+}
 
 
 def workload(settings: Settings, size: Size, source_size: Size) -> Workload:
@@ -146,23 +153,24 @@ def _table(found: dict[str, Any]) -> str:
     height, width = found["model_size"]
     upsample_guidance = found["upsample_guidance"]
     other = f" (upsample: {upsample_guidance:g})" if upsample_guidance not in (None, found["guidance"]) else ""
-    lines = [
+    head = (
         f"{found['backbone']} at {width}x{height}, {found['labels']} labels, guidance {found['guidance']:g}{other}, "
-        f"{found['dtype']} on {found['device']}; per frame:",
-        "",
-        f"{'stage':<12}{'TFLOP':>10}{'memory GB':>12}{'cache MB':>11}{'seconds':>10}",
-    ]
+        f"{found['dtype']} on {found['device']}; per frame:"
+    )
     totals = {name: [stage[name] for stage in found["stages"].values() if name in stage] for name in COLUMNS}
     largest = {"memory_gb": max(totals["memory_gb"], default=0)}
     whole = {name: largest.get(name, sum(values)) for name, values in totals.items() if values}
-    for name, values in (*found["stages"].items(), ("all", whole)):
-        cells = (
-            _cell(values, "tflop_per_frame", 10, ".3f"),
-            _cell(values, "memory_gb", 12, ".2f"),
-            _cell({"cache": values["cache_bytes_per_frame"] / 1e6}, "cache", 11, ".3f"),
-            _cell(values, "seconds_per_frame", 10, ".2f"),
-        )
-        lines.append(f"{name:<12}" + "".join(cells))
+    rows = [
+        [
+            stage,
+            *(
+                format(values[name] / unit, form) if name in values else None
+                for name, (_, unit, form) in COLUMNS.items()
+            ),
+        ]
+        for stage, values in (*found["stages"].items(), ("all", whole))
+    ]
+    lines = [head, "", text_table(rows, ["stage", *(title for title, *_ in COLUMNS.values())], left=(0,))]
     if "plain_schedule" in found:
         plain = found["plain_schedule"]
         lines += [
@@ -171,7 +179,3 @@ def _table(found: dict[str, Any]) -> str:
             f"{plain['denoiser_calls']} denoiser calls and {plain['tflop_per_window']:.0f} TFLOP",
         ]
     return "\n".join(lines)
-
-
-def _cell(values: dict[str, float], name: str, width: int, form: str) -> str:
-    return format(values[name], f">{width}{form}") if name in values else f"{'-':>{width}}"

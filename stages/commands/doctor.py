@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 from stages.common import cli
+from stages.common.printing import text_table
 from stages.common.settings import backbone_names
 
 PACKAGES = (
@@ -130,8 +130,6 @@ def main(as_json: cli.JsonOption = False) -> None:
     for name, value in findings.items():
         if isinstance(value, dict):
             print(f"{name}:")
-            for key, text in value.items():
-                print(f"  {key:<14} {text}")
+            print(text_table(value.items(), indent=2))
         else:
             print(f"{name:<16} {value}")
-    sys.stdout.flush()

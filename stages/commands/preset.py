@@ -12,6 +12,7 @@ import typer
 from pipeline.errors import UsageError
 from pipeline.parameters import SECTIONS
 from stages.common import cli, yaml_files
+from stages.common.printing import text_table
 from stages.common.settings import (
     check_backbone,
     from_mapping,
@@ -35,10 +36,11 @@ def list_presets() -> None:
 
     Example: vidseg preset list
     """
-    files = preset_files()
-    width = max(map(len, files))
-    for name, path in sorted(files.items()):
-        print(f"{name:<{width}} {path.read_text().splitlines()[0].lstrip('# ')}")
+    print(
+        text_table(
+            [(name, path.read_text().splitlines()[0].lstrip("# ")) for name, path in sorted(preset_files().items())]
+        )
+    )
 
 
 @app.command()

@@ -29,9 +29,9 @@ def test_where_clones_and_unfinished_stores_lie(project: Checkout, monkeypatch: 
     """Clones may be on each machine's own disk: logs and unfinished stores stay where all see them."""
     monkeypatch.setenv("VIDSEG_SCRATCH", "/shared/scratch")
     lines = dry_run(project, "--clones", "/local/disk").stdout.splitlines()
-    assert "clones         /local/disk" in lines
-    assert f"logs           {project.folder}/.dvc/tmp/cluster/logs" in lines
-    assert "unfinished     /shared/scratch" in lines
+    assert "clones      /local/disk" in lines
+    assert f"logs        {project.folder}/.dvc/tmp/cluster/logs" in lines
+    assert "unfinished  /shared/scratch" in lines
 
 
 def dry_run(project: Checkout, *arguments: str, check: int = 0):  # type: ignore[no-untyped-def]
@@ -42,18 +42,18 @@ def test_the_plan(project: Checkout) -> None:
     lines = dry_run(project, "--workers", "3", "--threads", "2").stdout.splitlines()
     revision = project.run("git", "rev-parse", "HEAD").strip()
     assert lines == [
-        f"revision       {revision}",
-        f"project        {project.folder}",
-        f"DVC cache      {project.folder}/.dvc/cache",
-        f"clones         {project.folder}/.dvc/tmp/cluster/clones",
-        f"logs           {project.folder}/.dvc/tmp/cluster/logs",
-        f"unfinished     {project.folder}/.dvc/tmp/cluster/scratch",
-        "workers        3 of local, OMP_NUM_THREADS=2",
-        "items          3",
+        f"revision    {revision}",
+        f"project     {project.folder}",
+        f"DVC cache   {project.folder}/.dvc/cache",
+        f"clones      {project.folder}/.dvc/tmp/cluster/clones",
+        f"logs        {project.folder}/.dvc/tmp/cluster/logs",
+        f"unfinished  {project.folder}/.dvc/tmp/cluster/scratch",
+        "workers     3 of local, OMP_NUM_THREADS=2",
+        "items       3",
         "  a  extract render  <- dvc repro render@a",
         "  b  extract render  <- dvc repro render@b",
         "  c  extract render  <- dvc repro render@c",
-        "then, here     dvc repro",
+        "then, here  dvc repro",
     ]
     assert not (project.folder / ".dvc/tmp/cluster").exists()
 
@@ -72,7 +72,7 @@ def test_targets(project: Checkout, targets: list[str], chains: list[str]) -> No
     output = dry_run(project, *targets).stdout
     for chain in chains:
         assert f"  {chain}\n" in output
-    assert output.endswith(f"then, here     dvc repro {' '.join(targets)}\n")
+    assert output.endswith(f"then, here  dvc repro {' '.join(targets)}\n")
 
 
 SCRIPTS = {
@@ -92,7 +92,7 @@ def test_job_scripts(project: Checkout, scheduler: str) -> None:
         project, "--scheduler", scheduler, "--workers", "8", "--threads", "4", "--gpu", "--memory", "16GB",
         "--walltime", "04:00:00", "--queue", "gpu", "--directive", "--account=vision",
     ).stdout  # fmt: skip
-    assert f"workers        8 of {scheduler}, OMP_NUM_THREADS=4, a GPU each" in output
+    assert f"workers     8 of {scheduler}, OMP_NUM_THREADS=4, a GPU each" in output
     script = output.partition("job script of each worker:\n")[2].splitlines()
     assert script[0].startswith("#!")
     for line in SCRIPTS[scheduler]:

@@ -1,0 +1,36 @@
+"""Tables for people, the same on a terminal, in a pipe and in a file: never wrapped, never cut."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from stages.common.cli import printable
+
+
+def text_table(
+    rows: Iterable[Sequence[object]], heads: Sequence[str] = (), left: Collection[int] | None = None, indent: int = 0
+) -> str:
+    """Rows as aligned columns, two spaces apart.
+
+    Args:
+        rows: the cells of each row; None is shown as `-`.
+        heads: names of the columns; without them there is no line of heads.
+        left: the columns that are aligned to the left, the others to the right; None = all.
+        indent: spaces before each line.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [[Text("-" if cell is None else printable(str(cell))) for cell in row] for row in rows]
+    table = Table(box=None, show_header=bool(heads), pad_edge=False, padding=(0, 2, 0, 0))
+    for number in range(len(heads) or max(map(len, cells), default=0)):
+        to_left = left is None or number in left
+        table.add_column(Text(heads[number]) if heads else "", justify="left" if to_left else "right", no_wrap=True)
+    for row in cells:
+        table.add_row(*row)
+    # As wide as it needs to be: what reads a pipe takes lines, and a terminal breaks them itself.
+    console = Console(width=1_000_000, color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(" " * indent + line.rstrip() for line in captured.get().splitlines())
