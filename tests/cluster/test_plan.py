@@ -63,7 +63,10 @@ def test_the_plan(project: Checkout) -> None:
     [
         (["extract"], ["a  extract  <- dvc repro extract@a", "b  extract  <- dvc repro extract@b"]),
         (["render@b"], ["b  extract render  <- dvc repro render@b"]),
-        (["extract@a", "render@b"], ["a  extract  <- dvc repro extract@a", "b  extract render  <- dvc repro render@b"]),
+        (
+            ["extract@a", "render@b"],
+            ["a  extract         <- dvc repro extract@a", "b  extract render  <- dvc repro render@b"],
+        ),
         (["summarize"], ["a  extract render  <- dvc repro render@a", "c  extract render  <- dvc repro render@c"]),
     ],
     ids=lambda value: " ".join(value) if value[0].islower() and "  " not in value[0] else "",
