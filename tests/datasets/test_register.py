@@ -25,7 +25,7 @@ from tests.support import yaml
 from tests.support.commands import error_line, vidseg
 from tests.support.fake_datasets import write_map, write_picture
 from tests.support.places import ROOT
-from tests.whole.test_dag import Project
+from tests.support.project import Project
 
 
 @pytest.fixture

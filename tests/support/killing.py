@@ -9,22 +9,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.commands import ENVIRONMENT, heed_interrupts
 
-#: Imported once, in a process that the others are forked from: importing torch takes longer than a tiny stage.
-PRELOADED = (
-    "torch",
-    "diffusers",
-    "zarr",
-    "faiss",
-    "av",
-    "stages.main",
-    "pipeline.upsampling.exact",
-    "tests.support.killing",
-)
+#: Imported once, in a process that the others are forked from: importing the networks takes longer than a tiny stage.
+PRELOADED = ("tests.support.preloaded", "tests.support.killing")
 _CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir")
 
 
@@ -39,16 +31,25 @@ class Kill:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended: its exit code (-9 = killed), what it printed, and its changes in order (none if killed)."""
+    """How a process ended: its exit code (-9 = killed), what it printed, and its changes in order (none if killed).
+
+    Attributes:
+        moments: when each change began, in seconds.
+    """
 
     code: int
     output: str
     changes: list[str]
+    moments: list[float]
 
     @property
     def until_the_final_rename(self) -> int:
         """How many changes there are up to the last one that puts something at its final place."""
         return max(number for number, change in enumerate(self.changes, 1) if change == "os.rename")
+
+    def seconds_left(self, operation: int) -> float:
+        """From the n-th change (counted from 1) to the final rename."""
+        return self.moments[self.until_the_final_rename - 1] - self.moments[operation - 1]
 
 
 def run(arguments: list[str], out: Path, log: Path, kill: Kill | None = None) -> Ended:
@@ -63,7 +64,7 @@ def run(arguments: list[str], out: Path, log: Path, kill: Kill | None = None) ->
     # Only a process that ended by itself has written its list whole: a delayed signal may come in the middle of that.
     listed = json.loads(changes.read_text()) if process.exitcode >= 0 else []
     changes.unlink(missing_ok=True)
-    return Ended(process.exitcode, log.read_text(), listed)
+    return Ended(process.exitcode, log.read_text(), [name for name, _ in listed], [moment for _, moment in listed])
 
 
 def _main(arguments: list[str], out: str, log: str, kill: Kill | None) -> None:
@@ -78,12 +79,12 @@ def _main(arguments: list[str], out: str, log: str, kill: Kill | None) -> None:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-    changes: list[str] = []
+    changes: list[tuple[str, float]] = []
     counter = itertools.count(1)
 
     def watch(event: str, details: tuple[object, ...]) -> None:
         if _changes(event, details, out):
-            changes.append(event)
+            changes.append((event, time.monotonic()))
             if kill is not None and next(counter) == kill.operation:
                 _die(kill)
 

@@ -26,7 +26,7 @@ from tests.support import yaml
 from tests.support.commands import error_line, tree_bytes, vidseg, write_frames
 from tests.support.parsers import ITEM, PARSERS, png, survives
 from tests.support.places import DATA
-from tests.whole.test_dag import Project
+from tests.support.project import Project
 
 FOUND = DATA / "fuzz"
 KEYS = (
