@@ -20,8 +20,8 @@ from stages import extract, upsample
 from stages.commands import figures
 from stages.common import backbones
 from stages.common.settings import load
-from tests.stages.test_extract import FRAMES, make_clip, make_coarse
 from tests.support.commands import error_line, vidseg, write_frames
+from tests.support.noise_clip import FRAMES, make_clip, make_coarse
 from tests.support.places import ROOT
 
 #: Two steps and small maps: what is tested is which frames are seen together.

@@ -14,40 +14,14 @@ import pytest
 from pipeline.errors import DataError, UsageError
 from pipeline.parameters import BackboneParams, DiffusionParams, ExtractParams, UpsampleParams
 from pipeline.stores.feature_codec import encode, read_features
-from pipeline.stores.schemas import CLIP, COARSE, FEATURES, LABELS, LATENTS, ArraySpec
-from pipeline.stores.store import array_fingerprint, open_store
-from pipeline.stores.writer import StoreWriter
+from pipeline.stores.schemas import CLIP, FEATURES, LABELS, LATENTS
+from pipeline.stores.store import open_store
 from stages import extract, upsample
 from tests.support.commands import ENVIRONMENT, error_line, heed_interrupts, tree_bytes, vidseg
+from tests.support.noise_clip import FRAMES, SIZE, make_clip, make_coarse
 
-FRAMES, SIZE = 5, (64, 128)
 PARAMS = ExtractParams(shard=2)
 DIFFUSION = DiffusionParams(guidance=1.0, batch=2)
-
-
-def make_clip(path: Path, seed: int = 0) -> Path:
-    frames = np.random.default_rng(seed).integers(0, 256, (FRAMES, *SIZE, 3), dtype=np.uint8)
-    specs = {"frames": ArraySpec(frames.shape, "uint8", 2)}
-    attrs = {
-        "names": [f"{i:05d}" for i in range(FRAMES)],
-        "source_size": [60, 120],
-        "source_indices": [3 * i for i in range(FRAMES)],
-    }
-    mark = array_fingerprint(frames)
-    writer = StoreWriter(path, path.parent / "tmp", CLIP, mark, specs, params={}, attrs=attrs)
-    writer.write("frames", 0, frames)
-    return writer.commit()
-
-
-def make_coarse(path: Path, latents: Path, shard: int = 2) -> Path:
-    labels = np.zeros((FRAMES, 4, 8), np.uint8)
-    labels[:, :, 4:] = 1
-    specs = {name: ArraySpec(labels.shape, "uint8", shard) for name in ("initial", "refined")}
-    attrs = {"features": open_store(latents, LATENTS).fingerprint}
-    writer = StoreWriter(path, path.parent / "tmp", COARSE, "c", specs, params={}, attrs=attrs)
-    for name in specs:
-        writer.write(name, 0, labels)
-    return writer.commit()
 
 
 @pytest.fixture

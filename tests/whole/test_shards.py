@@ -17,8 +17,8 @@ from pipeline.stores.schemas import LABELS, ArraySpec
 from pipeline.stores.shard_claims import claimed
 from pipeline.stores.writer import StoreWriter
 from stages.common.layout import parse_shards
-from tests.stages.test_extract import make_clip, make_coarse
 from tests.support.commands import ENVIRONMENT, tree_bytes, vidseg
+from tests.support.noise_clip import make_clip, make_coarse
 
 SHARDS = 5
 
