@@ -27,7 +27,7 @@ class OracleBackbone:
     name = "oracle"
     fingerprint = "oracle"
     latent_stride = 8
-    window: int | None = None
+    window = 1
     modulated: tuple[Modulated, ...] = ("cross_spatial",)
 
     def __init__(
@@ -58,6 +58,12 @@ class OracleBackbone:
 
     def schedule(self, steps: int) -> Schedule:
         return scaled_linear_schedule(steps)
+
+    def frames_per_pass(self, together: int, batch: int) -> int:
+        return batch
+
+    def guidance_of(self, first: float, last: float, frames: int) -> float:
+        return last
 
     def encode(self, frames: np.ndarray, noise: Tensor | None = None) -> Tensor:
         self._window = [self._known[frame.tobytes()] for frame in frames]
