@@ -1,5 +1,5 @@
 # make demo   environment, the sample video through the whole pipeline, metrics and overlay
-# make test   environment, lint, types, tests
+# make test   environment, lint, types, tests (make check: all but the tests)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,10 +8,10 @@ OTHER_FAISS := $(if $(filter gpu,$(FAISS)),cpu,gpu)
 # The stamp is named after what is installed, so that another FAISS or TORCH_BACKEND installs again.
 STAMP := $(VENV)/.installed-faiss-$(FAISS)-torch-$(or $(TORCH_BACKEND),default)
 # One file of tests per process at a time; each process computes with one thread.
-PYTEST := OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: env demo test test-all lint types clean
+.PHONY: env demo check lint types test test-all clean
 .DELETE_ON_ERROR:
 
 # FAISS=cpu|gpu. TORCH_BACKEND=cpu|cu128|... is handed to uv's --torch-backend; without it torch comes from the ordinary index.
@@ -41,11 +41,13 @@ lint: env
 types: env
 	mypy
 
-test: lint types
-	$(PYTEST) -m "not slow"
+check: lint types
 
-test-all: lint types
+test: check
 	$(PYTEST)
+
+test-all: check
+	$(PYTEST) --slow
 
 clean:
 	rm -rf $(VENV) data plots

@@ -11,7 +11,37 @@ import pytest
 import torch
 
 from tests.support import tiny, tiny_video
-from tests.support.places import SHARED
+from tests.support.places import SHARED, TESTS
+
+#: Files that take longest, the longest first: `make test` gives a process a file at a time, and ends with short ones.
+LONGEST = (
+    "whole/test_faults.py",
+    "whole/test_cluster.py",
+    "reference/test_video_model.py",
+    "whole/test_dag.py",
+    "reference/test_image_model.py",
+    "tables/test_command.py",
+    "whole/test_sharing.py",
+    "whole/test_method.py",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow as well: `make test-all`")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark each test by its folder, leave slow ones out unless they are asked for, and put the longest files first."""
+    chosen, left_out = [], []
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0]
+        item.add_marker(folder if folder in ("whole", "reference") else "unit")
+        is_wanted = item.get_closest_marker("slow") is None or config.option.slow or "slow" in config.option.markexpr
+        (chosen if is_wanted else left_out).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    places = {str(TESTS / name): place for place, name in enumerate(LONGEST)}
+    items[:] = sorted(chosen, key=lambda item: places.get(str(item.path), len(LONGEST)))
 
 
 @pytest.fixture(autouse=True, scope="session")
