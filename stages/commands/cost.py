@@ -105,7 +105,7 @@ def collect(settings: Settings, source_size: Size, timed: bool) -> dict[str, Any
     return {
         "backbone": outline.name,
         "device": str(device),
-        "dtype": str(outline.unet.dtype).removeprefix("torch."),
+        "dtype": backbones.dtype_name(settings["backbone"]),
         "model_size": list(task.size),
         "labels": task.labels,
         "guidance": task.diffusion.guidance,

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from pipeline.backbone import Backbone
-    from pipeline.backbone.locate import WeightsSource
-    from pipeline.backbone.outline import Outline
+    from pipeline.backbone.family import WeightsSource
     from pipeline.features.diffusion import DiffusionSettings
 
 LOCK = Path("backbone.lock")
@@ -28,16 +27,16 @@ _RELOCK = "run `vidseg backbone lock --params params.yaml`"
 
 def find(params: BackboneParams) -> WeightsSource:
     """Locate and hash the weights that the parameters name, without loading them."""
-    from pipeline.backbone.locate import describe
+    from pipeline.backbone.locate import identify
 
-    return describe(params.name, located(params), params.revision)
+    return identify(params.name, located(params), params.revision)
 
 
 def located(params: BackboneParams) -> Path:
     """The folder or file of the weights that the parameters name; WeightsError where there is none."""
     from pipeline.backbone.locate import locate
 
-    return locate(params.name, params.path, params.revision, resource("models") / "compact")
+    return locate(params.name, params.path, params.revision, resource("models"))
 
 
 def load_backbone(params: BackboneParams, source: WeightsSource | None = None) -> Backbone:
@@ -48,7 +47,7 @@ def load_backbone(params: BackboneParams, source: WeightsSource | None = None) -
     return load_model(source or find(params), choose_dtype(params.dtype, device), device)
 
 
-def outline(params: BackboneParams) -> Outline:
+def outline(params: BackboneParams) -> Backbone:
     """The networks that the parameters name, without weights: none need be on this machine."""
     from pipeline.backbone import outline
 

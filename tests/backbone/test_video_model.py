@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.backbone import Keep, Motion, Offset, Tap
 from pipeline.backbone.attention import attention_of, tapped_module
 from pipeline.backbone.load import load_model
-from pipeline.backbone.locate import describe, locate
+from pipeline.backbone.locate import identify, locate
 from pipeline.backbone.video.embedding import resize_smoothly
 from pipeline.backbone.video.model import StableVideoDiffusion
 from pipeline.backbone.video.schedule import VideoStep, karras_schedule
@@ -298,7 +298,7 @@ def test_joint_decoding_sees_the_other_frames(backbone: StableVideoDiffusion, st
 
 def load(path: Path, name: str = "svd") -> Any:
     found = locate(name, str(path), None, embedded=Path("unused"))
-    return load_model(describe(name, found, None), torch.float32, torch.device("cpu"))
+    return load_model(identify(name, found, None), torch.float32, torch.device("cpu"))
 
 
 def test_a_folder_is_loaded_with_its_noise_levels(

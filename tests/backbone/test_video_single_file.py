@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.backbone import Motion
 from pipeline.backbone.load import load_model
-from pipeline.backbone.locate import describe
+from pipeline.backbone.locate import identify
 from pipeline.backbone.video.folder import VideoParts
 from pipeline.backbone.video.single_file import SVD_IMAGE_ENCODER, SVD_UNET, SVD_VAE, load_single_file
 from pipeline.errors import WeightsError
@@ -75,7 +75,7 @@ def test_outputs_equal_those_of_the_folder(parts: VideoParts, checkpoint: Path, 
     frames = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     results = []
     for path in (checkpoint, folder):
-        model: Any = load_model(describe("svd", path, None), torch.float32, torch.device("cpu"))
+        model: Any = load_model(identify("svd", path, None), torch.float32, torch.device("cpu"))
         given = model.condition(frames[0], torch.zeros(3, 64, 64), Motion())
         latents = model.encode(frames)
         results.append(model.denoise(latents, 24, model.schedule(25), 2.0, conditioning=given).latents)
@@ -124,7 +124,7 @@ def test_checkpoints_of_the_other_family_are_refused(checkpoint: Path, tmp_path:
     image = checkpoint_layouts.write_single_file(checkpoint_layouts.tiny_with_text(), tmp_path / "image")
     for name, path, family in (("sd21", checkpoint, "svd"), ("svd", image, "sd21")):
         with pytest.raises(WeightsError, match=f"backbone.name = '{name}' needs a .* backbone.name to '{family}'"):
-            describe(name, path, None)
+            identify(name, path, None)
 
 
 def test_built_in_configurations_are_the_published_models() -> None:

@@ -16,7 +16,7 @@ from pipeline.backbone.empty_prompt import EMPTY_PROMPT, empty_prompt
 from pipeline.backbone.image.model import StableDiffusion
 from pipeline.backbone.image.single_file import SD21_UNET, SD21_VAE, load_single_file
 from pipeline.backbone.load import load_model
-from pipeline.backbone.locate import describe, locate
+from pipeline.backbone.locate import identify, locate
 from pipeline.errors import WeightsError
 from pipeline.features.diffusion import DiffusionSettings
 from pipeline.features.extraction import Extracted, ExtractionSettings, extract
@@ -44,7 +44,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 def load(path: Path | str) -> StableDiffusion:
     found = locate("sd21", str(path), None, embedded=Path("unused"))
-    return load_model(describe("sd21", found, None), torch.float32, CPU)
+    return load_model(identify("sd21", found, None), torch.float32, CPU)
 
 
 def features_of(backbone: StableDiffusion) -> Extracted:
@@ -130,7 +130,7 @@ def test_betas_are_the_schedulers(tmp_path: Path) -> None:
 def test_the_hash_is_that_of_the_weights(tmp_path: Path) -> None:
     first, same = tiny.save_model(tmp_path / "a"), tiny.save_model(tmp_path / "b")
     other = tiny.save_model(tmp_path / "c", seed=1)
-    hashes = [describe("compact", folder, None).sha256 for folder in (first, same, other)]
+    hashes = [identify("compact", folder, None).sha256 for folder in (first, same, other)]
     assert hashes[0] == hashes[1] != hashes[2]
 
 
@@ -221,7 +221,7 @@ def test_a_path_that_does_not_exist_is_not_taken_for_a_hub_id(path: str, tmp_pat
 
 def test_a_missing_embedded_backbone_is_explained(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no such folder; the embedded backbone is part of the repository"):
-        locate("compact", None, None, embedded=tmp_path / "compact")
+        locate("compact", None, None, embedded=tmp_path)
 
 
 def test_pickled_checkpoints_are_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pipeline.backbone.empty_prompt import check_prompt, kept_prompt, stored_prompt
-from pipeline.backbone.files import EMPTY_PROMPT, config_beside, read_json, refuse_pickles
+from pipeline.backbone.files import EMPTY_PROMPT, configuration, read_json, refuse_pickles
 from pipeline.backbone.image.folder import Parts, betas, check_prediction_type
 from pipeline.errors import WeightsError
 
@@ -59,8 +59,8 @@ def load_single_file(path: Path) -> Parts:
     tensors, metadata = _read(path)
     scheduler = read_json(path.parent / "scheduler" / "scheduler_config.json")
     check_prediction_type(_prediction_type(path, metadata, scheduler), path)
-    unet_config = config_beside(path, "unet", SD21_UNET)
-    vae_config = config_beside(path, "vae", SD21_VAE)
+    unet_config = configuration(path, "unet", SD21_UNET)
+    vae_config = configuration(path, "vae", SD21_VAE)
     unet = UNet2DConditionModel.from_config(unet_config)
     vae = AutoencoderKL.from_config(vae_config)
     _fill(unet, convert_ldm_unet_checkpoint(_part(tensors, UNET_PREFIX, path), dict(unet.config)), path, "unet")

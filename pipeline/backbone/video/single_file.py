@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from pipeline.backbone.files import config_beside, read_json, refuse_pickles
+from pipeline.backbone.files import configuration, read_json, refuse_pickles
 from pipeline.backbone.video.folder import VideoParts, check_widths, noise_levels
 from pipeline.errors import WeightsError
 
@@ -191,12 +191,12 @@ def load_single_file(path: Path) -> VideoParts:
     refuse_pickles(path)
     scheduler = read_json(path.parent / "scheduler" / "scheduler_config.json")
     levels = noise_levels(scheduler, path)
-    unet = UNetSpatioTemporalConditionModel.from_config(config_beside(path, "unet", SVD_UNET))
+    unet = UNetSpatioTemporalConditionModel.from_config(configuration(path, "unet", SVD_UNET))
     _fill(unet, renamed(_part(path, UNET_PREFIX), UNET_NAMES), path, "unet")
-    vae = AutoencoderKLTemporalDecoder.from_config(config_beside(path, "vae", SVD_VAE))
+    vae = AutoencoderKLTemporalDecoder.from_config(configuration(path, "vae", SVD_VAE))
     coder = renamed(_part(path, ENCODER_PREFIX), ENCODER_NAMES) | renamed(_part(path, DECODER_PREFIX), DECODER_NAMES)
     _fill(vae, coder, path, "vae")
-    vision = CLIPVisionConfig.from_dict(config_beside(path, "image_encoder", SVD_IMAGE_ENCODER))
+    vision = CLIPVisionConfig.from_dict(configuration(path, "image_encoder", SVD_IMAGE_ENCODER))
     encoder = CLIPVisionModelWithProjection(vision)
     _fill(encoder, image_encoder_tensors(_part(path, IMAGE_PREFIX)), path, "image_encoder")
     check_widths(unet, encoder, path)
