@@ -69,7 +69,7 @@ class Conditioning:
     ids: Tensor | None = None
 
 
-#: Of an image model.
+#: What an image model is conditioned on: nothing.
 UNCONDITIONED = Conditioning()
 
 

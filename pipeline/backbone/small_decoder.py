@@ -18,13 +18,13 @@ from pipeline.errors import WeightsError
 
 CONFIG = "config.json"
 PREFIX, CLASS = "decoder.", "AutoencoderTiny"
-#: Of the latents of all backbones.
+#: Channels of the latents of all backbones, and pixels per latent cell.
 CHANNELS, STRIDE = 4, 8
 
 
 @dataclass(frozen=True)
 class SmallDecoder:
-    """From scaled latents to images, as `Backbone.decode`.
+    """A network that turns scaled latents into images, as `Backbone.decode` does.
 
     Attributes:
         network: the decoder, in float32.
@@ -81,7 +81,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def outlined(config: Mapping[str, Any], device: torch.device) -> SmallDecoder:
-    """One without trained weights, e.g. on torch's meta device, for counting.
+    """A small decoder without trained weights, e.g. on torch's meta device, for counting.
 
     Args:
         config: of an AutoencoderTiny; empty = its usual size.

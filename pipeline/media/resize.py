@@ -1,15 +1,14 @@
-"""Sizes and resizing: frames to what the backbone takes, label maps and scores back to the source's size."""
+"""Sizes and resizing: frames to what the backbone takes, label maps back to the source's size."""
 
 from __future__ import annotations
 
 import math
 import re
 
-import cv2
 import numpy as np
 from PIL import Image
 
-from pipeline.errors import DataError, UsageError
+from pipeline.errors import UsageError
 
 #: The autoencoder divides by 8 and the denoiser by another 8.
 MULTIPLE = 64
@@ -70,19 +69,6 @@ def resize_labels_nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarr
         (2 * np.arange(target) + 1) * source // (2 * target) for source, target in zip(labels.shape, size, strict=True)
     )
     return labels[rows[:, None], columns[None, :]]
-
-
-def resize_bilinear(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Score maps float (l, h, w) at `size` -> f32 (l, H, W): bilinear, half-pixel centres, edges repeated.
-
-    The convention of cv2.INTER_LINEAR and of torch's `interpolate(align_corners=False)`; no antialiasing.
-    """
-    if maps.ndim != 3:
-        raise DataError(f"resize_bilinear takes maps (l, h, w), got the shape {maps.shape}")
-    resized = np.empty((len(maps), *size), np.float32)
-    for index, values in enumerate(np.asarray(maps, np.float32)):
-        resized[index] = cv2.resize(values, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-    return resized
 
 
 def _nearest_multiple(side: float) -> int:

@@ -38,7 +38,7 @@ COARSE = Schema("coarse", 1, "segment", ("initial", "refined"))
 LABELS = Schema("labels", 1, "upsample", ("labels",))
 
 
-#: All of them by name.
+#: All schemas by name.
 SCHEMAS = {schema.name: schema for schema in (CLIP, TRUTH, FEATURES, LATENTS, MATCHES, COARSE, LABELS)}
 
 

@@ -176,7 +176,7 @@ def shard_name(array: zarr.Array, number: int) -> str:
 
 
 def planned_name(shape: tuple[int, ...], number: int) -> str:
-    """The same, of an array that `_create_array` makes."""
+    """Path of a shard's file within the folder of an array that `_create_array` will make."""
     return ".".join(["c", str(number), *["0"] * (len(shape) - 1)])
 
 

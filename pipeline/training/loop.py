@@ -152,12 +152,6 @@ def train(
     return average.values
 
 
-def averaged_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The averaged weights of a checkpoint, e.g. to look at a run before it ends."""
-    state = _read(checkpoint)
-    return dict(state["average"])
-
-
 def _save(
     path: Path,
     identity: str,

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-import torch
 
-from pipeline.errors import DataError, UsageError
-from pipeline.media.resize import model_size, resize_bilinear, resize_frame, resize_labels_nearest
+from pipeline.errors import UsageError
+from pipeline.media.resize import model_size, resize_frame, resize_labels_nearest
 from tests.support.places import SHARED
 
 
@@ -89,19 +87,3 @@ def test_labels_take_the_pixel_under_the_centre(rng: np.random.Generator, size: 
     resized = resize_labels_nearest(labels, size)
     np.testing.assert_array_equal(resized, literal)
     assert resized.dtype == np.uint16
-
-
-@pytest.mark.parametrize("size", [(24, 40), (13, 17), (5, 6)])
-def test_bilinear_has_half_pixel_centres(rng: np.random.Generator, size: tuple[int, int]) -> None:
-    maps = rng.standard_normal((3, 12, 20)).astype(np.float32)
-    resized = resize_bilinear(maps, size)
-    torch_maps = torch.nn.functional.interpolate(
-        torch.from_numpy(maps)[None], size=size, mode="bilinear", align_corners=False
-    )[0]
-    np.testing.assert_allclose(resized, torch_maps.numpy(), atol=1e-5)
-    np.testing.assert_array_equal(resized[1], cv2.resize(maps[1], size[::-1], interpolation=cv2.INTER_LINEAR))
-
-
-def test_bilinear_refuses_a_single_map() -> None:
-    with pytest.raises(DataError, match=r"maps \(l, h, w\)"):
-        resize_bilinear(np.zeros((4, 4), np.float32), (8, 8))

@@ -97,8 +97,8 @@ class StableDiffusion:
             if keep is None or keep.block is None:
                 epsilon = self.unet(sample, move.timestep, context, return_dict=False)[0]
             else:
-                beside = at_timestep(self.unet, sample, move.timestep, context)
-                midway = first_part(self.unet, sample, beside, keep.block)
+                arguments = at_timestep(self.unet, sample, move.timestep, context)
+                midway = first_part(self.unet, sample, arguments, keep.block)
                 epsilon = second_part(self.unet, midway)
         kept = None
         if keep is not None:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from pipeline.backbone.checkpoint import fill, metadata_of, part_of
 from pipeline.backbone.empty_prompt import check_prompt, kept_prompt, stored_prompt
 from pipeline.backbone.files import EMPTY_PROMPT, configuration, read_json, refuse_pickles
 from pipeline.backbone.image.folder import Parts, betas, check_prediction_type
@@ -26,6 +26,7 @@ from pipeline.errors import WeightsError
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "cond_stage_model.model."
+REMEDY = "backbone.path must be a checkpoint like v2-1_512-ema-pruned.safetensors, or a diffusers folder"
 
 SD21_UNET: Mapping[str, Any] = {
     "sample_size": 64,
@@ -56,21 +57,20 @@ def load_single_file(path: Path) -> Parts:
         WeightsError: a pickle, a damaged file, another layout or shape, or a model that does not predict epsilon.
     """
     refuse_pickles(path)
-    tensors, metadata = _read(path)
     scheduler = read_json(path.parent / "scheduler" / "scheduler_config.json")
-    check_prediction_type(_prediction_type(path, metadata, scheduler), path)
+    check_prediction_type(_prediction_type(path, metadata_of(path), scheduler), path)
     unet_config = configuration(path, "unet", SD21_UNET)
     vae_config = configuration(path, "vae", SD21_VAE)
     unet = UNet2DConditionModel.from_config(unet_config)
     vae = AutoencoderKL.from_config(vae_config)
-    _fill(unet, convert_ldm_unet_checkpoint(_part(tensors, UNET_PREFIX, path), dict(unet.config)), path, "unet")
-    _fill(vae, convert_ldm_vae_checkpoint(_part(tensors, VAE_PREFIX, path), dict(vae.config)), path, "vae")
+    fill(unet, convert_ldm_unet_checkpoint(part_of(path, UNET_PREFIX, REMEDY), dict(unet.config)), path, "unet")
+    fill(vae, convert_ldm_vae_checkpoint(part_of(path, VAE_PREFIX, REMEDY), dict(vae.config)), path, "vae")
     width = unet.config.cross_attention_dim
     stored = path.parent / EMPTY_PROMPT
     if stored.is_file():
         context = stored_prompt(stored, width)
     else:
-        text = _part(tensors, TEXT_PREFIX, path)
+        text = part_of(path, TEXT_PREFIX, f"{REMEDY}; put {EMPTY_PROMPT} beside it")
         context = check_prompt(kept_prompt([path], lambda: empty_prompt(text, path)), width, path)
     return Parts(unet, vae, context, betas(scheduler))
 
@@ -126,42 +126,6 @@ def _text_block(values: Mapping[str, Tensor], prefix: str, width: int) -> nn.Tra
         state[name] = values[f"{prefix}{names[part]}.{rest}"]
     layer.load_state_dict(state)
     return layer
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    wanted = (
-        UNET_PREFIX,
-        VAE_PREFIX,
-        TEXT_PREFIX,
-    )  # averaged copies (model_ema.*) and training state stay unread
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith(wanted)}  # noqa: SIM118
-            return tensors, dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: cannot be read ({error}); fetch the weights again") from error
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str, path: Path) -> dict[str, Tensor]:
-    part = {name: tensor.float() for name, tensor in tensors.items() if name.startswith(prefix)}
-    if not part:
-        remedy = f"; put {EMPTY_PROMPT} beside it" if prefix == TEXT_PREFIX else ""
-        raise WeightsError(
-            f"{path}: no tensors named {prefix}*; backbone.path must be a checkpoint like "
-            f"v2-1_512-ema-pruned.safetensors, or a diffusers folder{remedy}"
-        )
-    return part
-
-
-def _fill(network: nn.Module, state: Mapping[str, Tensor], path: Path, part: str) -> None:
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:160]
-        raise WeightsError(
-            f"{path}: its {part} does not fit the configuration of SD 2.1 ({reason}); for another size put "
-            f"{part}/config.json beside the file"
-        ) from error
 
 
 def _prediction_type(path: Path, metadata: Mapping[str, str], scheduler: Mapping[str, Any]) -> str:

@@ -109,8 +109,8 @@ class FrameVariants:
                     epsilon = step.unet(sample, step.move.timestep, context, return_dict=False)[0]
                 else:
                     deep = step.of_frames(step.deep, frames)
-                    beside = at_timestep(step.unet, sample, step.move.timestep, context)
-                    epsilon = top_level(step.unet, sample, beside, deep)
+                    arguments = at_timestep(step.unet, sample, step.move.timestep, context)
+                    epsilon = top_level(step.unet, sample, arguments, deep)
         return step.move.moved(latents, epsilon.float())
 
     def _processors(self, frames: Sequence[int], offset: Offset | None) -> dict[Any, Callable[..., Tensor]]:

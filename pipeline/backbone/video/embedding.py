@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
-#: Of the images that CLIP was trained on, by channel.
+#: Mean and standard deviation of the images that CLIP was trained on, by channel.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 
 class ClipImageEmbedding:
-    """Frames to projected image embeddings.
+    """Computes the projected image embedding of a frame.
 
     Args:
         encoder: transformers' CLIPVisionModelWithProjection, in evaluation mode on its device.

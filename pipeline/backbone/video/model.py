@@ -22,7 +22,8 @@ from pipeline.backbone.video.variants import LAYERS, KeptHalf, KeptWindow, Netwo
 
 #: Frame (H, W, 3) uint8 -> its embedding (1, c) float32.
 Embed = Callable[[np.ndarray], Tensor]
-#: The original network's in all residual blocks. diffusers builds 1e-6 into most of them, and it is no configuration.
+#: Epsilon of the original network in all residual blocks; diffusers builds 1e-6 into most, out of reach of any
+#: configuration.
 RESIDUAL_EPS = 1e-5
 
 

@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from pipeline.backbone.checkpoint import fill, part_of
 from pipeline.backbone.files import configuration, read_json, refuse_pickles
 from pipeline.backbone.video.folder import VideoParts, check_widths, noise_levels
-from pipeline.errors import WeightsError
 
 UNET_PREFIX = "model.diffusion_model."
 DECODER_PREFIX = "first_stage_model."
 ENCODER_PREFIX = "conditioner.embedders.3.encoder."
 IMAGE_PREFIX = "conditioner.embedders.0.open_clip.model.visual."
+REMEDY = "backbone.path must be a checkpoint like svd.safetensors, or a diffusers folder"
 
 SVD_UNET: Mapping[str, Any] = {
     "sample_size": 96,
@@ -48,7 +48,7 @@ SVD_VAE: Mapping[str, Any] = {
     "scaling_factor": 0.18215,
     "down_block_types": ("DownEncoderBlock2D",) * 4,
 }
-#: OpenCLIP ViT-H/14.
+#: The image encoder of the published model: OpenCLIP ViT-H/14.
 SVD_IMAGE_ENCODER: Mapping[str, Any] = {
     "hidden_size": 1280,
     "intermediate_size": 5120,
@@ -144,7 +144,7 @@ ENCODER_NAMES: tuple[Rename, ...] = (
 
 
 def _decoder_resnet(match: re.Match[str]) -> str:
-    """Of a residual block with its part and layer, all in one: `up.LEVEL.block.N` or `mid.block_N`."""
+    """A name in a decoder's residual block as diffusers has it, from `up.LEVEL.block.N.REST` or `mid.block_N.REST`."""
     place = (
         f"up_blocks.{3 - int(match[1])}.resnets.{match[2]}" if match[1] else f"mid_block.resnets.{int(match[3]) - 1}"
     )
@@ -191,14 +191,15 @@ def load_single_file(path: Path) -> VideoParts:
     refuse_pickles(path)
     scheduler = read_json(path.parent / "scheduler" / "scheduler_config.json")
     levels = noise_levels(scheduler, path)
+    denoiser = renamed(_part(path, UNET_PREFIX), UNET_NAMES)  # first: a damaged file is refused at once
     unet = UNetSpatioTemporalConditionModel.from_config(configuration(path, "unet", SVD_UNET))
-    _fill(unet, renamed(_part(path, UNET_PREFIX), UNET_NAMES), path, "unet")
+    fill(unet, denoiser, path, "unet")
     vae = AutoencoderKLTemporalDecoder.from_config(configuration(path, "vae", SVD_VAE))
     coder = renamed(_part(path, ENCODER_PREFIX), ENCODER_NAMES) | renamed(_part(path, DECODER_PREFIX), DECODER_NAMES)
-    _fill(vae, coder, path, "vae")
+    fill(vae, coder, path, "vae")
     vision = CLIPVisionConfig.from_dict(configuration(path, "image_encoder", SVD_IMAGE_ENCODER))
     encoder = CLIPVisionModelWithProjection(vision)
-    _fill(encoder, image_encoder_tensors(_part(path, IMAGE_PREFIX)), path, "image_encoder")
+    fill(encoder, image_encoder_tensors(_part(path, IMAGE_PREFIX)), path, "image_encoder")
     check_widths(unet, encoder, path)
     return VideoParts(unet, vae, encoder, levels)
 
@@ -216,6 +217,10 @@ def renamed(tensors: Mapping[str, Tensor], names: tuple[Rename, ...]) -> dict[st
     return result
 
 
+def _part(path: Path, prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in part_of(path, prefix, REMEDY).items()}
+
+
 def image_encoder_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """An OpenCLIP image encoder's tensors under the names of transformers: queries, keys and values are apart there."""
     result = renamed(tensors, IMAGE_NAMES)
@@ -226,32 +231,3 @@ def image_encoder_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             for kind, part in zip("qkv", tensor.chunk(3), strict=True):
                 result[f"vision_model.encoder.layers.{match[1]}.self_attn.{kind}_proj.{match[2]}"] = part.contiguous()
     return result
-
-
-def _part(path: Path, prefix: str) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
-            part = {name.removeprefix(prefix): file.get_tensor(name).float() for name in names}
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: cannot be read ({error}); fetch the weights again") from error
-    if not part:
-        raise WeightsError(
-            f"{path}: no tensors named {prefix}*; backbone.path must be a checkpoint like svd.safetensors, "
-            "or a diffusers folder"
-        )
-    return part
-
-
-def _fill(network: nn.Module, state: Mapping[str, Tensor], path: Path, part: str) -> None:
-    buffers = {name for name, _ in network.named_buffers()}
-    try:
-        missing, unexpected = network.load_state_dict(state, strict=False)
-        if absent := [name for name in (*missing, *unexpected) if name not in buffers]:
-            raise RuntimeError(f"missing or unknown: {', '.join(sorted(absent)[:3])}")
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:160]
-        raise WeightsError(
-            f"{path}: its {part} does not fit the configuration of the published model ({reason}); for another size "
-            f"put {part}/config.json beside the file"
-        ) from error

@@ -22,7 +22,7 @@ from pipeline.backbone.attention import (
     shifted,
 )
 from pipeline.backbone.base import Conditioning, Keep, Layer, Modulated, Offset
-from pipeline.backbone.midway import Beside, Midway, first_part, second_part, top_level
+from pipeline.backbone.midway import LayerArguments, Midway, first_part, second_part, top_level
 from pipeline.backbone.video.schedule import VideoStep
 
 #: Attention -> its weights (f, heads, n, n) in a kept step, for one half.
@@ -64,7 +64,7 @@ class NetworkInput:
     def of(
         cls, unet: Any, latents: Tensor, move: VideoStep, conditioning: Conditioning, conditional: bool
     ) -> NetworkInput:
-        """Of latents (j, f, 4, h, w).
+        """Prepare the latents (j, f, 4, h, w) of j variants of a window for the network.
 
         The unconditional half has zeros in place of the first frame's latent and token, but the same ids.
         """
@@ -87,21 +87,21 @@ class NetworkInput:
 
     def first_part(self, unet: Any, block: int) -> Midway:
         """The pass up to the transformer of a decoder block."""
-        return first_part(unet, self.sample.flatten(0, 1), self._beside(unet), block)
+        return first_part(unet, self.sample.flatten(0, 1), self._arguments(unet), block)
 
     def top_level(self, unet: Any, deep: Tensor) -> Tensor:
         """The network's output (j, f, 4, h, w) float32, where all below the top level is known: (j * f, c, h, w)."""
-        output = top_level(unet, self.sample.flatten(0, 1), self._beside(unet), deep)
+        output = top_level(unet, self.sample.flatten(0, 1), self._arguments(unet), deep)
         return output.float().unflatten(0, self.sample.shape[:2])
 
-    def _beside(self, unet: Any) -> Beside:
+    def _arguments(self, unet: Any) -> LayerArguments:
         variants, frames = self.sample.shape[:2]
         time = unet.time_proj(self.timestep.expand(variants)).to(self.sample.dtype)
         ids = unet.add_time_proj(self.ids.flatten()).unflatten(0, (variants, -1)).flatten(1)
         embedding = unet.time_embedding(time)
         embedding = embedding + unet.add_embedding(ids.to(embedding.dtype))
         video = torch.zeros_like(self.sample[:, :, 0, 0, 0])  # 1 would be a frame alone
-        return Beside(
+        return LayerArguments(
             embedding.repeat_interleave(frames, dim=0),
             self.context.repeat_interleave(frames, dim=0),
             {"image_only_indicator": video},
