@@ -314,3 +314,24 @@ class Tally:
         print(summary)
         assert not self.complaints, "\n".join([summary, *self.complaints])
         assert self.compared == self.total, summary
+
+
+def report_clip(
+    title: str,
+    recorded: Mapping[str, np.ndarray],
+    computed: Mapping[str, np.ndarray],
+    bounds: Mapping[str, float],
+    inputs: Mapping[str, str],
+) -> None:
+    """Compare every recorded array of the clip; the test fails on a name that no rule knows.
+
+    Args:
+        bounds: array -> how far it may be off.
+        inputs: arrays that others are computed from -> one that is, and stands for them.
+    """
+    tally = Tally(title, len(recorded))
+    complaints = {name: within(bound)(computed[name], recorded[name]) for name, bound in bounds.items()}
+    for name in recorded:
+        known = inputs.get(name, name)
+        tally.add(name, complaints.get(known, "no rule knows this name"))
+    tally.report()

@@ -106,7 +106,10 @@ def modulated(
 
 def modulated_state(case: Case, index: int, match: re.Match[str]) -> np.ndarray:
     label, sign, step, unblended = match.groups()[1:]
-    result = modulated(case, index, int(label), sign, range(len(case.frames(index))), case.modulation)
+    key = (f"modulated l{label} {sign}", index)  # several of its steps are recorded
+    if key not in case.memo:
+        case.memo[key] = modulated(case, index, int(label), sign, range(len(case.frames(index))), case.modulation)
+    result = case.memo[key]
     return (result.unblended if unblended else result.states)[int(step)].numpy()
 
 

@@ -2,31 +2,29 @@
 
 `VIDSEG_REFERENCE` names the folder of the vectors; without it ../shared/reference beside the checkout is used, and
 where that is absent the cases are skipped. Each case runs *from recorded inputs* and *freely* (see
-`tests.reference.cases`). The final maps are the long part: from recorded inputs they are computed for one frame of
-each pass, and freely for the passes of `reference_runs.is_short`; `make test-all` does all frames of all passes.
+`tests.reference.cases`). Modulated passes are the long part: the normal tests do those of `short_names`, and run freely
+to the refined labels; `make test-all` compares all arrays, and runs freely to the final maps of all frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.reference import maps, segmentation
-from tests.reference.cases import DEFAULT_FOLDER, FOLDER, GIVEN_FOLDER, Case, Tally, Vectors
+from tests.reference.cases import DEFAULT_FOLDER, FOLDER, GIVEN_FOLDER, Case, Tally, Vectors, report_clip
 from tests.reference.diffusion import CLIP_BOUNDS, CLIP_INPUTS, clip_arrays
-from tests.reference.jobs import report_clip, under_way
 from tests.reference.rules import RULES
 from tests.reference.runs import (
     complaint_from_recorded,
     complaint_of,
     free_all,
     free_short,
-    recorded_all_frames,
-    recorded_one_frame,
+    recorded_all,
+    recorded_short,
     vectors_here,
 )
 from tests.support.places import DATA
@@ -94,44 +92,33 @@ def test_an_unknown_array_fails() -> None:
         tally.report()
 
 
-# --- cases, each a job of a worker process
-
-
-JOBS = {
-    "test_from_recorded_inputs": recorded_one_frame,
-    "test_free_run": free_short,
-    "test_from_recorded_inputs_all_frames": recorded_all_frames,
-    "test_free_run_to_all_maps": free_all,
-}
-
-
-@pytest.fixture(scope="module")
-def runs(request: pytest.FixtureRequest) -> Iterator[Mapping[str, Future[Tally]]]:
-    """The jobs of the selected tests, by the tests' names, all under way."""
-    with under_way(request, JOBS) as running:
-        yield running
+# --- cases
 
 
 @each_case
-def test_from_recorded_inputs(path: Path, runs: Mapping[str, Future[Tally]], request: pytest.FixtureRequest) -> None:
-    runs[request.node.name].result().report()
+def test_from_recorded_inputs(path: Path) -> None:
+    recorded_short(path).report()
 
 
-@each_case
-def test_free_run(path: Path, runs: Mapping[str, Future[Tally]], request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(
+    "path",
+    # The others differ in steps that recorded inputs test, one by one.
+    [pytest.param(path, marks=[pytest.mark.slow] if path.stem in ("case_a_B14_L20", "case_c_B6_L14_gt") else [])
+     for path in CASES],
+    ids=lambda path: path.stem,
+)  # fmt: skip
+def test_free_run(path: Path) -> None:
     """From the frames, with the first frame's labels given: K-Means may legitimately find another optimum."""
-    runs[request.node.name].result().report()
+    free_short(path).report()
 
 
 @pytest.mark.slow
 @each_case
-def test_from_recorded_inputs_all_frames(
-    path: Path, runs: Mapping[str, Future[Tally]], request: pytest.FixtureRequest
-) -> None:
-    runs[request.node.name].result().report()
+def test_from_recorded_inputs_all_frames(path: Path) -> None:
+    recorded_all(path).report()
 
 
 @pytest.mark.slow
 @each_case
-def test_free_run_to_all_maps(path: Path, runs: Mapping[str, Future[Tally]], request: pytest.FixtureRequest) -> None:
-    runs[request.node.name].result().report()
+def test_free_run_to_all_maps(path: Path) -> None:
+    free_all(path).report()

@@ -2,22 +2,18 @@
 
 `VIDSEG_SVD_REFERENCE` names the folder of the vectors; without it ../shared/reference/svd beside the checkout is used,
 and where that is absent the cases are skipped. Each case runs *from recorded inputs* and *freely*, as those of
-`tests.reference.test_image_model` do. Modulated passes of a window are the long part: `make test-all` compares all
-arrays.
+`tests.reference.test_image_model` do, with the same short and long parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.backbone.video.model import set_residual_eps
-from tests.reference.cases import Tally
-from tests.reference.jobs import report_clip, under_way
+from tests.reference.cases import report_clip
 from tests.reference.video_cases import DEFAULT_FOLDER, FOLDER, GIVEN_FOLDER, VideoCase
 from tests.reference.video_rules import RULES
 from tests.reference.video_runs import (
@@ -65,44 +61,27 @@ def test_an_unknown_array_fails() -> None:
     assert complaint_from_recorded(case, "p0_invented") == "no rule knows this name"
 
 
-# --- cases, each a job of a worker process
-
-
-JOBS = {
-    "test_from_recorded_inputs": recorded_short,
-    "test_free_run": free_short,
-    "test_from_recorded_inputs_all_arrays": recorded_all,
-    "test_free_run_to_all_maps": free_all,
-}
-
-
-@pytest.fixture(scope="module")
-def runs(request: pytest.FixtureRequest) -> Iterator[Mapping[str, Future[Tally]]]:
-    """The jobs of the selected tests, by the tests' names, all under way."""
-    with under_way(request, JOBS) as running:
-        yield running
+# --- cases
 
 
 @each_case
-def test_from_recorded_inputs(path: Path, runs: Mapping[str, Future[Tally]], request: pytest.FixtureRequest) -> None:
-    runs[request.node.name].result().report()
+def test_from_recorded_inputs(path: Path) -> None:
+    recorded_short(path).report()
 
 
 @each_case
-def test_free_run(path: Path, runs: Mapping[str, Future[Tally]], request: pytest.FixtureRequest) -> None:
-    """From the frames, with the first labels given: K-Means may legitimately find another optimum."""
-    runs[request.node.name].result().report()
+def test_free_run(path: Path) -> None:
+    """From the frames, with the first frame's labels given: K-Means may legitimately find another optimum."""
+    free_short(path).report()
 
 
 @pytest.mark.slow
 @each_case
-def test_from_recorded_inputs_all_arrays(
-    path: Path, runs: Mapping[str, Future[Tally]], request: pytest.FixtureRequest
-) -> None:
-    runs[request.node.name].result().report()
+def test_from_recorded_inputs_all_arrays(path: Path) -> None:
+    recorded_all(path).report()
 
 
 @pytest.mark.slow
 @each_case
-def test_free_run_to_all_maps(path: Path, runs: Mapping[str, Future[Tally]], request: pytest.FixtureRequest) -> None:
-    runs[request.node.name].result().report()
+def test_free_run_to_all_maps(path: Path) -> None:
+    free_all(path).report()

@@ -1,9 +1,9 @@
-"""Whole cases of the video scripts against the library, as jobs for worker processes: each returns its tally."""
+"""Whole cases of the video scripts against the library: each returns its tally."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -12,10 +12,10 @@ import torch
 
 from pipeline.segmentation.released import released_passes
 from tests.reference import segmentation
-from tests.reference.cases import Tally, pass_of
-from tests.reference.runs import complaint_of
+from tests.reference.cases import Case, Tally, pass_of
+from tests.reference.runs import complaint_of, short_names, tally_of
 from tests.reference.video_cases import FOLDER, VideoCase, VideoVectors, load_vectors
-from tests.reference.video_rules import RULES, decoded_positions
+from tests.reference.video_rules import RULES
 
 #: What a free run starts from; K-Means is compared from its recorded features only.
 FREE_INPUTS = ("labels", "p0_first_frame_labels", "p0_kmeans_labels_all_frames")
@@ -29,14 +29,6 @@ CHECKED = (
     "labels|p0_kmeans_labels_all_frames|p0_kmeans_labels_frame0|p0_kmeans_(centers|inertia|n_iter)|p0_kmeans_frame0_only"
     r"_(labels|inertia)|p0_first_frame_labels|p\d_cbr_(trajectory_margin|paper_next_index)"
 )
-#: Modulated passes and images of rules that other arrays of the two cases test as well: only `make test-all` compares
-#: them. The first case is of the data-set script, the second of the single-video script.
-REPEATED = (
-    r"p0_variant_l2_pos_(bilinear_blend|no_blend|lambda10_no_blend|blend_until_23|inject_all_qk|spatial_only|temporal_only"
-    r"|spatial_cross)_x24|p0_decoded_(l0_neg|l[1345]_(pos|neg))|p1_decoded_l2_(pos|neg)",
-    r"p0_variant_l2_pos_(bilinear_blend|lambda10_no_blend|blend_until_23|no_injection|inject_all_qk|offset_\w+|start_17"
-    r")_x24|p0_decoded_l0_neg|p0_decoded_l4_(pos|neg)",
-)
 
 
 @cache
@@ -48,12 +40,12 @@ def vectors_here() -> VideoVectors:
 
 def recorded_short(path: Path) -> Tally:
     """From recorded inputs: all but what is long; the tally's title says how much of the file that is."""
-    return _from_recorded(path, is_short)
+    return _from_recorded(path, short_names)
 
 
 def recorded_all(path: Path) -> Tally:
     """Every array from recorded inputs."""
-    return _from_recorded(path, lambda case, name: True)
+    return _from_recorded(path, list)
 
 
 def free_short(path: Path) -> Tally:
@@ -66,24 +58,10 @@ def free_all(path: Path) -> Tally:
     return _free(path, f"{FREE_SHORT}|{FREE_MAPS}")
 
 
-def is_short(case: VideoCase, name: str) -> bool:
-    """Whether the normal tests compare an array: final maps only where the images of all labels are recorded."""
-    if re.match(r"p\d_seg_", name):
-        index = pass_of(name)
-        return bool(decoded_positions(case, index)) and all(
-            f"p{index}_decoded_l{label}_pos" in case.recorded for label in case.labels
-        )
-    return not re.fullmatch(REPEATED[case.is_single], name)
-
-
-def _from_recorded(path: Path, wanted) -> Tally:  # type: ignore[no-untyped-def]
+def _from_recorded(path: Path, choose: Callable[[Case], list[str]]) -> Tally:
     recorded = dict(np.load(path))
     case = VideoCase(recorded, vectors_here(), RULES, set(recorded))  # type: ignore[arg-type]
-    names = [name for name in recorded if wanted(case, name)]
-    tally = Tally(f"{path.stem} ({len(recorded)} arrays), recorded inputs", len(names))
-    for name in names:
-        tally.add(name, complaint_from_recorded(case, name))
-    return tally
+    return tally_of(path.stem, case, choose(case), complaint_from_recorded)
 
 
 def _free(path: Path, pattern: str) -> Tally:
