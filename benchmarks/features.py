@@ -25,7 +25,7 @@ from benchmarks.in_memory import LabelledClip, read_clip
 from pipeline.backbone import Backbone, Tap
 from pipeline.features.diffusion import DiffusionSettings, add_noise, clean_pass, conditional_half, draw_noise
 from pipeline.features.extraction import aggregate, max_abs_normalize
-from pipeline.media.resize import resize_labels_nearest
+from pipeline.media.resize import resize_nearest
 from pipeline.scoring.assignment import IDENTITY, Assignment, assign
 from pipeline.scoring.metrics import Confusion, Consistency
 from pipeline.segmentation.window_loop import (
@@ -177,7 +177,7 @@ def rgb_position(frames: np.ndarray, grid: tuple[int, int], weight: float) -> Fe
 
 def propagate(clip: LabelledClip, features: Features, settings: SegmentSettings) -> Score:
     """Carry the first frame's labels through the clip: its ground truth, or K-Means segments matched to it."""
-    given = resize_labels_nearest(clip.truth[0], features.grid).reshape(-1)
+    given = resize_nearest(clip.truth[0], features.grid).reshape(-1)
     values = features.values
     start = fit_context(values[: settings.window], settings, given if settings.init == "mask" else None)
     coarse = np.zeros(values.shape[:2], np.int32)
@@ -196,7 +196,7 @@ def propagate(clip: LabelledClip, features: Features, settings: SegmentSettings)
 
 def static_copy(clip: LabelledClip, grid: tuple[int, int]) -> Score:
     """The first frame's ground truth on the token grid, for every frame."""
-    first = resize_labels_nearest(clip.truth[0], grid)
+    first = resize_nearest(clip.truth[0], grid)
     return scored(clip, enlarged(clip, np.broadcast_to(first, (len(clip.frames), *grid))), IDENTITY)
 
 

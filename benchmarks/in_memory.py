@@ -275,6 +275,6 @@ def changed(labels: np.ndarray, baseline: np.ndarray) -> float:
 
 
 def _sampled(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    from pipeline.media.resize import resize_labels_nearest
+    from pipeline.media.resize import resize_nearest
 
-    return resize_labels_nearest(mask, grid)
+    return resize_nearest(mask, grid)

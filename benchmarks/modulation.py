@@ -20,7 +20,7 @@ import numpy as np
 import typer
 
 from benchmarks.in_memory import LabelledClip, Runner, read_clip
-from pipeline.media.resize import resize_labels_nearest
+from pipeline.media.resize import resize_nearest
 from pipeline.scoring.assignment import IDENTITY, Assignment, assign
 from pipeline.scoring.coarse_truth import coarse_truth
 from pipeline.scoring.davis import contour_accuracy
@@ -112,7 +112,7 @@ def print_responses(runners: list[Runner], blended: Settings, plain: Settings, p
 def response(pair: ImagePair) -> Response:
     """Mean difference inside and outside one segment, at model size; its mask is enlarged by nearest."""
     difference = _magnitude(pair)
-    inside = resize_labels_nearest(pair.mask, difference.shape) > 0.5
+    inside = resize_nearest(pair.mask, difference.shape) > 0.5
     return Response(float(difference[inside].mean()), float(difference[~inside].mean()))
 
 
@@ -120,7 +120,7 @@ def response_sheet(frame: np.ndarray, plain: list[ImagePair], blended: list[Imag
     """Rows of frame with the segment, map without and with blending (each by its own maximum), uint8 RGB."""
     rows = []
     for without, with_blending in zip(plain, blended, strict=True):
-        inside = resize_labels_nearest(without.mask, frame.shape[:2])[..., None] > 0.5
+        inside = resize_nearest(without.mask, frame.shape[:2])[..., None] > 0.5
         shown = np.where(inside, frame, frame // 3)
         maps = [_magnitude(pair) for pair in (without, with_blending)]
         gray = [np.repeat((255 * one / one.max()).astype(np.uint8)[..., None], 3, -1) for one in maps]

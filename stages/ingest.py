@@ -66,7 +66,6 @@ def run(
     from pipeline.media.resize import model_size
     from pipeline.media.video import FrameRange, open_source
     from pipeline.stores.clip_source import ClipSource, write_source
-    from pipeline.stores.folders import prune
 
     if isinstance(out, Path) and out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file; give a folder for the outputs")
@@ -83,25 +82,20 @@ def run(
     _write_seed(out, seed, scan.digest)
     origin = ClipSource(recorded or video.resolve(), source.fps / indices.stride)
     write_source(out / "source", origin, out / "tmp" / f"source-{scan.digest[:32]}" / "source")
-    prune(out / "tmp" / f"source-{scan.digest[:32]}")
     return path
 
 
 def _check_replaceable(out: Out) -> None:
     """Refuse to replace what somebody else put where the outputs go."""
-    from pipeline.stores.clip_source import refuse_foreign_source
-    from pipeline.stores.folders import refuse_foreign, refuse_foreign_store
+    from pipeline.files import Mark, refuse_foreign
+    from pipeline.stores import clip_source
     from pipeline.stores.schemas import CLIP, TRUTH
 
-    refuse_foreign_store(out / "clip.zarr", CLIP)
-    refuse_foreign_store(out / "truth.zarr", TRUTH)
-    refuse_foreign(out / "seed", _is_seed)
-    refuse_foreign_source(out / "source")
-
-
-def _is_seed(folder: Path) -> bool:
-    names = {path.name for path in folder.iterdir()}
-    return "seed.json" in names and names <= {"seed.json", "mask.png"}
+    seed = Mark("seed.json", holds=frozenset({"seed.json", "mask.png"}))
+    for name, mark in (
+        ("clip.zarr", CLIP.mark), ("truth.zarr", TRUTH.mark), ("seed", seed), ("source", clip_source.MARK)
+    ):  # fmt: skip
+        refuse_foreign(out / name, mark)
 
 
 def count_frames(source: FrameSource, params: IngestParams) -> int:
@@ -229,20 +223,15 @@ def _write_truth(out: Out, truth: Annotations, names: list[str]) -> None:
 
 def _write_seed(out: Out, mask: np.ndarray | None, scratch_name: str) -> None:
     import json
-    import shutil
 
+    from pipeline.files import replacing_folder
     from pipeline.media.pictures import write_label_png
-    from pipeline.stores.folders import prune, replace_folder
 
-    scratch = out / "tmp" / f"seed-{scratch_name[:32]}" / "seed"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    if mask is not None:
-        write_label_png(scratch / "mask.png", mask)
     listing = {"mask": None if mask is None else "mask.png"}
-    (scratch / "seed.json").write_text(json.dumps(listing) + "\n")
-    replace_folder(scratch, out / "seed")
-    prune(scratch.parent)
+    with replacing_folder(out / "seed", out / "tmp" / f"seed-{scratch_name[:32]}" / "seed") as made:
+        if mask is not None:
+            write_label_png(made / "mask.png", mask)
+        (made / "seed.json").write_text(json.dumps(listing) + "\n")
 
 
 #: What a video's entry in videos.yaml may hold. `dataset` names the registration that wrote it.

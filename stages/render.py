@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,6 +48,7 @@ def run(
     Raises:
         DataError: the stores are of different clips, or `out` has a folder `labels` of another origin.
     """
+    from pipeline.files import scratch_folder
     from pipeline.rendering.palette import overlay_colours
     from pipeline.stores.schemas import CLIP, COARSE, FEATURES, LABELS
     from pipeline.stores.store import open_store
@@ -64,7 +63,8 @@ def run(
     colours = overlay_colours()
     draws_features = params.extras and feature_store is not None
     passes = 3 + draws_features + (other_store is not None)
-    with _scratch(out) as scratch, cli.progress("render", passes * clip_store.frames("frames")) as advance:
+    total = passes * clip_store.frames("frames")
+    with scratch_folder(out / "tmp" / "render") as scratch, cli.progress("render", total) as advance:
         uses = _write_labels(label_store, clip_store, colours, scratch, advance)
         legend = _legend(uses, colours)
         _write_overlay(pictures, label_store, legend, colours, params.opacity, scratch, advance)
@@ -232,14 +232,11 @@ def _open(path: Path, schema: Schema, array: str, clip: Store) -> Store:
 
 def check_replaceable(out: Path) -> None:
     """Refuse to replace files of another origin; ours have labels.json beside them."""
+    from pipeline.files import Mark
     from pipeline.rendering.label_summary import FORMAT
 
-    try:
-        ours = json.loads((out / "labels.json").read_text())["format"] == FORMAT
-    except (OSError, ValueError, LookupError, TypeError):
-        ours = False
     foreign = [name for name in OUTPUTS if (out / name).exists()]
-    if foreign and not ours:
+    if foreign and not Mark("labels.json", FORMAT, ("format",)).on(out):
         raise DataError(f"{out / foreign[0]}: was not written by `vidseg render`; choose another OUT_DIR")
 
 
@@ -250,22 +247,8 @@ OUTPUTS = (
 )  # fmt: skip
 
 
-@contextmanager
-def _scratch(out: Path) -> Iterator[Path]:
-    folder = out / "tmp" / "render"
-    shutil.rmtree(folder, ignore_errors=True)  # of a killed run
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
-        for parent in (out / "tmp", out):
-            if parent.exists() and not any(parent.iterdir()):
-                parent.rmdir()
-
-
 def _publish(scratch: Path, out: Path) -> None:
-    from pipeline.stores.folders import replace_folder
+    from pipeline.files import replace_folder
 
     # labels.json goes first: a kill in between must not leave `labels` looking like somebody else's.
     for name in OUTPUTS:

@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import UsageError
 from stages.common import cli
 
-MARKER = "sample.json"
+FILE = "sample.json"
 
 
 def run(out: Path, seed: int = 0, frames: int = 42) -> Path:
@@ -21,36 +20,24 @@ def run(out: Path, seed: int = 0, frames: int = 42) -> Path:
         the folder of frames.
 
     Raises:
-        UsageError: `out` holds something else.
+        DataError: `out` holds something else.
     """
     import json
-    import shutil
 
     from pipeline.datasets.sample import FPS, make_sample
+    from pipeline.files import Mark, refuse_foreign, replacing_folder
     from pipeline.media.pictures import write_image, write_label_png
-    from pipeline.stores.folders import replace_folder
 
-    _refuse_foreign(out)
-    scratch = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(scratch, ignore_errors=True)
+    refuse_foreign(out, Mark(FILE, holds=frozenset({"frames", "truth", FILE})))
     clip = make_sample(seed, frames)
-    for index, (image, labels) in enumerate(zip(clip.frames, clip.labels, strict=True)):
-        write_image(scratch / "frames" / f"{index:05d}.png", image)
-        write_label_png(scratch / "truth" / f"{index:05d}.png", labels)
     listing = {"classes": [asdict(entry) for entry in clip.classes], "ignore": [255]}
-    (scratch / "truth" / "classes.json").write_text(json.dumps(listing, indent=1) + "\n")
-    (scratch / MARKER).write_text(json.dumps({"seed": seed, "frames": frames, "fps": FPS}) + "\n")
-    replace_folder(scratch, out)
+    with replacing_folder(out) as made:
+        for index, (image, labels) in enumerate(zip(clip.frames, clip.labels, strict=True)):
+            write_image(made / "frames" / f"{index:05d}.png", image)
+            write_label_png(made / "truth" / f"{index:05d}.png", labels)
+        (made / "truth" / "classes.json").write_text(json.dumps(listing, indent=1) + "\n")
+        (made / FILE).write_text(json.dumps({"seed": seed, "frames": frames, "fps": FPS}) + "\n")
     return out / "frames"
-
-
-def _refuse_foreign(out: Path) -> None:
-    if not out.exists():
-        return
-    names = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
-    own = MARKER in names and names <= {"frames", "truth", MARKER}
-    if names and not own:
-        raise UsageError(f"{out}: holds other files than an earlier sample; choose an empty or new folder")
 
 
 app = cli.new_app("Make the sample clip with exact ground truth.")

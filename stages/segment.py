@@ -46,14 +46,14 @@ def run(
     Returns:
         the path of coarse.zarr; context/, the model after the last window, lies beside it.
     """
+    from pipeline.files import refuse_foreign
     from pipeline.segmentation import context_store, stores, window_loop
-    from pipeline.stores.folders import refuse_foreign_store
     from pipeline.stores.schemas import COARSE, FEATURES, MATCHES
     from pipeline.stores.store import array_fingerprint, fingerprint, is_current, open_store, shard_frames
 
     path, context_path = out / "coarse.zarr", out / "context"
-    refuse_foreign_store(path, COARSE)
-    context_store.refuse_foreign_context(context_path)
+    refuse_foreign(path, COARSE.mark)
+    refuse_foreign(context_path, context_store.MARK)
     source = open_store(features, FEATURES)
     moves = open_store(matches, MATCHES)
     clip = stores.make_clip(source, moves, params.features)

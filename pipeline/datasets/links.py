@@ -10,17 +10,17 @@ DVC reads through links to files (not through links to folders), so it notices w
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.datasets.listing import Video
 from pipeline.errors import DataError
-from pipeline.stores.folders import is_json_of, refuse_foreign, replace_folder
+from pipeline.files import Mark, refuse_foreign, replacing_folder
 from pipeline.truth.class_list import write_classes
 
-MARK = "registration.json"
+FILE = "registration.json"
 SCHEMA = "registration"
+MARK = Mark(FILE, SCHEMA)
 
 
 def check_registration(folder: Path, source: Mapping[str, str]) -> None:
@@ -29,7 +29,7 @@ def check_registration(folder: Path, source: Mapping[str, str]) -> None:
     Raises:
         DataError: something else lies there.
     """
-    refuse_foreign(folder, lambda path: is_json_of(path / MARK, SCHEMA))
+    refuse_foreign(folder, MARK)
     earlier = read_source(folder)
     if earlier is not None and earlier != dict(source):
         text = ", ".join(f"{key} {value}" for key, value in earlier.items())
@@ -38,8 +38,7 @@ def check_registration(folder: Path, source: Mapping[str, str]) -> None:
 
 def read_source(folder: Path) -> dict[str, str] | None:
     """What a registration is of: `dataset`, `root` and `split`; None where no registration lies."""
-    file = folder / MARK
-    return dict(json.loads(file.read_text())["source"]) if is_json_of(file, SCHEMA) else None
+    return dict(json.loads((folder / FILE).read_text())["source"]) if MARK.on(folder) else None
 
 
 def write_registration(folder: Path, source: Mapping[str, str], videos: Mapping[str, Video]) -> Path:
@@ -49,21 +48,19 @@ def write_registration(folder: Path, source: Mapping[str, str], videos: Mapping[
         source: where they are from; what `check_registration` compares.
         videos: by their folders, relative to `folder`.
     """
-    scratch = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    for place, video in videos.items():
-        frames, labels = scratch / place / "frames", scratch / place / "labels"
-        frames.mkdir(parents=True)
-        labels.mkdir()
-        for frame in video.frames:
-            (frames / f"{frame.name}{frame.image.suffix}").symlink_to(frame.image.resolve())
-            if frame.labels is not None:
-                (labels / f"{frame.name}.png").symlink_to(frame.labels.resolve())
-        if not video.annotated:
-            (labels / "README").write_text("This video has no ground truth.\n")
-        elif video.classes is not None:
-            write_classes(labels / "classes.json", video.classes)
-    content = {"schema": SCHEMA, "source": dict(source), "videos": list(videos)}
-    (scratch / MARK).write_text(json.dumps(content, indent=1) + "\n")
-    replace_folder(scratch, folder)
+    with replacing_folder(folder) as scratch:
+        for place, video in videos.items():
+            frames, labels = scratch / place / "frames", scratch / place / "labels"
+            frames.mkdir(parents=True)
+            labels.mkdir()
+            for frame in video.frames:
+                (frames / f"{frame.name}{frame.image.suffix}").symlink_to(frame.image.resolve())
+                if frame.labels is not None:
+                    (labels / f"{frame.name}.png").symlink_to(frame.labels.resolve())
+            if not video.annotated:
+                (labels / "README").write_text("This video has no ground truth.\n")
+            elif video.classes is not None:
+                write_classes(labels / "classes.json", video.classes)
+        content = {"schema": SCHEMA, "source": dict(source), "videos": list(videos)}
+        (scratch / FILE).write_text(json.dumps(content, indent=1) + "\n")
     return folder

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import DataError
+from pipeline.files import replacing
 
 Colour = tuple[int, int, int]
 
@@ -143,19 +144,6 @@ def write_label_png(path: Path, labels: np.ndarray) -> Path:
     with replacing(path) as temporary:
         image.save(temporary, format="PNG")
     return path
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that becomes `path` on success and is removed on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Hidden, with its real suffix, and no longer than a name may be.
-    temporary = path.with_name(f".{path.stem[:50]}.partial{path.suffix}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -60,15 +60,16 @@ def resize_frame(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
-def resize_labels_nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A label map (h, w) at `size` (H, W): each output pixel takes the label under its centre.
+def resize_nearest(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Labels (h, w) or colours (h, w, c) at `size` (H, W): each output pixel takes the value under its centre.
 
     Output row i looks at input row floor((i + 1/2) h / H); no value is ever invented.
     """
     rows, columns = (
-        (2 * np.arange(target) + 1) * source // (2 * target) for source, target in zip(labels.shape, size, strict=True)
+        (2 * np.arange(target) + 1) * source // (2 * target)
+        for source, target in zip(values.shape[:2], size, strict=True)
     )
-    return labels[rows[:, None], columns[None, :]]
+    return values[rows[:, None], columns[None, :]]
 
 
 def _nearest_multiple(side: float) -> int:

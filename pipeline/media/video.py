@@ -18,7 +18,9 @@ import numpy as np
 from av.stream import Disposition
 
 from pipeline.errors import DataError, UsageError
-from pipeline.media.pictures import MOST_PIXELS, image_size, read_image, replacing
+from pipeline.files import replacing
+from pipeline.media.pictures import MOST_PIXELS, image_size, read_image
+from pipeline.spans import parse_span
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
@@ -39,8 +41,7 @@ class FrameRange:
         """Read `ingest.frames`: "0:28", "10:", ":5" (a Python slice without negatives); None = all frames.
 
         Raises:
-            UsageError: not such a text, or a stride below 1.
-            DataError: a range that can hold no frame.
+            UsageError: not such a text, a range that can hold no frame, or a stride below 1.
         """
         if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
             raise UsageError(f"ingest.stride must be a whole number of at least 1, not {stride!r}")
@@ -52,13 +53,8 @@ class FrameRange:
                 f"ingest.frames: YAML reads this as the number {frames}; put the range in quotes: "
                 f"frames: '{like}' in a file, --set \"ingest.frames='{like}'\" on the command line"
             )
-        match = re.fullmatch(r"\s*(\d{0,18})\s*:\s*(\d{0,18})\s*", frames)
-        if not match:
-            raise UsageError(f"ingest.frames must be START:STOP like 0:28, 10: or :5, not {frames!r}")
-        start, stop = int(match[1] or 0), int(match[2]) if match[2] else None
-        if stop is not None and stop <= start:
-            raise DataError(f"ingest.frames: {frames} selects no frames")
-        return cls(start, stop, stride)
+        span = parse_span(frames, "ingest.frames")
+        return cls(span.start or 0, span.stop, stride)
 
     def __str__(self) -> str:
         return f"{self.start}:{'' if self.stop is None else self.stop}"

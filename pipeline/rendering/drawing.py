@@ -57,11 +57,6 @@ def resized(image: np.ndarray, width: int) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=method)
 
 
-def stretched(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """A picture at (H, W) by nearest neighbour: tokens and labels show as the blocks they are."""
-    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
-
-
 def width_within(size: tuple[int, ...], side: int) -> int:
     """The width at which a picture of (H, W) has a longer side of `side` pixels."""
     return max(1, round(size[1] * side / max(size)))

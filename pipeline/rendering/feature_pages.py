@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipeline.media.resize import resize_nearest
 from pipeline.rendering import pca
 from pipeline.rendering.clip_frames import frames_of
-from pipeline.rendering.drawing import resized, stretched, width_within
+from pipeline.rendering.drawing import resized, width_within
 from pipeline.rendering.sheets import Panel, SliceColumns, montage, spread
 from pipeline.stores.feature_codec import read_features
 from pipeline.stores.store import Store
@@ -47,7 +48,7 @@ class FeaturePages:
             for name, title in titles.items():
                 tokens = read_features(self.features, name, position, position + 1)[0]
                 colours = axes[name].colours(tokens).reshape(*grid, 3)
-                columns[title] = stretched(colours, columns["frames"].shape[:2])
+                columns[title] = resize_nearest(colours, columns["frames"].shape[:2])
             if position in in_slices:
                 self._slices.add(columns)
             page = [Panel(image, title) for title, image in columns.items()]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.rendering.drawing import overlay, paint, resized, stretched, width_within
+from pipeline.media.resize import resize_nearest
+from pipeline.rendering.drawing import overlay, paint, resized, width_within
 from pipeline.rendering.sheets import LegendEntry, SliceColumns, contact_sheet, spread
 from pipeline.stores.store import Store
 
@@ -69,4 +70,4 @@ class LabelPages:
         titles = {"initial": "coarse, as predicted", "refined": "coarse, refined"}
         frame = self._seen
         planes = {title: self._coarse_store.read(name, frame, frame + 1)[0] for name, title in titles.items()}
-        return {title: stretched(paint(plane, self._colours), self._size) for title, plane in planes.items()}
+        return {title: resize_nearest(paint(plane, self._colours), self._size) for title, plane in planes.items()}

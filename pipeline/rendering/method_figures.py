@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pipeline.media.resize import resize_labels_nearest
+from pipeline.media.resize import resize_nearest
 from pipeline.rendering.drawing import heat, overlay, resized, width_within
 from pipeline.rendering.label_summary import corresponding
 from pipeline.rendering.sheets import Panel, montage
@@ -38,7 +38,7 @@ def differences_figure(
         label: the one whose maps are shown.
         results: by title, e.g. without and with blending.
     """
-    mask = resize_labels_nearest((plane == label).astype(np.uint8), image.shape[:2])
+    mask = resize_nearest((plane == label).astype(np.uint8), image.shape[:2])
     region = image.copy()
     region[mask == 0] //= 5
     columns = [[Panel(image, "frame"), Panel(region, f"coarse mask of label {label}")]]

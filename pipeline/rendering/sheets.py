@@ -9,7 +9,8 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.rendering.drawing import mark_row, resized, row_of, stretched, xt_slice
+from pipeline.media.resize import resize_nearest
+from pipeline.rendering.drawing import mark_row, resized, row_of, xt_slice
 
 Colour = tuple[int, int, int]
 
@@ -114,7 +115,7 @@ class SliceColumns:
                 # At once: many small arrays that outlive large ones would leave the heap full of holes.
                 self.rows[title] = np.zeros((self.steps, self.width, 3), np.uint8)
             row = row_of(image, self.row)
-            self.rows[title][self.taken] = stretched(image[row : row + 1], (1, self.width))[0]
+            self.rows[title][self.taken] = resize_nearest(image[row : row + 1], (1, self.width))[0]
         self.taken += 1
 
     def picture(self, frames: int) -> np.ndarray:

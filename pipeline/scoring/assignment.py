@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from pipeline.errors import DataError
+from pipeline.media.resize import resize_nearest
 
 _VALUES = 65536
 
@@ -69,7 +70,7 @@ def assign(
     if rule == "majority":
         table = majority(labels, truth, ignore)
     elif rule == "official":
-        table = official_majority(nearest_samples(labels, grid), nearest_samples(truth, grid))
+        table = official_majority(resize_nearest(labels, grid), resize_nearest(truth, grid))
     elif rule == "hungarian":
         table = hungarian(labels, truth, ignore)
     else:
@@ -109,14 +110,6 @@ def hungarian(labels: np.ndarray, truth: np.ndarray, ignore: Collection[int] = (
         for row, column in zip(rows, columns, strict=True)
         if counts[row, column]
     }
-
-
-def nearest_samples(frame: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """A label map (H, W) on a coarse grid (h, w): the pixel at each cell's centre, never an interpolation."""
-    (height, width), (h, w) = frame.shape, grid
-    rows = ((2 * np.arange(h) + 1) * height) // (2 * h)
-    columns = ((2 * np.arange(w) + 1) * width) // (2 * w)
-    return frame[np.ix_(rows, columns)]
 
 
 def _overlap(

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from pipeline.media.resize import resize_labels_nearest
+from pipeline.media.resize import resize_nearest
 
 
 def coarse_truth(truth: np.ndarray, grid: tuple[int, int], ignore: Collection[int]) -> np.ndarray:
@@ -19,7 +19,7 @@ def coarse_truth(truth: np.ndarray, grid: tuple[int, int], ignore: Collection[in
     Args:
         ignore: stored values that are no class.
     """
-    plane = resize_labels_nearest(truth, grid)
+    plane = resize_nearest(truth, grid)
     ignored = np.isin(plane, list(ignore))
     if ignored.all():
         return plane

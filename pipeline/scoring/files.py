@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError
-from pipeline.media.pictures import replacing
+from pipeline.files import replacing
 from pipeline.scoring.scores import pool
 
 SCHEMA = "scores"

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,15 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import DataError
+from pipeline.files import Mark, refuse_foreign, replacing_folder
 from pipeline.segmentation.context import Context, Segment
 from pipeline.segmentation.correspondence import Grid
 from pipeline.segmentation.faiss_library import load_faiss
-from pipeline.stores.folders import is_json_of, refuse_foreign, replace_folder
 from pipeline.stores.store import array_fingerprint, fingerprint
 
 SCHEMA = "context"
 SCHEMA_VERSION = 1
+MARK = Mark("meta.json", SCHEMA)
 REMEDY = "make it again with `vidseg segment` or `vidseg context fit`"
 
 
@@ -60,15 +60,6 @@ class StoredContext:
     fitted_on: str
 
 
-def refuse_foreign_context(folder: Path) -> None:
-    """Check, before any work, that `save_context` would replace only a context model.
-
-    Raises:
-        DataError: something else lies there.
-    """
-    refuse_foreign(folder, lambda model: is_json_of(model / "meta.json", SCHEMA))
-
-
 def save_context(folder: Path, stored: StoredContext) -> Path:
     """Write a context model: by one rename or not at all, and equal models give equal bytes.
 
@@ -77,15 +68,10 @@ def save_context(folder: Path, stored: StoredContext) -> Path:
     """
     faiss = load_faiss()
     folder = Path(folder)
-    refuse_foreign_context(folder)
+    refuse_foreign(folder, MARK)
     context = stored.context
-    scratch = folder.parent / "tmp" / f"{folder.name}.writing"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
     index = faiss.IndexFlatL2(stored.kind.channels)
     index.add(context.features)
-    scratch.joinpath("index.faiss").write_bytes(faiss.serialize_index(index).tobytes())
-    np.save(scratch / "labels.npy", context.labels)
     meta = {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -95,10 +81,10 @@ def save_context(folder: Path, stored: StoredContext) -> Path:
         "first": None if context.first is None else len(context.first.labels),
         "windows": [len(window.labels) for window in context.windows],
     }
-    scratch.joinpath("meta.json").write_text(json.dumps(meta, indent=2) + "\n")
-    replace_folder(scratch, folder)
-    if not any(scratch.parent.iterdir()):
-        scratch.parent.rmdir()
+    with replacing_folder(folder, folder.parent / "tmp" / f"{folder.name}.writing") as made:
+        made.joinpath("index.faiss").write_bytes(faiss.serialize_index(index).tobytes())
+        np.save(made / "labels.npy", context.labels)
+        made.joinpath("meta.json").write_text(json.dumps(meta, indent=2) + "\n")
     return folder
 
 

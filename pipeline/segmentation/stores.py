@@ -120,7 +120,7 @@ def read_seed(folder: Path | None, grid: Grid) -> np.ndarray | None:
     if folder is None:
         return None
     from pipeline.media.pictures import read_label_png
-    from pipeline.media.resize import resize_labels_nearest
+    from pipeline.media.resize import resize_nearest
 
     listing = Path(folder) / "seed.json"
     try:
@@ -133,7 +133,7 @@ def read_seed(folder: Path | None, grid: Grid) -> np.ndarray | None:
         ) from error
     if name is None:
         return None
-    return resize_labels_nearest(read_label_png(Path(folder) / name), grid).reshape(-1)
+    return resize_nearest(read_label_png(Path(folder) / name), grid).reshape(-1)
 
 
 def start_from(stored: StoredContext, features: Store, first_frame: int = 0) -> Start:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import DataError
-from pipeline.stores.folders import is_json_of, refuse_foreign, replace_folder
+from pipeline.files import Mark, refuse_foreign, replacing_folder
 
 FILE = "source.json"
 SCHEMA = "source"
 SCHEMA_VERSION = 1
+MARK = Mark(FILE, SCHEMA, holds=frozenset({FILE}))
 
 
 @dataclass(frozen=True)
@@ -30,24 +31,16 @@ class ClipSource:
     fps: float
 
 
-def refuse_foreign_source(folder: Path) -> None:
-    """Check, before any work, that `write_source` would replace only what it wrote.
+def write_source(folder: Path, source: ClipSource, scratch: Path) -> None:
+    """Write source.json into a folder of its own, by one rename; `scratch` is a path for it on the same disk.
 
     Raises:
         DataError: something else lies there.
     """
-    refuse_foreign(
-        folder, lambda place: is_json_of(place / FILE, SCHEMA) and [path.name for path in place.iterdir()] == [FILE]
-    )
-
-
-def write_source(folder: Path, source: ClipSource, scratch: Path) -> None:
-    """Write source.json into a folder of its own, by one rename; `scratch` is a new path on the same disk."""
-    refuse_foreign_source(folder)
-    scratch.mkdir(parents=True, exist_ok=True)
+    refuse_foreign(folder, MARK)
     content = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "path": str(source.path), "fps": source.fps}
-    (scratch / FILE).write_text(json.dumps(content, indent=1) + "\n")
-    replace_folder(scratch, folder)
+    with replacing_folder(folder, scratch) as made:
+        (made / FILE).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def read_source(folder: Path) -> ClipSource:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.errors import DataError
+from pipeline.files import Mark
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,11 @@ class Schema:
     version: int
     stage: str
     arrays: tuple[str, ...]
+
+    @property
+    def mark(self) -> Mark:
+        """What tells a store of this schema, an incomplete one or one of another version too."""
+        return Mark("zarr.json", self.name, ("attributes", "schema"))
 
 
 CLIP = Schema("clip", 1, "ingest", ("frames",))

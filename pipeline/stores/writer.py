@@ -16,8 +16,8 @@ from filelock import FileLock, Timeout
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from pipeline.errors import DataError, ResourceError
+from pipeline.files import prune, refuse_foreign, replace_folder, require_writable
 from pipeline.finite import first_broken
-from pipeline.stores.folders import prune, refuse_foreign_store, replace_folder, require_writable
 from pipeline.stores.schemas import ArraySpec, Schema
 from pipeline.stores.store import (
     DAMAGE,
@@ -82,7 +82,7 @@ class StoreWriter:
             **(attrs or {}),
         }
         self._group: zarr.Group | None = None
-        refuse_foreign_store(self.path, schema)
+        refuse_foreign(self.path, schema.mark)
         require_writable(self.path.parent)
         if (self._store / "zarr.json").exists():
             with self._alone():

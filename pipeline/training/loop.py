@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import DataError, ResourceError, UsageError
+from pipeline.files import replacing
 
 
 @dataclass(frozen=True)
@@ -180,13 +181,10 @@ def _save(
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Replace `path` by `state` as a whole; ResourceError when it cannot be written."""
-    scratch = path.with_name(path.name + ".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, scratch)
-        scratch.replace(path)
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
     except (OSError, RuntimeError) as error:
-        scratch.unlink(missing_ok=True)
         raise ResourceError(f"checkpoint {path} cannot be written ({error}): free some disk space") from error
 
 

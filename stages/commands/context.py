@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 
 from pipeline.errors import DataError, UsageError
 from pipeline.parameters import SegmentParams
+from pipeline.spans import parse_span
 from stages.common import cli
 from stages.common.resources import stage_version
 from stages.common.settings import load, plain
@@ -19,11 +19,12 @@ from stages.segment import SeedOption, first_features, loop_settings, read_mask
 
 def fit(features: Path, out_context: Path, params: SegmentParams, seed: Path | None = None) -> Path:
     """Fit a model on frame 1: K-Means, or a given mask; returns `out_context`."""
+    from pipeline.files import refuse_foreign
     from pipeline.segmentation import context_store, stores, window_loop
     from pipeline.stores.schemas import FEATURES
     from pipeline.stores.store import open_store
 
-    context_store.refuse_foreign_context(out_context)
+    refuse_foreign(out_context, context_store.MARK)
     source = open_store(features, FEATURES)
     start = window_loop.fit_context(
         first_features(source, params), loop_settings(params), read_mask(seed, source, params)
@@ -79,11 +80,12 @@ def predict(context: Path, features: Path, out: Path, params: SegmentParams, fra
 
 def update(context: Path, features: Path, coarse: Path, out_context: Path, params: SegmentParams) -> Path:
     """Teach a model the `refined` labels of one window of frames; returns `out_context`."""
+    from pipeline.files import refuse_foreign
     from pipeline.segmentation import context_store, stores, window_loop
     from pipeline.stores.schemas import COARSE, FEATURES
     from pipeline.stores.store import open_store
 
-    context_store.refuse_foreign_context(out_context)
+    refuse_foreign(out_context, context_store.MARK)
     source = open_store(features, FEATURES)
     labels = open_store(coarse, COARSE)
     stores.require_same_features(labels, source)
@@ -127,21 +129,16 @@ def describe(context: Path) -> dict[str, object]:
 
 
 def parse_frames(text: str | None, total: int) -> range:
-    """`START:STOP` (either may be left out) as frames of a clip of `total` frames.
+    """`--frames`, a range like 14:28, as frames of a clip of `total` frames; None stands for all.
 
     Raises:
-        UsageError: another form.
         DataError: no such frames.
     """
-    if text is None:
-        return range(total)
-    parts = re.fullmatch(r"(\d*):(\d*)", text)
-    if not parts:
-        raise UsageError(f"--frames {text}: expected START:STOP, e.g. 14:28")
-    start, stop = int(parts[1] or 0), int(parts[2] or total)
-    if not start < stop <= total:
+    span = slice(0, total) if text is None else parse_span(text, "--frames")
+    frames = range(span.start or 0, total if span.stop is None else span.stop)
+    if not frames or frames.stop > total:
         raise DataError(f"--frames {text}: the clip has frames 0:{total}")
-    return range(start, stop)
+    return frames
 
 
 HELP = "Step the scene context model by hand: `fit` on frame 1, then `predict`, `vidseg refine`, `update` per window."

@@ -137,15 +137,11 @@ def _removed_if_empty(out: Path) -> Iterator[None]:
 
 def _remove_earlier_scores(out: Path) -> None:
     """Scores of an earlier run would lie beside labels that they do not belong to."""
-    import json
+    from pipeline.files import Mark
+    from pipeline.scoring.files import SCHEMA
 
-    path = out / "scores.json"
-    try:
-        ours = "videos" in json.loads(path.read_text())
-    except (OSError, ValueError, TypeError):
-        return
-    if ours:
-        path.unlink()
+    if Mark("scores.json", SCHEMA).on(out):
+        (out / "scores.json").unlink()
 
 
 def _print_scores(path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError, UsageError
+from pipeline.spans import parse_span
 from stages.common import yaml_files
 
 DATA = Path("data")
@@ -52,18 +53,8 @@ EVERY_SHARD = slice(None)
 
 
 def parse_shards(text: str | None) -> slice:
-    """`3:7` (3 to 6), `3:` or `:7` as a slice of shard numbers; None stands for all.
-
-    Raises:
-        UsageError: it is none of these.
-    """
-    if text is None:
-        return EVERY_SHARD
-    match = re.fullmatch(r"(\d*):(\d*)", text)
-    start, stop = (int(part) if part else None for part in match.groups()) if match else (0, 0)
-    if stop is not None and stop <= (start or 0):
-        raise UsageError(f"--shards {text}: give a range of shard numbers like 3:7 (3 to 6), 3: or :7")
-    return slice(start, stop)
+    """`--shards`, a range like 3:7 (3 to 6), 3: or :7, as a slice of shard numbers; None stands for all."""
+    return EVERY_SHARD if text is None else parse_span(text, "--shards")
 
 
 def scratch_of(out: Out) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UsageError
+from pipeline.files import replacing
 
 #: What a file may hold, in characters, and what its aliases may stand for, in values: a few lines of aliases of
 #: aliases would otherwise fill the memory. And how deep it may be nested: the reader in C ends with its process.
@@ -49,10 +50,8 @@ def read(path: Path, remedy: str) -> Any:
 
 def write(path: Path, content: Any) -> None:
     """Write back what `read` gave."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w") as stream:
+    with replacing(path) as temporary, temporary.open("w") as stream:
         _yaml().dump(content, stream)
-    partial.replace(path)
 
 
 def flow_list(values: list[Any]) -> Any:

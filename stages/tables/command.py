@@ -203,7 +203,7 @@ def page(
 
     Example: vidseg table page docs/reference/results.md
     """
-    from pipeline.media.pictures import replacing
+    from pipeline.files import replacing
 
     tables = [out / f"{name}.md" for name in ("table1", "table2", "errors") if (out / f"{name}.md").is_file()]
     if not tables:

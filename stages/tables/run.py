@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError
-from pipeline.media.pictures import replacing
+from pipeline.files import replacing
 from pipeline.scoring.files import video_name, write_csv, write_json
 from pipeline.tables.pages import page
 from pipeline.tables.quoted import Figures

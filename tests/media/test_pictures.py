@@ -14,7 +14,6 @@ from pipeline.media.pictures import (
     image_size,
     read_image,
     read_label_png,
-    replacing,
     write_image,
     write_label_png,
 )
@@ -176,13 +175,3 @@ def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(DataError, match="floating-point"):
         read_image(tmp_path / "a.tif")
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert path.read_text() == "old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]

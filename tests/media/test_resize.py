@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.media.resize import model_size, resize_frame, resize_labels_nearest
+from pipeline.media.resize import model_size, resize_frame, resize_nearest
 from tests.support.places import SHARED
 
 
@@ -69,7 +69,7 @@ def test_masks_are_reduced_as_the_authors_do(reference: Path) -> None:
     """By the pixel-centre convention; the corner one, floor(i h / H), differs in a fifth of the tokens."""
     with np.load(reference / "case_c_B6_L14_gt.npz") as case:
         mask, expected = case["gt_mask_frame0"], case["p0_gt_mask_small"]
-    np.testing.assert_array_equal(resize_labels_nearest(mask, expected.shape), expected)
+    np.testing.assert_array_equal(resize_nearest(mask, expected.shape), expected)
 
 
 def test_a_frame_of_that_size_stays_as_it_is(rng: np.random.Generator) -> None:
@@ -78,12 +78,13 @@ def test_a_frame_of_that_size_stays_as_it_is(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("size", [(3, 5), (7, 11), (14, 10), (1, 1), (20, 33)])
-def test_labels_take_the_pixel_under_the_centre(rng: np.random.Generator, size: tuple[int, int]) -> None:
+def test_values_take_the_pixel_under_the_centre(rng: np.random.Generator, size: tuple[int, int]) -> None:
     labels = rng.integers(0, 999, (7, 11)).astype(np.uint16)
     literal = np.empty(size, np.uint16)
     for row in range(size[0]):
         for column in range(size[1]):
             literal[row, column] = labels[int((row + 0.5) * 7 / size[0]), int((column + 0.5) * 11 / size[1])]
-    resized = resize_labels_nearest(labels, size)
+    resized = resize_nearest(labels, size)
+    np.testing.assert_array_equal(resize_nearest(np.stack([labels] * 3, -1), size), np.stack([literal] * 3, -1))
     np.testing.assert_array_equal(resized, literal)
     assert resized.dtype == np.uint16

@@ -117,7 +117,7 @@ def test_a_number_is_explained(plain: Path) -> None:
 
 @pytest.mark.parametrize("text", ["5:5", "8:3", "0:0"])
 def test_a_range_without_frames_is_refused(text: str) -> None:
-    with pytest.raises(DataError, match=f"ingest.frames: {text} selects no frames"):
+    with pytest.raises(UsageError, match=f"ingest.frames: nothing is in {text}"):
         FrameRange.parse(text)
 
 

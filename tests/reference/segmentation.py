@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.media.resize import resize_labels_nearest
+from pipeline.media.resize import resize_nearest
 from pipeline.segmentation.context import Context, fit, make_segment, merge_by_mask, nearest_tokens
 from pipeline.segmentation.correspondence import next_tokens
 from pipeline.segmentation.kmeans import kmeans
@@ -119,7 +119,7 @@ def check_kmeans_frame0_only(case: Case, index: int, name: str) -> None:
 
 
 def check_mask_small(case: Case, index: int, name: str) -> None:
-    np.testing.assert_array_equal(resize_labels_nearest(case["gt_mask_frame0"], case[name].shape), case[name])
+    np.testing.assert_array_equal(resize_nearest(case["gt_mask_frame0"], case[name].shape), case[name])
 
 
 def check_first_frame_labels(case: Case, index: int, name: str) -> None:

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DataError
-from pipeline.scoring.assignment import IDENTITY, Assignment, majority, nearest_samples, official_majority
+from pipeline.media.resize import resize_nearest
+from pipeline.scoring.assignment import IDENTITY, Assignment, majority, official_majority
 from pipeline.scoring.davis import DavisScores, semi_supervised, unsupervised
 from pipeline.scoring.metrics import Confusion, Consistency
 from pipeline.scoring.protocol import Official, Protocol, Strict
@@ -188,7 +189,7 @@ def assignment_tables(case: Case) -> list[dict[str, Any]]:
         first, later = set(np.unique(clusters[0])), set(np.unique(clusters[1:]))
         coarse = case.arrays[f"clusters0_coarse_{index}"], case.arrays[f"gt0_coarse_{index}"]
         for full, grid in zip((clusters[0], truth[0]), coarse, strict=True):
-            np.testing.assert_array_equal(nearest_samples(full, grid.shape), grid)
+            np.testing.assert_array_equal(resize_nearest(full, grid.shape), grid)
         tables.append(
             {
                 "index": index,

@@ -67,11 +67,6 @@ def test_resized_keeps_the_aspect(width: int, size: tuple[int, int]) -> None:
     assert drawing.resized(np.zeros((20, 40, 3), np.uint8), width).shape == (*size, 3)
 
 
-def test_stretched_shows_blocks() -> None:
-    tokens = np.arange(6, dtype=np.uint8).reshape(2, 3, 1).repeat(3, axis=2)
-    np.testing.assert_array_equal(drawing.stretched(tokens, (4, 6)), tokens.repeat(2, axis=0).repeat(2, axis=1))
-
-
 def test_mark_row_leaves_the_picture_alone() -> None:
     image = np.zeros((9, 4, 3), np.uint8)
     marked = drawing.mark_row(image, drawing.row_of(image, 1.0))

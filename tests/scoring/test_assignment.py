@@ -17,7 +17,6 @@ from pipeline.scoring.assignment import (
     assign,
     hungarian,
     majority,
-    nearest_samples,
     official_majority,
 )
 
@@ -83,13 +82,6 @@ def test_apply_gives_unassigned_clusters_a_value_that_is_no_class() -> None:
     labels = np.array([[0, 1, 300]], np.uint16)
     assert Assignment("majority", {0: 7}, unassigned=65535).apply(labels).tolist() == [[7, 65535, 65535]]
     assert IDENTITY.apply(labels) is labels
-
-
-@pytest.mark.parametrize(("height", "width", "h", "w"), [(8, 12, 2, 3), (9, 10, 3, 4), (2, 2, 1, 1), (3, 5, 3, 5)])
-def test_nearest_samples_takes_the_pixel_at_each_cell_centre(height: int, width: int, h: int, w: int) -> None:
-    frame = np.arange(height * width).reshape(height, width)
-    expected = [[frame[int((y + 0.5) * height / h), int((x + 0.5) * width / w)] for x in range(w)] for y in range(h)]
-    assert nearest_samples(frame, (h, w)).tolist() == expected
 
 
 def test_assign_by_name() -> None:

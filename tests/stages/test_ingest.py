@@ -247,7 +247,7 @@ def test_frames_are_counted_as_they_are_read(frames: Path, tmp_path: Path) -> No
         ("junk.mp4", [], 3, "junk.mp4: not a video"),
         ("cut.mp4", [], 3, "frames can be read"),
         ("frames", ["--ground-truth", "nowhere"], 3, "nowhere: no such folder of ground truth"),
-        ("frames", ["--set", "ingest.frames=0:0"], 3, "selects no frames"),
+        ("frames", ["--set", "ingest.frames=0:0"], 2, "nothing is in"),
         ("frames", ["--set", "ingest.frames=12"], 2, "in quotes"),
         ("frames", ["--set", "ingest.size=100x100"], 2, "multiples of 64"),
         ("frames", ["--set", "ingest.stride=0"], 2, "ingest.stride must be at least 1"),
@@ -382,7 +382,7 @@ def test_the_sample_replaces_only_itself(tmp_path: Path) -> None:
     sample.run(tmp_path / "s", frames=2)
     assert tree(tmp_path / "s") == first
     (tmp_path / "s" / "mine.txt").touch()
-    with pytest.raises(UsageError, match="holds other files than an earlier sample"):
+    with pytest.raises(DataError, match="s: was not written by vidseg"):
         sample.run(tmp_path / "s", frames=1)
     assert (tmp_path / "s" / "frames" / "00001.png").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["s"]

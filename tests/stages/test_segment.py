@@ -337,15 +337,15 @@ def test_frame_ranges(text: str | None, expected: range) -> None:
     assert context.parse_frames(text, 12) == expected
 
 
-@pytest.mark.parametrize("text", ["7:3", "3:3", "0:13", "12:"])
+@pytest.mark.parametrize("text", ["0:13", "12:", "13:"])
 def test_frames_that_are_not_there(text: str) -> None:
     with pytest.raises(DataError, match="the clip has frames 0:12"):
         context.parse_frames(text, 12)
 
 
-@pytest.mark.parametrize("text", ["3", "a:b", "-3:5"])
+@pytest.mark.parametrize("text", ["3", "a:b", "-3:5", "7:3", "3:3"])
 def test_frames_in_another_form(text: str) -> None:
-    with pytest.raises(UsageError, match="expected START:STOP"):
+    with pytest.raises(UsageError, match="--frames(: nothing is in| must be START:STOP)"):
         context.parse_frames(text, 12)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.media.resize import resize_frame, resize_labels_nearest
+from pipeline.media.resize import resize_frame, resize_nearest
 from pipeline.media.video import open_source, write_video
 from pipeline.stores.clip_source import ClipSource, write_source
 from pipeline.stores.schemas import CLIP, COARSE, FEATURES, LABELS, ArraySpec, Schema
@@ -75,13 +75,13 @@ class Scene:
 
     def coarse(self, features: str | None = None) -> Path:
         """coarse.zarr, made from the scene's features, or from those of that fingerprint."""
-        planes = np.stack([resize_labels_nearest(plane, GRID) for plane in self.labels])
+        planes = np.stack([resize_nearest(plane, GRID) for plane in self.labels])
         arrays = {"initial": planes, "refined": planes}
         return self._store("coarse.zarr", COARSE, arrays, {"features": features or f"{self.mark}-features.zarr"})
 
     def features(self) -> Path:
         """Four channels per token: its label as three numbers, and a little noise."""
-        planes = np.stack([resize_labels_nearest(plane, GRID) for plane in self.labels])
+        planes = np.stack([resize_nearest(plane, GRID) for plane in self.labels])
         tokens = np.random.default_rng(0).normal(0, 0.01, (*planes.shape, 4))
         tokens[..., 0] += planes == 3
         tokens[..., 1] += planes == 7

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.datasets.links import MARK, SCHEMA
+from pipeline.datasets.links import FILE, SCHEMA
 from pipeline.errors import DataError, UsageError, VidsegError
 from pipeline.scoring.coarse_truth import coarse_truth
 from pipeline.scoring.files import item_record
@@ -411,7 +411,7 @@ def test_the_papers_name_of_a_registration(
     if layout:
         folder = Path("inputs") / name
         folder.mkdir(parents=True)
-        (folder / MARK).write_text(json.dumps({"schema": SCHEMA, "source": {"dataset": layout}}))
+        (folder / FILE).write_text(json.dumps({"schema": SCHEMA, "source": {"dataset": layout}}))
     assert table_items.paper_names([name]) == ({name: paper} if paper else {})
 
 

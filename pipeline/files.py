@@ -1,0 +1,145 @@
+"""Files and folders are put in place whole, by one rename, and never over what vidseg did not write."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import DataError
+
+
+def prune(scratch: Path) -> None:
+    """Remove a scratch folder and its parents up to `tmp`, as far as they are empty."""
+    chain = (scratch, *scratch.parents[:2])  # in an item of several videos `tmp` is two levels up
+    inside = [place for place, folder in enumerate(chain) if folder.name == "tmp"]
+    for folder in chain[: inside[0] + 1 if inside else 1]:
+        with suppress(OSError):  # not empty, or removed by another process
+            folder.rmdir()
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How a folder tells that vidseg wrote it.
+
+    Attributes:
+        file: a JSON file that lies in it.
+        value: what a member of that file says; None = the file need only be there.
+        member: the keys that lead to it.
+        holds: the names of all that such a folder may hold; None = anything.
+    """
+
+    file: str
+    value: str | None = None
+    member: tuple[str, ...] = ("schema",)
+    holds: frozenset[str] | None = None
+
+    def on(self, folder: Path) -> bool:
+        """Whether a folder has the mark; where there is no folder, it has none."""
+        file = folder / self.file
+        if not file.is_file():
+            return False
+        if self.holds is not None and not {path.name for path in folder.iterdir()} <= self.holds:
+            return False
+        try:
+            found: Any = None if self.value is None else json.loads(file.read_text())
+            for key in self.member if self.value is not None else ():
+                found = found[key]
+        except (OSError, ValueError, LookupError, TypeError):
+            return False
+        return bool(found == self.value)
+
+
+def refuse_foreign(target: Path, mark: Mark) -> None:
+    """Check, before any work, that `replace_folder` would remove nothing that somebody else put at `target`.
+
+    Ours are an empty folder, a folder with the mark, and one of such folders (several videos).
+
+    Raises:
+        DataError: something else lies there.
+    """
+
+    def ours(folder: Path) -> bool:
+        return folder.is_dir() and (mark.on(folder) or all(map(ours, folder.iterdir())))
+
+    if target.exists() and not ours(target):
+        raise DataError(f"{target}: was not written by vidseg; choose another place for the output or move it away")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside the file `path` that becomes `path` on success and is removed on failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Hidden, with its real suffix, and no longer than a name may be.
+    temporary = path.with_name(f".{path.stem[:50]}.partial{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder while this is held. Then it goes, and with it the parents that hold nothing else.
+
+    Those are the ones that were made for it, and `tmp` where it lies in one.
+    """
+    shutil.rmtree(folder, ignore_errors=True)  # of a killed run
+    made = [place for place in folder.parents if not place.exists()]
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        prune(folder)
+        for place in made:
+            with suppress(OSError):  # not empty, or removed already
+                place.rmdir()
+
+
+@contextmanager
+def replacing_folder(target: Path, scratch: Path | None = None) -> Iterator[Path]:
+    """Yield an empty folder that becomes `target` on success and is removed on failure.
+
+    Callers make sure that what lies at `target` is theirs to remove, e.g. by `refuse_foreign`.
+
+    Args:
+        scratch: the folder, not there or left by a killed run; None = a hidden one beside `target`.
+    """
+    with scratch_folder(scratch or target.with_name(f".{target.name}.partial")) as folder:
+        yield folder
+        replace_folder(folder, target)
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Move a finished folder to `target`; what lay there is renamed aside first and then removed.
+
+    Callers make sure that it is theirs to remove, e.g. by `refuse_foreign`.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    near = source
+    if source.stat().st_dev != target.parent.stat().st_dev:  # a rename does not cross file systems
+        near = target.with_name(f"{target.name}.partial")
+        shutil.rmtree(near, ignore_errors=True)
+        shutil.copytree(source, near)
+    aside = near.with_name(f"{near.name}.replaced")
+    shutil.rmtree(aside, ignore_errors=True)
+    if target.exists():
+        target.rename(aside)
+    near.rename(target)
+    for leftover in (aside, source):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def require_writable(folder: Path) -> None:
+    """Fail before the work rather than after it."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(existing))
