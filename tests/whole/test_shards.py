@@ -134,7 +134,5 @@ def test_ranges(text: str, shards: slice) -> None:
 
 @pytest.mark.parametrize("text", ["", "3", "7:3", "3:3", "-2:4", "a:b", "1:2:3", ":0"])
 def test_refused_ranges(text: str) -> None:
-    with pytest.raises(
-        UsageError, match=r"--shards(: nothing is in| must be START:STOP like 0:28 \(0 to 27\))"
-    ):
+    with pytest.raises(UsageError, match=r"--shards(: nothing is in| must be START:STOP like 0:28 \(0 to 27\))"):
         parse_shards(text)
