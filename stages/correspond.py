@@ -15,7 +15,7 @@ from stages.common.resources import stage_version
 from stages.common.settings import load, plain
 
 
-def run(features: Path, out: Out, params: CorrespondParams) -> Path:
+def run(features: Path, out: Out, params: CorrespondParams, progress: cli.Progress = cli.progress) -> Path:
     """Match the frames of one clip; returns the path of matches.zarr. An interrupted run is continued."""
     from pipeline.segmentation.correspondence import next_tokens
     from pipeline.segmentation.stores import store_grid
@@ -46,7 +46,7 @@ def run(features: Path, out: Out, params: CorrespondParams) -> Path:
         attrs={"grid": source.attrs["grid"], "features": source.fingerprint},
     )
     shards = writer.missing()
-    with cli.progress("correspond", sum(len(part) for part in shards)) as advance:
+    with progress("correspond", sum(len(part) for part in shards)) as advance:
         for part in shards:
             values = read_features(source, "matching", part.start, part.stop + 1)
             matches = next_tokens(values, store_grid(source), params.max_squared_distance, params.rule, part.start)

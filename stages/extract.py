@@ -36,6 +36,7 @@ def run(
     backbone_params: BackboneParams,
     backbone: Backbone | None = None,
     shards: slice = EVERY_SHARD,
+    progress: cli.Progress = cli.progress,
 ) -> Path:
     """Extract the features of one clip; `backbone` may be given by callers that have one loaded.
 
@@ -109,7 +110,7 @@ def run(
     missing = shard_claims.lacking(writers, shards)
     if len(shard_claims.lacking(writers)) < len(features.shards()):
         cli.note(f"extract: continuing at frame {missing[0].start if missing else frames} of {frames}")
-    with cli.progress("extract", sum(len(shard) for shard in missing)) as advance:
+    with progress("extract", sum(len(shard) for shard in missing)) as advance:
         for shard in shard_claims.claimed(writers, shards):
             parts = []
             for each in passes_of(shard, backbone, together, diffusion.batch):

@@ -36,6 +36,7 @@ def run(
     params: SegmentParams,
     seed: Path | None = None,
     context: Path | None = None,
+    progress: cli.Progress = cli.progress,
 ) -> Path:
     """Segment one clip.
 
@@ -87,7 +88,7 @@ def run(
         params={**moves.params, "segment": plain(params)},
     )
     labels: set[int] = set()
-    with cli.progress("segment", clip.frames) as advance:
+    with progress("segment", clip.frames) as advance:
         for window in window_loop.segment_windows(clip, start, settings):
             writer.add(window.initial, window.refined)
             labels |= window.labels

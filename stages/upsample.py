@@ -37,6 +37,7 @@ def run(
     backbone_params: BackboneParams,
     backbone: Backbone | None = None,
     shards: slice = EVERY_SHARD,
+    progress: cli.Progress = cli.progress,
 ) -> Path:
     """Upsample one clip's coarse labels; returns the path of labels.zarr.
 
@@ -94,7 +95,7 @@ def run(
         attrs={"clip": frames_store.fingerprint, "names": frames_store.attrs["names"]},
     )
     writers = (writer,)
-    with cli.progress("upsample", sum(len(shard) for shard in shard_claims.lacking(writers, shards))) as advance:
+    with progress("upsample", sum(len(shard) for shard in shard_claims.lacking(writers, shards))) as advance:
         for shard in shard_claims.claimed(writers, shards):
             if window is not None:
                 assert backbone is not None

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +13,7 @@ import typer
 
 from pipeline.errors import DataError, UsageError
 from stages.common import cli
+from stages.common.programs import dvc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -214,27 +213,17 @@ def _restore(plan: Plan, failed: dict[str, str]) -> None:
     targets = succeeded(plan, failed) if failed else list(plan.targets)
     if targets or not failed:
         cli.note("restoring the results here")
-        text = _dvc("repro", *targets)
+        text = dvc("--wait-for-lock", "repro", *targets)
         ran = [name for name in re.findall(r"Running stage '(.+?)'", text) if "@" in name]
         if ran:
             cli.note(f"warning: {len(ran)} stages of items had to run here: {', '.join(ran[:3])}")
     if failed:
         reasons = "; ".join(f"{key}: {reason}" for key, reason in sorted(failed.items()))
         raise DataError(f"{len(failed)} of {len(plan.chains)} items failed: {reasons} (logs: {plan.logs})")
-    status = _dvc("status", *targets)
+    status = dvc("--wait-for-lock", "status", *targets)
     if "up to date" not in status:
         raise DataError(f"the results are restored, but something changed meanwhile: {status.strip()}")
     cli.note("all results are here; `dvc status` is clean")
-
-
-def _dvc(*arguments: str) -> str:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if result.returncode:
-        last = (result.stderr.strip() or result.stdout.strip() or "it printed nothing").splitlines()[-1]
-        raise DataError(f"dvc {arguments[0]}: {last}")
-    return result.stdout + result.stderr
 
 
 if __name__ == "__main__":

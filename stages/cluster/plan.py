@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import DataError, UsageError
 from stages.common.layout import DATA, NONE, item_keys, item_videos
+from stages.common.programs import git
 from stages.common.settings import load
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def in_project(path: str, project: Path) -> str | None:
 
 def _revision(project: Path) -> str:
     try:
-        top, revision = _git("rev-parse", "--show-toplevel", "HEAD").split("\n")[:2]
+        top, revision = git("rev-parse", "--show-toplevel", "HEAD").split("\n")[:2]
     except (DataError, FileNotFoundError) as error:
         raise UsageError(
             "workers clone the project: it needs git and one commit (git init, git add, commit)"
@@ -130,7 +130,7 @@ def _written_by_dvc(repo: Repo) -> set[str]:
 
 
 def _refuse_changes(expected: set[str]) -> None:
-    entries = iter(_git("status", "--porcelain", "-z", "--untracked-files=all").split("\0"))
+    entries = iter(git("status", "--porcelain", "-z", "--untracked-files=all").split("\0"))
     changed = []
     for entry in entries:
         if entry[:1] in ("R", "C"):
@@ -200,13 +200,6 @@ def succeeded(plan: Plan, failed: Iterable[str]) -> list[str]:
     """What the project may restore when some items have failed: the chains of the others."""
     bad = set(failed)
     return [target for chain in plan.chains if chain.key not in bad for target in chain.targets]
-
-
-def _git(*arguments: str) -> str:
-    result = subprocess.run(["git", *arguments], capture_output=True, text=True)
-    if result.returncode:
-        raise DataError(f"git {arguments[0]}: {result.stderr.strip()}")
-    return result.stdout
 
 
 def relative_names(videos: Any, project: Path) -> Any:

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from distributed import Worker, WorkerPlugin, get_worker
 
+from pipeline.errors import DataError
 from stages.cluster.plan import VIDEOS, Chain, relative_names
-from stages.common import yaml_files
+from stages.common import programs, yaml_files
 
 #: Topic of the events that workers send, and name of the plugin that holds a worker's clone.
 TOPIC = "vidseg"
@@ -206,9 +207,10 @@ class Clone:
         yaml_files.write(self.folder / "dvc.yaml", pipeline)
 
     def _call(self, *command: str, folder: Path | None = None) -> None:
-        result = subprocess.run(command, cwd=folder, env=self.environment(), capture_output=True, text=True)
-        if result.returncode:
-            raise Interrupted(f"{socket.gethostname()}: {' '.join(command)}: {result.stderr.strip()}")
+        try:
+            programs.run(*command, folder=folder, environment=self.environment())
+        except DataError as error:
+            raise Interrupted(f"{socket.gethostname()}: {error}") from error
 
 
 class ClonePlugin(WorkerPlugin):

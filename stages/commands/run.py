@@ -56,26 +56,28 @@ def run(
     with _removed_if_empty(out):
         ingest.run(video, stores, settings["ingest"], ground_truth=ground_truth, classes=classes, mask=mask)
         # Said when the first stage begins to compute: only the stages know whether their stores can be used again.
-        with cli.before_progress(lambda: _print_estimate(stores / "clip.zarr", settings, backbone)):
-            shared = settings["diffusion"], settings["backbone"], backbone
-            extract.run(stores / "clip.zarr", stores, settings["extract"], *shared)
-            correspond.run(stores / "features.zarr", stores, settings["correspond"])
-            segment.run(
-                stores / "features.zarr",
-                stores / "matches.zarr",
-                stores,
-                settings["segment"],
-                seed=stores / "seed",
-                context=context,
-            )
-            upsample.run(
-                stores / "clip.zarr",
-                stores / "latents.zarr",
-                stores / "coarse.zarr",
-                stores,
-                settings["upsample"],
-                *shared,
-            )
+        progress = cli.announced(lambda: _print_estimate(stores / "clip.zarr", settings, backbone))
+        shared = settings["diffusion"], settings["backbone"], backbone
+        extract.run(stores / "clip.zarr", stores, settings["extract"], *shared, progress=progress)
+        correspond.run(stores / "features.zarr", stores, settings["correspond"], progress)
+        segment.run(
+            stores / "features.zarr",
+            stores / "matches.zarr",
+            stores,
+            settings["segment"],
+            seed=stores / "seed",
+            context=context,
+            progress=progress,
+        )
+        upsample.run(
+            stores / "clip.zarr",
+            stores / "latents.zarr",
+            stores / "coarse.zarr",
+            stores,
+            settings["upsample"],
+            *shared,
+            progress=progress,
+        )
         _remove_earlier_scores(out)
         if ground_truth is not None:
             _print_scores(

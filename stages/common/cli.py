@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -65,6 +65,8 @@ UNWRITABLE = {
 
 #: Reports that many more units as done.
 Advance = Callable[[int], None]
+#: Shows the progress of a label's frames, so many in all.
+Progress = Callable[[str, int], AbstractContextManager[Advance]]
 
 
 def new_app(help: str) -> typer.Typer:
@@ -150,25 +152,9 @@ def printable(message: str) -> str:
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in message)
 
 
-#: What `before_progress` has still to say.
-_announcements: list[Callable[[], None]] = []
-
-
-@contextmanager
-def before_progress(announce: Callable[[], None]) -> Iterator[None]:
-    """Call `announce` before the first progress that is shown meanwhile; not at all where there is none."""
-    _announcements.append(announce)
-    try:
-        yield
-    finally:
-        _announcements.clear()
-
-
 @contextmanager
 def progress(label: str, total: int, unit: str = "frames") -> Iterator[Advance]:
     """Yield `advance(n)`: a progress bar on a terminal, else a log line every 30 seconds with rate and ETA."""
-    while _announcements:
-        _announcements.pop()()
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -191,3 +177,15 @@ def progress(label: str, total: int, unit: str = "frames") -> Iterator[Advance]:
             note(f"{label}: {done}/{total} {unit}, {rate:.2g} {unit}/s, {(total - done) / rate:.0f} s left")
 
     yield advance
+
+
+def announced(announce: Callable[[], None]) -> Progress:
+    """`progress`, which calls `announce` before it first shows any."""
+    waiting = [announce]
+
+    def first_announced(label: str, total: int) -> AbstractContextManager[Advance]:
+        while waiting:
+            waiting.pop()()
+        return progress(label, total)
+
+    return first_announced

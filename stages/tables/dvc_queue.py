@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Iterator, Mapping
@@ -36,7 +37,7 @@ def add(commands: Mapping[str, list[str]]) -> None:
 
 def start(jobs: int, environment: Mapping[str, str]) -> None:
     """Make sure that as many workers run; they get these variables beside the present ones."""
-    dvc("queue", "start", "--jobs", str(jobs), environment=environment)
+    dvc("queue", "start", "--jobs", str(jobs), environment={**os.environ, **environment})
 
 
 def watch(names: set[str]) -> Iterator[set[str]]:
