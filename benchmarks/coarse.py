@@ -30,9 +30,9 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks import released_steps as theirs
 from pipeline.segmentation import kmeans as clustering
+from pipeline.segmentation.authors_code import authors_kept, authors_trajectories, authors_vote
 from pipeline.segmentation.context import fit
 from pipeline.segmentation.correspondence import next_tokens
-from pipeline.segmentation.released import released_keep, released_trajectories, released_vote
 from pipeline.segmentation.voting import vote
 from pipeline.stores.feature_codec import array_specs, read_features
 from pipeline.stores.schemas import FEATURES
@@ -205,9 +205,9 @@ def refinement_step(
 
     ours, our_cost = timed(paper, repeats)
     found, their_cost = timed(lambda: theirs.refine(features, labels, grid), repeats)
-    tracks = released_trajectories(features, "mixed")
-    known = released_vote(labels, tracks, released_keep(tracks, grid, "positive"))
-    check = f"other rules; theirs: {100 * (found == known).mean():.2f} % as in `pipeline.segmentation.released`"
+    tracks = authors_trajectories(features, "mixed")
+    known = authors_vote(labels, tracks, authors_kept(tracks, grid, "positive"))
+    check = f"other rules; theirs: {100 * (found == known).mean():.2f} % as in `pipeline.segmentation.authors_code`"
     return Step("refinement (matches and vote)", their_cost, our_cost, check), ours
 
 

@@ -18,8 +18,8 @@ from pipeline.features.extraction import extract, feature_shape, max_abs_normali
 from pipeline.scoring.assignment import assign, hungarian
 from pipeline.scoring.metrics import Confusion
 from pipeline.scoring.scores import ScoredClasses
+from pipeline.segmentation.authors_code import authors_kept, authors_passes, authors_trajectories, authors_vote
 from pipeline.segmentation.correspondence import next_tokens
-from pipeline.segmentation.released import released_keep, released_passes, released_trajectories, released_vote
 from pipeline.segmentation.voting import vote
 from pipeline.segmentation.window_loop import Start, fit_context, predict_window, update_context, window_ranges
 from pipeline.stores.schemas import CLIP, TRUTH
@@ -168,7 +168,7 @@ class Runner:
         if settings["segment"].features == "matching":
             context_features = max_abs_normalize(torch.from_numpy(context_features)).numpy()
         total = len(matching)
-        cut = released_passes if grouping.released_passes else window_ranges
+        cut = authors_passes if grouping.released_passes else window_ranges
         mask = None
         if loop.init == "mask" or loop.label_merge == "first_frame":
             mask = _sampled(self.clip.truth[0], self.grid(settings)).reshape(-1)
@@ -184,9 +184,9 @@ class Runner:
     def _refine(self, matching: np.ndarray, labels: np.ndarray, settings: Settings, grouping: Grouping) -> np.ndarray:
         if grouping.released_refinement is not None:
             similarity, moves = grouping.released_refinement.split()
-            tracks = released_trajectories(matching, similarity)  # type: ignore[arg-type]
-            kept = released_keep(tracks, self.grid(settings), moves)  # type: ignore[arg-type]
-            return released_vote(labels, tracks, kept)
+            tracks = authors_trajectories(matching, similarity)  # type: ignore[arg-type]
+            kept = authors_kept(tracks, self.grid(settings), moves)  # type: ignore[arg-type]
+            return authors_vote(labels, tracks, kept)
         params = settings["correspond"]
         matches = next_tokens(matching, self.grid(settings), params.max_squared_distance, params.rule)
         return vote(labels, matches, settings["segment"].vote)

@@ -1,7 +1,7 @@
 """The coarse steps and the difference maps as the authors' code does them, literally: token by token, file by file.
 
 Written from the description of what their code computes, for `benchmarks.coarse` to measure beside ours. Results
-equal those of `pipeline.segmentation.released` and of the `wrapped` difference maps, which the benchmark checks.
+equal those of `pipeline.segmentation.authors_code` and of the `wrapped` difference maps, which the benchmark checks.
 """
 
 from __future__ import annotations

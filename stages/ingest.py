@@ -54,7 +54,7 @@ def run(
         ground_truth: folder of label PNGs named like the frames; one that holds only a README means "none".
         classes: its class list (JSON, `FILE#NAME` for one of several); default `classes.json` in the folder.
         mask: label PNG of the first frame; wins over `seed: truth`.
-        fps: of this video; wins over `params.fps`.
+        fps: this video's rate; wins over `params.fps`.
         recorded: what source/ says of the video's place; default: its absolute path.
 
     Returns:

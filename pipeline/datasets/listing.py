@@ -28,7 +28,7 @@ class Video:
 
     Attributes:
         fps: frames per second; None = the data set does not say.
-        classes: of the label maps; None = each id found is a class.
+        classes: what the ids of the label maps stand for; None = each id found is a class.
     """
 
     name: str

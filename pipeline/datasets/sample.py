@@ -57,7 +57,7 @@ def make_sample(seed: int = 0, frames: int = 42, size: tuple[int, int] = (192, 3
     """Paint the clip; the same arguments give the same bytes, a shorter clip is the start of a longer one.
 
     Args:
-        seed: of the textures and of where things stand.
+        seed: decides textures and where things stand.
         size: (H, W) of the frames.
     """
     world = _World(np.random.default_rng(seed))

@@ -12,7 +12,7 @@ from pipeline.errors import UsageError
 
 #: The autoencoder divides by 8 and the denoiser by another 8.
 MULTIPLE = 64
-#: Of a side at model size; what is larger is a slip of the pen and would fill the memory.
+#: The most pixels of a side at model size; what is larger is a slip of the pen and would fill the memory.
 MOST = 16384
 
 

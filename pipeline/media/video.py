@@ -136,7 +136,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def images_by_stem(folder: Path) -> dict[str, Path]:
-    """The same files by their stems, which are the names of frames.
+    """The pictures of a folder by their stems, which are the names of frames.
 
     Raises:
         DataError: two of them have one stem.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-#: Of the line that marks a row.
+#: Colour of the line that marks a row.
 MARK = (255, 32, 32)
 
 #: Height or width, in pixels, above which label outlines become two pixels wide.

@@ -25,7 +25,7 @@ class FeaturePages:
 
     Attributes:
         clip, features: stores of the same frames.
-        row: of the x-t slices, 0 (top) .. 1 (bottom).
+        row: where x-t slices are taken, 0 (top) .. 1 (bottom).
     """
 
     clip: Store

@@ -21,8 +21,8 @@ class LabelPages:
     Args:
         total: frames of the clip.
         size: (H, W) of the pictures.
-        colours, opacity: of the overlays.
-        row: of the x-t slices, 0 (top) .. 1 (bottom).
+        colours, opacity: how labels are laid over the pictures.
+        row: where x-t slices are taken, 0 (top) .. 1 (bottom).
         coarse: store of coarse labels, for two more columns of the x-t slices; None = without.
     """
 

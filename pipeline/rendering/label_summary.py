@@ -20,7 +20,7 @@ class LabelUse:
     """One label in a clip.
 
     Attributes:
-        share: of all pixels of all frames, 0..1.
+        share: how much of all pixels of all frames it has, 0..1.
         frames: in how many frames it appears; first, last: positions of the earliest and latest of them.
     """
 
@@ -72,7 +72,7 @@ def listing(
     """The content of labels.json.
 
     Args:
-        names: of all frames.
+        names: what the frames are called, in order.
         size: (H, W) of the label maps.
         colours: (k, 3) u8 of the overlays.
     """

@@ -92,7 +92,7 @@ class SliceColumns:
 
     Attributes:
         row: which row, 0 (top) .. 1 (bottom).
-        width: of a column, in pixels.
+        width: pixels of a column.
         steps: time steps that will come.
         marked: by title, the first picture (H, width, 3).
         rows: by title, (steps, width, 3).

@@ -23,7 +23,7 @@ class SmiteScores:
         objects: labels l with 0 < l < 255 that the truth holds anywhere, ascending.
         region, contour: J and F, (frames, objects).
         iou_per_part: part name -> mean IoU in per cent over the frames that hold the part; 0 if none does.
-        mean_absolute_error: of the label *numbers*, over all pixels.
+        mean_absolute_error: mean difference of the label *numbers* over all pixels.
     """
 
     objects: tuple[int, ...]

@@ -34,7 +34,7 @@ class FeatureKind:
         backbone: hash of the weights.
         name: `aggregated` or `matching`.
         recipe: blocks, step and normalisation, in words.
-        channels: of a token.
+        channels: how many a token's features have.
     """
 
     backbone: str

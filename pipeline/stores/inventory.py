@@ -26,9 +26,9 @@ class StoreEntry:
         schema: what it says it is.
         state: `COMPLETE`, or why no stage would read it.
         fingerprint: None where it has none.
-        frames: of the longest array.
+        frames: how many the longest array has.
         arrays: name -> shape and dtype in words.
-        logical_bytes: of the values; stored_bytes: of the files.
+        logical_bytes: what the values take in memory; stored_bytes: what the files take.
     """
 
     path: Path

@@ -88,7 +88,7 @@ class Difference:
     """One score of a method minus that of another.
 
     Attributes:
-        value: of all clips, as they are; None where a score is undefined.
+        value: the difference over all clips, as they are; None where a score is undefined.
         interval: its bootstrap interval (low, high); None with fewer than two clips, which say nothing about others.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pipeline.tables.bootstrap import RESAMPLES, SEED, Difference
-from pipeline.tables.quoted import Figures
+from pipeline.tables.quoted import Quoted
 from pipeline.tables.table import ALL, Row, Table, quoted_difference
 
 DASH = "-"
@@ -43,13 +43,13 @@ def _about(table: Table, dataset: str, names: Sequence[str]) -> str:
 
 def _scores(table: Table, dataset: str, names: Sequence[str]) -> str:
     quoted_only = {title: figures[dataset] for title, figures in table.quoted_only.items() if dataset in figures}
-    quotes = bool(quoted_only) or any(row.figures(dataset) for row in table.rows)
+    quotes = bool(quoted_only) or any(row.quoted_for(dataset) for row in table.rows)
     heads = [*table.heads, *table.metrics.values(), "s/frame"]
     rows = []
     for row in table.rows:
         pooled, seconds = table.pool(row, names).scores, row.seconds_per_frame(names)
         cells = [*row.cells, *(percent(pooled[key]) for key in table.metrics)]
-        rows.append([*cells, DASH if seconds is None else f"{seconds:.1f}", _quote(row.figures(dataset))])
+        rows.append([*cells, DASH if seconds is None else f"{seconds:.1f}", _quote(row.quoted_for(dataset))])
     rows += [[f"*{title}*", *[DASH] * (len(heads) - 1), _quote(figures)] for title, figures in quoted_only.items()]
     if not quotes:
         return markdown(heads, [row[:-1] for row in rows])
@@ -58,7 +58,7 @@ def _scores(table: Table, dataset: str, names: Sequence[str]) -> str:
 
 def _differences(table: Table, dataset: str, names: Sequence[str]) -> str:
     rows = {row.key: row for row in table.rows}
-    quotes = any(row.figures(dataset) for row in table.rows)
+    quotes = any(row.quoted_for(dataset) for row in table.rows)
     heads = ["difference"]
     for heading in table.metrics.values():
         heads += [heading, *(["*quoted*", "same sign"] if quotes else [])]
@@ -116,7 +116,7 @@ def signed(found: Difference) -> str:
     return f"{100 * found.value:+.1f}{interval}"
 
 
-def _quote(figures: Figures | None) -> str:
+def _quote(figures: Quoted | None) -> str:
     if figures is None:
         return DASH
     return " / ".join(DASH if value is None else f"{value:.1f}" for value in (figures.miou, figures.vc8, figures.vc16))

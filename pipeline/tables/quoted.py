@@ -1,4 +1,4 @@
-"""Figures that the paper prints (VidSeg, CVPR 2025, Tables 1 and 2), to stand beside measured ones; in percent."""
+"""Scores that the paper prints (VidSeg, CVPR 2025, Tables 1 and 2), to stand beside measured ones; in percent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Figures:
+class Quoted:
     """mIoU, mVC_8 and mVC_16 as printed; None = not reported."""
 
     miou: float | None = None
@@ -16,24 +16,24 @@ class Figures:
 
 
 #: Table 1: method -> data set -> figures.
-TABLE_1: Mapping[str, Mapping[str, Figures]] = {
-    "TMANet (ResNet-50, supervised)": {"cityscapes": Figures(80.3), "camvid": Figures(76.5)},
-    "UniVS (Swin-T, supervised)": {"vspw": Figures(59.8, 92.3)},
-    "DVIS++ (ViT-L, supervised)": {"vspw": Figures(63.8, 95.7, 95.1)},
+TABLE_1: Mapping[str, Mapping[str, Quoted]] = {
+    "TMANet (ResNet-50, supervised)": {"cityscapes": Quoted(80.3), "camvid": Quoted(76.5)},
+    "UniVS (Swin-T, supervised)": {"vspw": Quoted(59.8, 92.3)},
+    "DVIS++ (ViT-L, supervised)": {"vspw": Quoted(63.8, 95.7, 95.1)},
     "CLIPpy (T5 + DINO, unsupervised)": {
-        "vspw": Figures(17.7, 72.4, 68.4), "cityscapes": Figures(4.7), "camvid": Figures(2.6, 44.4, 35.6),
+        "vspw": Quoted(17.7, 72.4, 68.4), "cityscapes": Quoted(4.7), "camvid": Quoted(2.6, 44.4, 35.6),
     },
     "EmerDiff (SVD)": {
-        "vspw": Figures(39.7, 82.1, 78.5), "cityscapes": Figures(11.0), "camvid": Figures(7.3, 71.7, 64.4),
+        "vspw": Quoted(39.7, 82.1, 78.5), "cityscapes": Quoted(11.0), "camvid": Quoted(7.3, 71.7, 64.4),
     },
     "EmerDiff (SD)": {
-        "vspw": Figures(43.4, 68.9, 64.3), "cityscapes": Figures(21.5), "camvid": Figures(6.9, 39.8, 32.9),
+        "vspw": Quoted(43.4, 68.9, 64.3), "cityscapes": Quoted(21.5), "camvid": Quoted(6.9, 39.8, 32.9),
     },
     "Ours (SVD)": {
-        "vspw": Figures(53.2, 89.3, 88.0), "cityscapes": Figures(36.2), "camvid": Figures(16.6, 87.4, 85.8),
+        "vspw": Quoted(53.2, 89.3, 88.0), "cityscapes": Quoted(36.2), "camvid": Quoted(16.6, 87.4, 85.8),
     },
     "Ours (SD)": {
-        "vspw": Figures(60.6, 90.7, 89.6), "cityscapes": Figures(37.3), "camvid": Figures(20.6, 92.3, 91.9),
+        "vspw": Quoted(60.6, 90.7, 89.6), "cityscapes": Quoted(37.3), "camvid": Quoted(20.6, 92.3, 91.9),
     },
 }  # fmt: skip
 
@@ -41,25 +41,25 @@ TABLE_1: Mapping[str, Mapping[str, Figures]] = {
 IMAGE_ROWS, VIDEO_ROWS = ("Ours (SD)", "EmerDiff (SD)"), ("Ours (SVD)", "EmerDiff (SVD)")
 
 #: Table 2, SD 2.1: (B = 14, masked modulation, feature aggregation, CBR) -> figures; in the paper's order.
-TABLE_2: Mapping[tuple[bool, bool, bool, bool], Figures] = {
-    (False, False, False, False): Figures(33.4, 70.6, 60.2),
-    (True, False, False, False): Figures(43.4, 76.9, 73.8),
-    (True, True, False, False): Figures(45.6, 87.5, 85.5),
-    (True, False, True, False): Figures(45.2, 78.4, 75.6),
-    (True, False, False, True): Figures(44.6, 79.3, 76.8),
-    (True, True, True, False): Figures(46.6, 87.6, 85.7),
-    (True, True, False, True): Figures(47.4, 89.2, 87.5),
-    (True, True, True, True): Figures(46.5, 89.8, 88.4),
+TABLE_2: Mapping[tuple[bool, bool, bool, bool], Quoted] = {
+    (False, False, False, False): Quoted(33.4, 70.6, 60.2),
+    (True, False, False, False): Quoted(43.4, 76.9, 73.8),
+    (True, True, False, False): Quoted(45.6, 87.5, 85.5),
+    (True, False, True, False): Quoted(45.2, 78.4, 75.6),
+    (True, False, False, True): Quoted(44.6, 79.3, 76.8),
+    (True, True, True, False): Quoted(46.6, 87.6, 85.7),
+    (True, True, False, True): Quoted(47.4, 89.2, 87.5),
+    (True, True, True, True): Quoted(46.5, 89.8, 88.4),
 }
 
 #: Table 2, Stable Video Diffusion.
-TABLE_2_VIDEO: Mapping[tuple[bool, bool, bool, bool], Figures] = {
-    (False, False, False, False): Figures(26.6, 82.2, 78.3),
-    (True, False, False, False): Figures(38.9, 90.2, 88.7),
-    (True, True, False, False): Figures(38.6, 90.5, 89.0),
-    (True, False, True, False): Figures(39.0, 89.8, 88.6),
-    (True, False, False, True): Figures(38.4, 90.4, 89.1),
-    (True, True, True, False): Figures(39.4, 90.2, 89.2),
-    (True, True, False, True): Figures(37.1, 91.5, 90.3),
-    (True, True, True, True): Figures(38.2, 92.3, 91.3),
+TABLE_2_VIDEO: Mapping[tuple[bool, bool, bool, bool], Quoted] = {
+    (False, False, False, False): Quoted(26.6, 82.2, 78.3),
+    (True, False, False, False): Quoted(38.9, 90.2, 88.7),
+    (True, True, False, False): Quoted(38.6, 90.5, 89.0),
+    (True, False, True, False): Quoted(39.0, 89.8, 88.6),
+    (True, False, False, True): Quoted(38.4, 90.4, 89.1),
+    (True, True, True, False): Quoted(39.4, 90.2, 89.2),
+    (True, True, False, True): Quoted(37.1, 91.5, 90.3),
+    (True, True, True, True): Quoted(38.2, 92.3, 91.3),
 }

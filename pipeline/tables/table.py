@@ -11,7 +11,7 @@ from pipeline.errors import DataError
 from pipeline.scoring.files import with_names
 from pipeline.scoring.scores import Pool, pool
 from pipeline.tables.bootstrap import ClipCounts, Difference, differences
-from pipeline.tables.quoted import Figures
+from pipeline.tables.quoted import Quoted
 
 #: All videos together, beside the single data sets.
 ALL = "all"
@@ -33,10 +33,10 @@ class Row:
     cells: tuple[str, ...]
     videos: Mapping[str, Mapping[str, Any]]
     seconds: Mapping[str, float] = field(default_factory=dict)
-    quoted: Mapping[str, Figures] = field(default_factory=dict)
+    quoted: Mapping[str, Quoted] = field(default_factory=dict)
 
-    def figures(self, dataset: str) -> Figures | None:
-        """The paper's figures for a data set."""
+    def quoted_for(self, dataset: str) -> Quoted | None:
+        """What the paper reports for a data set; None where it reports nothing."""
         return self.quoted.get(dataset, self.quoted.get(ALL))
 
     def seconds_per_frame(self, names: Sequence[str]) -> float | None:
@@ -83,7 +83,7 @@ class Table:
     windows: tuple[int, ...]
     pooled: bool
     per_class: bool = False
-    quoted_only: Mapping[str, Mapping[str, Figures]] = field(default_factory=dict)
+    quoted_only: Mapping[str, Mapping[str, Quoted]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -129,7 +129,7 @@ def score_rows(table: Table) -> list[dict[str, Any]]:
             "seconds_per_frame": row.seconds_per_frame(names),
             "videos": len(names),
             "scored_frames": sum(row.videos[name]["scored_frames"] for name in names),
-            **{f"quoted_{key}": getattr(row.figures(dataset), key, None) for key in ("miou", "vc8", "vc16")},
+            **{f"quoted_{key}": getattr(row.quoted_for(dataset), key, None) for key in ("miou", "vc8", "vc16")},
         }
         for dataset, names in table.groups().items()
         for row in table.rows
@@ -168,7 +168,7 @@ def difference_rows(table: Table) -> list[dict[str, Any]]:
 
 def quoted_difference(base: Row, other: Row, dataset: str, key: str) -> float | None:
     """The difference of the paper's figures, in percent points; None where it reports none."""
-    first, second = (getattr(row.figures(dataset), key, None) for row in (base, other))
+    first, second = (getattr(row.quoted_for(dataset), key, None) for row in (base, other))
     return None if first is None or second is None else round(second - first, 1)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 VIDEOS = Path("videos.yaml")
 PARAMS = Path("params.yaml")
-#: Of a project: clones, a log per item, unfinished stores.
+#: Folder of a project for clones, a log per item and unfinished stores.
 SHARED = Path(".dvc/tmp/cluster")
 #: What an entry of videos.yaml says of files.
 PATHS = ("path", "ground_truth", "classes", "mask")
@@ -29,7 +29,7 @@ class Chain:
     """One task: the last stages of one item. DVC runs what they need, or restores it.
 
     Attributes:
-        key: of the item.
+        key: the item's.
         targets: for `dvc repro`, e.g. render@KEY and evaluate@KEY.
         stages: all that belong to the item, in the order of dvc.yaml.
         inputs: files and folders of the project that git does not bring into a clone, relative.

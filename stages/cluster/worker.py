@@ -53,7 +53,7 @@ class Site:
         clones: folder for this run's clones; may be a disk of each machine.
         logs: folder for a log per item.
         scratch: folder for unfinished stores, so that another worker can continue them.
-        threads: of each stage.
+        threads: how many a stage may use.
         gpus: devices of this machine to hand out, one per worker; none where the scheduler does so.
         environment: variables of the submitting process that stages should see.
     """

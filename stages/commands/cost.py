@@ -56,7 +56,7 @@ def workload(settings: Settings, size: Size, source_size: Size) -> Workload:
 
 
 def seconds_per_frame(backbone: Backbone, load: Workload) -> dict[str, float]:
-    """Of the stages that run the backbone, by a short calibration."""
+    """Seconds of extract and of upsample for one frame, by a short calibration on this machine."""
     from pipeline.cost.counting import samples_per_frame
     from pipeline.cost.timing import calibrate
 

@@ -161,7 +161,7 @@ def check_lock(source: WeightsSource, lock: Path = LOCK) -> None:
 
 
 def check_small_decoder_lock(small_decoder: str, lock: Path = LOCK) -> None:
-    """The same for a small decoder of that hash."""
+    """Refuse a small decoder of another hash than the locked one; raises as `check_lock` does."""
     locked = _read_lock(lock)
     if locked is not None and locked.get("small_decoder") != small_decoder:
         raise WeightsError(f"{lock} has {'another' if locked.get('small_decoder') else 'no'} small decoder; {_RELOCK}")

@@ -35,7 +35,7 @@ class Experiment:
     """One set of parameters over some items.
 
     Attributes:
-        name: of the row, for people.
+        name: what people call the row.
         sets: what differs from params.yaml, as `section.key=value`.
         items: keys of videos.yaml.
         targets: what DVC is asked to make.
@@ -66,7 +66,7 @@ class Result:
     Attributes:
         revision: its commit.
         records: scores.json of each item.
-        seconds: of each item, for extract to upsample together; items with a stage of unknown time are left out.
+        seconds: what extract to upsample took together, by item; items with a stage of unknown time are left out.
     """
 
     revision: str

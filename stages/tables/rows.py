@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import permutations
 from typing import Any
 
-from pipeline.tables.quoted import IMAGE_ROWS, TABLE_1, TABLE_2, TABLE_2_VIDEO, VIDEO_ROWS, Figures
+from pipeline.tables.quoted import IMAGE_ROWS, TABLE_1, TABLE_2, TABLE_2_VIDEO, VIDEO_ROWS, Quoted
 from pipeline.tables.table import ALL, Pair
 from stages.common.settings import Settings, preset_for, read_preset
 
@@ -34,7 +34,7 @@ class RowSpec:
     key: str
     cells: tuple[str, ...]
     sets: tuple[str, ...]
-    quoted: Mapping[str, Figures] = field(default_factory=dict)
+    quoted: Mapping[str, Quoted] = field(default_factory=dict)
 
 
 def method_rows(settings: Settings) -> tuple[RowSpec, ...]:

@@ -14,7 +14,7 @@ from pipeline.errors import DataError
 from pipeline.files import replacing
 from pipeline.scoring.files import video_name, write_csv, write_json
 from pipeline.tables.pages import page
-from pipeline.tables.quoted import Figures
+from pipeline.tables.quoted import Quoted
 from pipeline.tables.table import ALL, Row, Table, class_rows, difference_rows, plot, score_rows
 from stages.common import cli
 from stages.common.backbones import LOCK, choose_device
@@ -34,7 +34,7 @@ class Plan:
 
     Attributes:
         specs: its measured rows, in order.
-        experiments: of each row, by its key.
+        experiments: what each row asks for, by the row's key.
         items: over which they run.
         changed: files with uncommitted changes.
     """
@@ -60,7 +60,7 @@ class Run:
         papers: data set -> what the paper calls it, where that is known.
         windows: n of VC_n.
         notes: how it was made, in words.
-        about: the same for the JSON file.
+        about: how the table was made, for the JSON file.
     """
 
     rows: tuple[Row, ...]
@@ -71,8 +71,8 @@ class Run:
     notes: tuple[str, ...]
     about: Mapping[str, Any]
 
-    def by_dataset(self, figures: Mapping[str, Figures]) -> dict[str, Figures]:
-        """The paper's figures by data set of this table."""
+    def by_dataset(self, figures: Mapping[str, Quoted]) -> dict[str, Quoted]:
+        """What the paper reports, by data set of this table."""
         return _by_dataset(figures, self.papers)
 
     def items_without_first_truth(self, key: str) -> list[str]:
@@ -139,7 +139,7 @@ def run(plan: Plan, out: Path, jobs: int) -> Run:
     )
 
 
-def _by_dataset(figures: Mapping[str, Figures], papers: Mapping[str, str]) -> dict[str, Figures]:
+def _by_dataset(figures: Mapping[str, Quoted], papers: Mapping[str, str]) -> dict[str, Quoted]:
     known = {dataset: figures[paper] for dataset, paper in papers.items() if paper in figures}
     return {**known, **({ALL: figures[ALL]} if ALL in figures else {})}
 

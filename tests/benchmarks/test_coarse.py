@@ -24,7 +24,7 @@ def test_every_coarse_step_is_checked() -> None:
     steps = {step.name.split(",")[0].split(" (")[0]: step for step in bench.coarse_steps(SMALL, repeats=1)}
     assert list(steps) == ["K-Means", "kNN", "refinement", "**first and later pass**"]
     assert steps["kNN"].check == "100.00 % equal labels"
-    assert steps["refinement"].check.endswith("100.00 % as in `pipeline.segmentation.released`")
+    assert steps["refinement"].check.endswith("100.00 % as in `pipeline.segmentation.authors_code`")
     assert all(len(step.cells) == 6 for step in steps.values())
 
 

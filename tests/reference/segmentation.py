@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.media.resize import resize_nearest
+from pipeline.segmentation.authors_code import authors_kept, authors_passes, authors_trajectories, authors_vote
 from pipeline.segmentation.context import Context, fit, make_segment, merge_by_mask, nearest_tokens
 from pipeline.segmentation.correspondence import next_tokens
 from pipeline.segmentation.kmeans import kmeans
-from pipeline.segmentation.released import released_keep, released_passes, released_trajectories, released_vote
 from pipeline.segmentation.voting import vote
 
 Case = Mapping[str, np.ndarray]
@@ -57,7 +57,7 @@ def assert_agree(ours: np.ndarray, recorded: np.ndarray, name: str, share: float
 
 def check_frame_index(case: Case, index: int, name: str) -> None:
     settings = meta(case)
-    passes = released_passes(settings["clip_frames"], settings["batch_size"])
+    passes = authors_passes(settings["clip_frames"], settings["batch_size"])
     assert case[name].tolist() == list(passes[index])
     assert [[frames.start, frames.stop] for frames in passes] == settings["passes"]
 
@@ -169,22 +169,22 @@ class Refinement:
     grid: tuple[int, int]
 
     def track(self, variant: str) -> np.ndarray:
-        tokens = released_trajectories(self.queries, "plain" if "plain" in variant else "mixed").tokens
+        tokens = authors_trajectories(self.queries, "plain" if "plain" in variant else "mixed").tokens
         return np.stack(np.unravel_index(tokens, self.grid), axis=-1)
 
     def margin(self) -> np.ndarray:
-        return released_trajectories(self.queries, "mixed").margin
+        return authors_trajectories(self.queries, "mixed").margin
 
     def keep(self, variant: str) -> np.ndarray:
-        trajectories = released_trajectories(self.queries, "plain" if "plain" in variant else "mixed")
-        return released_keep(trajectories, self.grid, "symmetric" if "symmetric" in variant else "positive")
+        trajectories = authors_trajectories(self.queries, "plain" if "plain" in variant else "mixed")
+        return authors_kept(trajectories, self.grid, "symmetric" if "symmetric" in variant else "positive")
 
     def refined(self, variant: str) -> np.ndarray:
         if variant == "_paper":
             matches = next_tokens(self.queries, self.grid, MAX_SQUARED_DISTANCE, "constrained")
             return vote(self.labels, matches, "forward")
-        trajectories = released_trajectories(self.queries, "plain" if "plain" in variant else "mixed")
-        return released_vote(self.labels, trajectories, self.keep(variant))
+        trajectories = authors_trajectories(self.queries, "plain" if "plain" in variant else "mixed")
+        return authors_vote(self.labels, trajectories, self.keep(variant))
 
 
 def refinement_of(case: Case, index: int) -> Refinement:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.segmentation.released import released_passes
+from pipeline.segmentation.authors_code import authors_passes
 from tests.reference import segmentation
 from tests.reference.cases import Case, Tally, pass_of
 from tests.reference.runs import complaint_of, short_names, tally_of
@@ -108,7 +108,7 @@ def complaint_of_settings(case: VideoCase) -> str | None:
         "network_width": case.vectors.network_frames.shape[2],
         "clip_frames": frames,
         "passes": [[0, frames]] if single
-        else [[part.start, part.stop] for part in released_passes(frames, meta["batch_size"])],
+        else [[part.start, part.stop] for part in authors_passes(frames, meta["batch_size"])],
     }  # fmt: skip
     wrong = {name: meta[name] for name, value in fixed.items() if meta[name] != value}
     return f"settings that are not covered: {wrong}" if wrong else None

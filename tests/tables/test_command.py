@@ -20,7 +20,7 @@ from pipeline.scoring.coarse_truth import coarse_truth
 from pipeline.scoring.files import item_record
 from pipeline.stores.schemas import COARSE
 from pipeline.stores.store import open_store
-from pipeline.tables.quoted import TABLE_2, Figures
+from pipeline.tables.quoted import TABLE_2, Quoted
 from stages.common import programs
 from stages.common import settings as settings_
 from stages.tables import experiments, oracle
@@ -99,10 +99,10 @@ def test_the_baselines() -> None:
 def test_rows_of_a_video_model_have_its_windows_and_figures() -> None:
     video = settings_.load(None, ["backbone.name=svd"])
     methods = {row.key: row for row in table_rows.method_rows(video)}
-    assert methods["ours"].quoted["vspw"] == Figures(53.2, 89.3, 88.0)
-    assert methods["emerdiff"].quoted["vspw"] == Figures(39.7, 82.1, 78.5)
+    assert methods["ours"].quoted["vspw"] == Quoted(53.2, 89.3, 88.0)
+    assert methods["emerdiff"].quoted["vspw"] == Quoted(39.7, 82.1, 78.5)
     rows = {row.key: row for row in table_rows.ablation_rows(video)}
-    assert list(rows["b1"].quoted.values()) == [Figures(26.6, 82.2, 78.3)]
+    assert list(rows["b1"].quoted.values()) == [Quoted(26.6, 82.2, 78.3)]
     name = ("backbone.name=svd",)
     first = settings_.load(None, (*name, *rows["b1"].sets))
     assert (first["extract"].window, first["extract"].matching_block) == (1, 8)

@@ -13,7 +13,7 @@ from pipeline.scoring.files import with_names
 from pipeline.scoring.scores import pool
 from pipeline.tables import pages
 from pipeline.tables.bootstrap import Difference
-from pipeline.tables.quoted import TABLE_1, Figures
+from pipeline.tables.quoted import TABLE_1, Quoted
 from pipeline.tables.table import ALL, Pair, Row, Table, class_rows, difference_rows, perfect, plot, score_rows
 from tests.support.records import WINDOWS, noisy_video
 
@@ -26,7 +26,7 @@ def row(key: str, share: float, **more: Any) -> Row:
 
 
 def table(**changes: Any) -> Table:
-    quoted = {"camvid-val": Figures(20.6, 92.3, None)}
+    quoted = {"camvid-val": Quoted(20.6, 92.3, None)}
     rows = (row("good", 0.9, seconds={"a": 3.0, "b": 6.0}, quoted=quoted), row("bad", 0.4))
     pairs = (Pair("good → bad", "good", "bad"),)
     plain = Table("t", "Some | table", ("made so",), ("method",), rows, pairs, DATASETS, WINDOWS, False)
@@ -78,7 +78,7 @@ def test_iou_by_class_of_all_rows() -> None:
 
 
 def test_the_page_shows_scores_differences_and_quoted_figures() -> None:
-    text = pages.page(table(quoted_only={"Other (supervised)": {"camvid-val": Figures(76.5)}}))
+    text = pages.page(table(quoted_only={"Other (supervised)": {"camvid-val": Quoted(76.5)}}))
     camvid, mine = text.split("### ")[1:]
     assert text.startswith("## Some | table\n\n* made so\n")
     assert camvid.startswith("camvid-val: 2 videos, 12 frames, 3 classes, 6x5\n")
@@ -107,7 +107,7 @@ def test_the_page_shows_classes_that_the_ground_truth_holds() -> None:
 )
 def test_signs_are_compared_with_the_paper(quoted: tuple[float, float | None], expected: str) -> None:
     rows = tuple(
-        row(key, share, quoted={ALL: Figures(figure)})
+        row(key, share, quoted={ALL: Quoted(figure)})
         for key, share, figure in zip(("good", "bad"), (0.95, 0.3), quoted, strict=True)
     )
     line = next(line for line in pages.page(table(rows=rows)).splitlines() if line.startswith("| good → bad"))

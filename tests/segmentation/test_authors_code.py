@@ -7,12 +7,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.segmentation.released import (
+from pipeline.segmentation.authors_code import (
     Trajectories,
-    released_keep,
-    released_passes,
-    released_trajectories,
-    released_vote,
+    authors_kept,
+    authors_passes,
+    authors_trajectories,
+    authors_vote,
 )
 
 
@@ -27,7 +27,7 @@ from pipeline.segmentation.released import (
     ],
 )
 def test_last_batch_is_repeated_or_moved_back(frames: int, batch: int, expected: list[tuple[int, int]]) -> None:
-    assert [(part.start, part.stop) for part in released_passes(frames, batch)] == expected
+    assert [(part.start, part.stop) for part in authors_passes(frames, batch)] == expected
 
 
 def literal_trajectory(features: np.ndarray, token: int, mixed: bool) -> list[int]:
@@ -45,7 +45,7 @@ def literal_trajectory(features: np.ndarray, token: int, mixed: bool) -> list[in
 @pytest.mark.parametrize("similarity", ["mixed", "plain"])
 def test_trajectories(similarity: str, rng: np.random.Generator) -> None:
     features = rng.standard_normal((5, 12, 6))
-    tokens = released_trajectories(features, similarity).tokens
+    tokens = authors_trajectories(features, similarity).tokens
     for start in range(12):
         assert tokens[:, start].tolist() == literal_trajectory(features, start, similarity == "mixed")
     if similarity == "mixed":
@@ -65,8 +65,8 @@ def test_trajectories(similarity: str, rng: np.random.Generator) -> None:
 )
 def test_keep_on_a_3_by_4_grid(path: list[int], positive: bool, symmetric: bool) -> None:
     trajectories = Trajectories(np.array(path)[:, None], np.zeros((2, 1)))
-    assert released_keep(trajectories, (3, 4), "positive").tolist() == [positive]
-    assert released_keep(trajectories, (3, 4), "symmetric").tolist() == [symmetric]
+    assert authors_kept(trajectories, (3, 4), "positive").tolist() == [positive]
+    assert authors_kept(trajectories, (3, 4), "symmetric").tolist() == [symmetric]
 
 
 def test_vote_overwrites_in_token_order_with_the_earliest_label_on_ties(rng: np.random.Generator) -> None:
@@ -80,4 +80,4 @@ def test_vote_overwrites_in_token_order_with_the_earliest_label_on_ties(rng: np.
             winner = Counter(along).most_common(1)[0][0]  # insertion order decides ties
             for j in range(4):
                 expected[j, trajectories.tokens[j, start]] = winner
-    np.testing.assert_array_equal(released_vote(labels, trajectories, keep), expected)
+    np.testing.assert_array_equal(authors_vote(labels, trajectories, keep), expected)

@@ -1,4 +1,4 @@
-"""Passes and correspondence-based refinement as in the authors' released code; kept for comparison only.
+"""Passes and correspondence-based refinement as the authors' code has them; kept for comparison only.
 
 Their refinement departs from equations 3-5: trajectories start in the first frame only, matches are mixed
 with the similarity to the first frame and not limited in distance, a trajectory that once jumps is dropped as
@@ -31,7 +31,7 @@ class Trajectories:
     margin: np.ndarray
 
 
-def released_passes(frames: int, batch: int) -> list[range]:
+def authors_passes(frames: int, batch: int) -> list[range]:
     """The frames of each pass over a clip, in order; the last result of a frame counts.
 
     Where the clip's length is a multiple of the batch the last batch is processed twice; otherwise the last
@@ -44,7 +44,7 @@ def released_passes(frames: int, batch: int) -> list[range]:
     return [range(start, start + batch) for start in starts]
 
 
-def released_trajectories(features: np.ndarray, similarity: Similarity) -> Trajectories:
+def authors_trajectories(features: np.ndarray, similarity: Similarity) -> Trajectories:
     """Follow every token of the first frame through the batch, without limit on the distance.
 
     Args:
@@ -71,10 +71,10 @@ def released_trajectories(features: np.ndarray, similarity: Similarity) -> Traje
     )
 
 
-def released_keep(trajectories: Trajectories, grid: Grid, moves: Moves) -> np.ndarray:
+def authors_kept(trajectories: Trajectories, grid: Grid, moves: Moves) -> np.ndarray:
     """Which trajectories never move by more than one token per axis and step: (n,) bool.
 
-    `positive` tests moves down and right only, as the released code does; `symmetric` all four directions.
+    `positive` tests moves down and right only, as the authors' code does; `symmetric` all four directions.
     """
     steps = np.stack(np.unravel_index(trajectories.tokens, grid))  # (2, f, n)
     moved = np.diff(steps, axis=1)
@@ -83,7 +83,7 @@ def released_keep(trajectories: Trajectories, grid: Grid, moves: Moves) -> np.nd
     return np.asarray((moved <= 1).all(axis=(0, 1)))
 
 
-def released_vote(labels: np.ndarray, trajectories: Trajectories, keep: np.ndarray) -> np.ndarray:
+def authors_vote(labels: np.ndarray, trajectories: Trajectories, keep: np.ndarray) -> np.ndarray:
     """Write the most frequent label of each kept trajectory (the earliest on ties) to all tokens it visits.
 
     Trajectories are taken in token order, later ones overwrite earlier ones; tokens on none keep their label.
