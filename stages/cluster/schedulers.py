@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LOCAL = "local"
 #: Batch systems and their classes in dask_jobqueue.
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster"}
-#: What workers on this machine load first: Ctrl-C on a terminal reaches them too, but the submitting process stops them.
+#: What workers on this machine load first: Ctrl-C on a terminal reaches them too, the submitting process stops them.
 HEEDLESS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 #: How a job asks for a GPU, where every site does it alike.
 GPU_DIRECTIVES = {"slurm": ["--gres=gpu:1"], "lsf": ["-gpu num=1"]}
