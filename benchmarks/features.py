@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -26,16 +26,16 @@ from pipeline.backbone import Backbone, Tap
 from pipeline.features.diffusion import DiffusionSettings, add_noise, clean_pass, conditional_half, draw_noise
 from pipeline.features.extraction import aggregate, max_abs_normalize
 from pipeline.media.resize import resize_nearest
+from pipeline.parameters import SegmentParams
 from pipeline.scoring.assignment import IDENTITY, Assignment, assign
 from pipeline.scoring.metrics import Confusion, Consistency
+from pipeline.segmentation.window_loop import Start as ContextStart
 from pipeline.segmentation.window_loop import (
-    SegmentSettings,
     fit_context,
     predict_window,
     update_context,
     window_ranges,
 )
-from pipeline.segmentation.window_loop import Start as ContextStart
 from pipeline.upsampling.interpolation import nearest
 from stages.common import backbones
 from stages.common.settings import Settings, load
@@ -175,7 +175,7 @@ def rgb_position(frames: np.ndarray, grid: tuple[int, int], weight: float) -> Fe
     return Features(np.concatenate([patches / patches.shape[-1] ** 0.5, weight * position], -1), grid)
 
 
-def propagate(clip: LabelledClip, features: Features, settings: SegmentSettings) -> Score:
+def propagate(clip: LabelledClip, features: Features, settings: SegmentParams) -> Score:
     """Carry the first frame's labels through the clip: its ground truth, or K-Means segments matched to it."""
     given = resize_nearest(clip.truth[0], features.grid).reshape(-1)
     values = features.values
@@ -249,15 +249,10 @@ def print_table(task: str, results: dict[str, dict[str, dict[str, Score]]], mean
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 
-def _segment(settings: Settings, init: str) -> SegmentSettings:
+def _segment(settings: Settings, init: Literal["kmeans", "mask"]) -> SegmentParams:
     params = settings["segment"]
-    return SegmentSettings(
-        init=init,
-        clusters=params.clusters,
-        restarts=params.restarts,
-        window=params.window,
-        neighbors=params.neighbors,
-        seed=params.seed,
+    return SegmentParams(
+        init, params.clusters, params.restarts, window=params.window, neighbors=params.neighbors, seed=params.seed
     )
 
 

@@ -33,7 +33,6 @@ from stages import ingest
 from stages.common.backbones import diffusion_settings
 from stages.common.settings import Settings
 from stages.extract import extraction_settings
-from stages.segment import loop_settings
 from stages.upsample import fast_settings, map_settings, modulation_settings, small_decoder
 
 Result = TypeVar("Result")
@@ -163,14 +162,14 @@ class Runner:
 
     def _segment(self, settings: Settings, grouping: Grouping) -> np.ndarray:
         features = self._features(settings, grouping)
-        loop, matching = loop_settings(settings["segment"]), features["matching"]
+        loop, matching = settings["segment"], features["matching"]
         context_features = features[settings["segment"].features]
         if settings["segment"].features == "matching":
             context_features = max_abs_normalize(torch.from_numpy(context_features)).numpy()
         total = len(matching)
         cut = authors_passes if grouping.released_passes else window_ranges
         mask = None
-        if loop.init == "mask" or loop.label_merge == "first_frame":
+        if loop.init == "mask" or loop.parity.label_merge == "first_frame":
             mask = _sampled(self.clip.truth[0], self.grid(settings)).reshape(-1)
         start = fit_context(context_features[: loop.window], loop, mask)
         coarse = np.zeros(matching.shape[:2], np.int32)
@@ -188,7 +187,7 @@ class Runner:
             kept = authors_kept(tracks, self.grid(settings), moves)  # type: ignore[arg-type]
             return authors_vote(labels, tracks, kept)
         params = settings["correspond"]
-        matches = next_tokens(matching, self.grid(settings), params.max_squared_distance, params.rule)
+        matches = next_tokens(matching, self.grid(settings), params.max_squared_distance, params.parity.rule)
         return vote(labels, matches, settings["segment"].vote)
 
     def upsampled(self, planes: np.ndarray, settings: Settings, grouping: Grouping = GROUPING) -> np.ndarray:
@@ -237,7 +236,7 @@ class Runner:
             return [list(of_frame) for _, of_frame in groupby(pairs, key=lambda pair: pair.frame)]
 
         return self._once(
-            (planes.tobytes(), tuple(sources), settings["extract"].encode, diffusion, modulation), compute
+            (planes.tobytes(), tuple(sources), settings["extract"].parity.encode, diffusion, modulation), compute
         )
 
     def prepare(self, settings: Settings) -> None:

@@ -21,7 +21,7 @@ from pipeline.upsampling.upsample import FastSettings
 from stages.common import backbones
 from stages.common.settings import load
 
-#: `upsample.fast_groups` and `fast_gap`; a single label needs no gap.
+#: `upsample.fast.groups` and `fast.gap`; a single label needs no gap.
 ROWS = (("single", 1), *((groups, gap) for groups in ("labels", "parts") for gap in (1, 2, 3)))
 
 
@@ -38,7 +38,7 @@ def main(
         for one in clip
         for plane in Runner(backbone, read_clip(one / "frames", one / "labels", settings), frames).coarse(settings)
     ]
-    print(markdown(["fast_groups", "fast_gap", "groups, mean", "largest"], [row(planes, *names) for names in ROWS]))
+    print(markdown(["fast.groups", "fast.gap", "groups, mean", "largest"], [row(planes, *names) for names in ROWS]))
 
 
 def row(planes: list[np.ndarray], groups: str, gap: int) -> list[str]:

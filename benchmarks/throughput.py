@@ -32,9 +32,9 @@ from stages.common.settings import Settings, load
 #: Row -> parameters of section `upsample`.
 ROWS: Mapping[str, tuple[str, ...]] = {
     "exact": (),
-    "deep features, box": ("mode=fast", "fast_steps=99", "fast_groups=single", "fast_decode=box", "fast_deep=clean"),
+    "deep features, box": ("mode=fast", "fast.steps=99", "fast.groups=single", "fast.decode=box", "fast.deep=clean"),
     "**fast**": ("mode=fast",),
-    "fast, full decoding": ("mode=fast", "fast_decode=full"),
+    "fast, full decoding": ("mode=fast", "fast.decode=full"),
 }
 HEADS = ("row", "TFLOP per frame", "frames/s, upsample", "of the matmul peak", "memory", "frames/s, end to end")
 

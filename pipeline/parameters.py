@@ -1,40 +1,58 @@
-"""Every parameter, declared once: a frozen dataclass per section of params.yaml."""
+"""Every parameter, declared once: a frozen dataclass per section of params.yaml, with groups of what is rarely changed.
+
+The library takes these classes as they are. Nothing heavy is imported here.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import re
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from operator import attrgetter
+from typing import Any, Literal
+
+from pipeline.errors import UsageError
 
 MOST_FPS = 1e6
 
 
 def param(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple[str, ...] | None = None,
-    low: float | None = None,
-    high: float | None = None,
+    default: Any, help: str, *, low: float | None = None, high: float | None = None, stored: str | None = None
 ) -> Any:
-    """A dataclass field of a `Params` class: its default, a one-line description and what it accepts."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "low": low, "high": high})
+    """A dataclass field: its default, a one-line description and its range; its choices are those of its `Literal`.
+
+    Args:
+        stored: its name in stores, where that is another: stores keep the flat names of earlier versions, so that what
+            these have written stays valid.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high, "stored": stored})
 
 
 @dataclass(frozen=True)
 class BackboneParams:
     """Section `backbone`: which diffusion model is read."""
 
-    name: str = param("compact", "compact, sd21, svd (a video model)", choices=("compact", "sd21", "svd"))
+    name: Literal["compact", "sd21", "svd"] = param("compact", "svd is a video model")
     path: str | None = param(None, "local diffusers folder, hub id or single-file checkpoint; null = the name's own")
     revision: str | None = param(
         None, "revision of a hub id; null = what the local cache calls main (backbone.lock pins the weights by hash)"
     )
-    dtype: str = param(
-        "auto",
-        "precision of the denoiser; auto = float32 on CPU, float16 on GPU",
-        choices=("auto", "float32", "float16", "bfloat16"),
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = param(
+        "auto", "precision of the denoiser; auto = float32 on CPU, float16 on GPU"
     )
+
+
+@dataclass(frozen=True)
+class DiffusionVideo:
+    """Group `diffusion.video`: what only video models have."""
+
+    guidance_first: float = param(1.0, "guidance at a window's first frame, then linear to diffusion.guidance", low=0.0)
+    fps_id: int = param(14, "frames per second that the model is told", low=0)
+    motion_bucket: int = param(127, "amount of motion that the model is told", low=0, high=255)
+    noise_augmentation: float = param(0.02, "standard deviation of the noise on the window's first frame", low=0.0)
 
 
 @dataclass(frozen=True)
@@ -48,23 +66,14 @@ class DiffusionParams:
         "classifier-free guidance against an all-zero context; 1 = off; a video model's at a window's last frame",
         low=0.0,
     )
-    noise: str = param(
-        "per_frame",
-        "per_frame: by source frame index; shared: the same for all",
-        choices=("per_frame", "shared"),
+    noise: Literal["per_frame", "shared"] = param(
+        "per_frame", "per_frame: by source frame index; shared: the same for all"
     )
     seed: int = param(0, "seed of the noise", low=0)
     batch: int = param(
         4, "frames per pass of the encoder and the clean denoising; a video model's is its window", low=1
     )
-    guidance_first: float = param(
-        1.0, "video models: guidance at a window's first frame, then linear to diffusion.guidance", low=0.0
-    )
-    fps_id: int = param(14, "video models: frames per second that the model is told", low=0)
-    motion_bucket: int = param(127, "video models: amount of motion that the model is told", low=0, high=255)
-    noise_augmentation: float = param(
-        0.02, "video models: standard deviation of the noise on the window's first frame", low=0.0
-    )
+    video: DiffusionVideo = DiffusionVideo()
 
 
 @dataclass(frozen=True)
@@ -79,9 +88,15 @@ class IngestParams:
     fps: float | None = param(
         None, "frame rate of the source; null = what it says, 25 for a folder", low=0.01, high=MOST_FPS
     )
-    seed: str = param(
-        "none", "truth: the first frame's ground truth becomes the mask in seed/", choices=("none", "truth")
-    )
+    seed: Literal["none", "truth"] = param("none", "truth: the first frame's ground truth becomes the mask in seed/")
+
+
+@dataclass(frozen=True)
+class ExtractParity:
+    """Group `extract.parity`: where the paper and the authors' code differ."""
+
+    normalize: Literal["max_abs", "none"] = param("max_abs", "of `aggregated`, per token by its largest absolute value")
+    encode: Literal["mode", "sample"] = param("mode", "mode of the autoencoder's posterior, or a seeded sample")
 
 
 @dataclass(frozen=True)
@@ -91,13 +106,21 @@ class ExtractParams:
     blocks: tuple[int, ...] = param((6, 7, 8), "decoder blocks whose queries are averaged", low=3, high=11)
     matching_block: int = param(7, "decoder block whose queries are matched (Eq. 3)", low=3, high=11)
     feature_step: int = param(24, "step at which queries are read", low=0)
-    normalize: str = param(
-        "max_abs", "of `aggregated`, per token by its largest absolute value", choices=("max_abs", "none")
-    )
-    encode: str = param("mode", "mode of the autoencoder's posterior, or a seeded sample", choices=("mode", "sample"))
-    dtype: str = param("float16", "how features are stored", choices=("float16", "float32", "int8"))
+    dtype: Literal["float16", "float32", "int8"] = param("float16", "how features are stored")
     shard: int = param(14, "frames per file; a video model's is its window", low=1)
-    window: int | None = param(None, "video models: frames that are seen together; null = each frame alone", low=1)
+    frames_together: int | None = param(
+        None, "video models: frames that are seen together; null = each frame alone", low=1, stored="window"
+    )
+    parity: ExtractParity = ExtractParity()
+
+
+@dataclass(frozen=True)
+class CorrespondParity:
+    """Group `correspond.parity`: where the paper and the authors' code differ."""
+
+    rule: Literal["constrained", "reject"] = param(
+        "constrained", "constrained: the best match within the distance; reject: the best anywhere, none if too far"
+    )
 
 
 @dataclass(frozen=True)
@@ -105,131 +128,192 @@ class CorrespondParams:
     """Section `correspond`."""
 
     max_squared_distance: float = param(2.0, "T of Eq. 3: largest squared distance of a match, tokens^2", low=0.0)
-    rule: str = param(
-        "constrained",
-        "constrained: the best match within the distance; reject: the best anywhere, none if too far",
-        choices=("constrained", "reject"),
+    parity: CorrespondParity = CorrespondParity()
+
+
+@dataclass(frozen=True)
+class MemoryPolicy:
+    """What the context model remembers after a window.
+
+    Attributes:
+        keep_first: whether what the model was fitted on stays for good.
+        windows: how many of the latest windows are kept.
+    """
+
+    keep_first: bool
+    windows: int
+
+
+def parse_memory(text: str) -> MemoryPolicy:
+    """Read `segment.memory`.
+
+    `last_window`: the window before (the paper). `first_and_last`: that and, for good, the frame that the
+    model was fitted on, against drift. `sliding:N`: the last N windows.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if text == "last_window":
+        return MemoryPolicy(keep_first=False, windows=1)
+    if text == "first_and_last":
+        return MemoryPolicy(keep_first=True, windows=1)
+    sliding = re.fullmatch(r"sliding:\s*([1-9]\d*)", text)
+    if sliding:
+        return MemoryPolicy(keep_first=False, windows=int(sliding[1]))
+    raise UsageError(
+        f"segment.memory must be last_window, first_and_last or sliding:N (the last N windows), not '{text}'"
+    )
+
+
+@dataclass(frozen=True)
+class SegmentParity:
+    """Group `segment.parity`: where the paper and the authors' code differ."""
+
+    kmeans_frames: Literal["first", "window"] = param(
+        "first", "frames that K-Means sees: the first, or all of the first window"
+    )
+    first_frame: Literal["keep", "predict"] = param("keep", "frame 1 keeps its labels, or is predicted again")
+    label_merge: Literal["none", "first_frame"] = param(
+        "none", "first_frame: clusters take the labels of the given mask, each the most frequent in it"
     )
 
 
 @dataclass(frozen=True)
 class SegmentParams:
-    """Section `segment`."""
+    """Section `segment`.
 
-    init: str = param("kmeans", "K-Means on frame 1, or mask: its labels are given", choices=("kmeans", "mask"))
+    Raises:
+        UsageError: `memory` is none of its forms.
+    """
+
+    init: Literal["kmeans", "mask"] = param("kmeans", "K-Means on frame 1, or mask: its labels are given")
     clusters: int = param(20, "K, number of segments", low=1)
     restarts: int = param(10, "K-Means runs; the best counts", low=1)
-    kmeans_frames: str = param(
-        "first",
-        "frames that K-Means sees: the first, or all of the first window",
-        choices=("first", "window"),
-    )
-    features: str = param("aggregated", "features of the context model", choices=("aggregated", "matching"))
+    features: Literal["aggregated", "matching"] = param("aggregated", "features of the context model")
     window: int = param(14, "B, frames per window", low=1)
     neighbors: int = param(4, "k of the nearest-neighbour vote", low=1)
-    first_frame: str = param("keep", "frame 1 keeps its labels, or is predicted again", choices=("keep", "predict"))
     memory: str = param(
         "last_window", "what the context remembers: last_window, first_and_last, sliding:N (last N windows)"
     )
-    vote: str = param(
-        "forward",
-        "vote along tracks: forward (Eq. 5), both directions, none",
-        choices=("forward", "both", "none"),
-    )
-    label_merge: str = param(
-        "none", "first_frame: clusters take the labels of the given mask", choices=("none", "first_frame")
+    vote: Literal["forward", "both", "none"] = param(
+        "forward", "vote along tracks: forward (Eq. 5), both directions, none"
     )
     seed: int = param(0, "seed of K-Means", low=0)
+    parity: SegmentParity = SegmentParity()
 
     def __post_init__(self) -> None:
-        from pipeline.segmentation.context import parse_memory
-
         parse_memory(self.memory)
+
+    @property
+    def memory_policy(self) -> MemoryPolicy:
+        """What `memory` says."""
+        return parse_memory(self.memory)
+
+
+@dataclass(frozen=True)
+class UpsampleFast:
+    """Group `upsample.fast`: the approximations of `upsample.mode: fast`."""
+
+    guidance: float | None = param(
+        1.0,
+        "guidance of upsampling, a video model's at a window's last frame; null = diffusion.guidance",
+        low=0.0,
+        stored="fast_guidance",
+    )
+    signs: Literal["both", "plus"] = param(
+        "both", "I+ against I-, or plus: against the clean image", stored="fast_signs"
+    )
+    steps: int = param(2, "steps that are run from modulate_step on, evenly spread", low=1, stored="fast_steps")
+    groups: Literal["single", "labels", "parts"] = param(
+        "labels",
+        "modulated in one pass: a single label, labels that do not touch, connected parts of labels that do not touch; "
+        "a video model's do not in any frame of the window",
+        stored="fast_groups",
+    )
+    gap: int = param(2, "tokens between what is modulated in one pass", low=1, stored="fast_gap")
+    decode: Literal["full", "box", "small", "latent"] = param(
+        "latent",
+        "full images, the box around the label, the small decoder, or none: latents enlarged along the image's edges",
+        stored="fast_decode",
+    )
+    small_decoder: str | None = param(
+        None,
+        "folder of the small decoder (diffusers' AutoencoderTiny) for this backbone's latents; null = small_decoder/ "
+        "in the backbone's folder",
+        stored="fast_small_decoder",
+    )
+    deep: Literal["own", "clean"] = param(
+        "clean", "deep features after modulate_step: own, or the clean pass's", stored="fast_deep"
+    )
+
+
+@dataclass(frozen=True)
+class UpsampleParity:
+    """Group `upsample.parity`: where the paper and the authors' code differ."""
+
+    offset: Literal["after", "inside"] = param("after", "offset after or inside the output projection f of Eq. 2")
+    blend_last_step: int = param(23, "last step that is blended", low=0)
+    mask_resize: Literal["bilinear", "nearest"] = param("bilinear", "enlargement of masks to the latents")
+    inject: bool = param(True, "queries and keys of blocks 3-11 from the clean pass")
+    difference: Literal["squared", "root", "wrapped"] = param(
+        "squared", "squared or root norm; wrapped = the authors' 8-bit maps"
+    )
+    blur: bool = param(True, "5x5 Gaussian blur of difference maps")
+    normalize: bool = param(True, "difference maps divided by their own maximum")
+    filter_resize: Literal["bilinear", "lanczos"] = param("bilinear", "enlargement of masks in Eq. 7")
+
+
+@dataclass(frozen=True)
+class UpsampleVideo:
+    """Group `upsample.video`: what only video models can choose."""
+
+    attention: Literal["cross_spatial", "self_spatial", "self_temporal", "self_spatial_temporal"] = param(
+        "cross_spatial", "which attention of the block is modulated; image models have the first only"
+    )
+    decode: Literal["single", "joint"] = param("single", "frames decoded alone, or a window's together")
 
 
 @dataclass(frozen=True)
 class UpsampleParams:
     """Section `upsample`."""
 
-    method: str = param(
-        "modulation",
-        "masked modulation, or interpolation of the coarse map",
-        choices=("modulation", "bilinear", "nearest", "joint_bilateral"),
+    method: Literal["modulation", "bilinear", "nearest", "joint_bilateral"] = param(
+        "modulation", "masked modulation, or interpolation of the coarse map"
     )
+    mode: Literal["exact", "fast"] = param("exact", "exact, or fast: the approximations of the group upsample.fast")
     strength: float = param(50.0, "lambda of Eq. 2; 10 without blending", low=0.0)
     block: int = param(7, "b_m: decoder block whose attention is modulated", low=3, high=11)
     modulate_step: int = param(22, "t_m: step at which it is modulated", low=0)
-    offset: str = param("after", "offset after or inside the output projection", choices=("after", "inside"))
-    blend: bool = param(True, "latent blending (Eq. 6)")
-    blend_last_step: int = param(23, "last step that is blended", low=0)
-    mask_resize: str = param("bilinear", "enlargement of masks to the latents", choices=("bilinear", "nearest"))
-    inject: bool = param(True, "queries and keys of blocks 3-11 from the clean pass")
-    difference: str = param("squared", "squared or root norm; wrapped = the authors' 8-bit maps",
-                            choices=("squared", "root", "wrapped"))  # fmt: skip
-    blur: bool = param(True, "5x5 Gaussian blur of difference maps")
-    normalize: bool = param(True, "difference maps divided by their own maximum")
+    blend: bool = param(True, "latent blending (Eq. 6), from modulate_step to parity.blend_last_step")
     filter: float = param(0.7, "s of Eq. 7; 1 = unfiltered", low=0.0, high=1.0)
-    filter_resize: str = param("bilinear", "enlargement of masks in Eq. 7", choices=("bilinear", "lanczos"))
     batch: int = param(
         8, "modulated samples per pass; a video model's are whole windows of frames, at least one", low=1
     )
-    attention: str = param(
-        "cross_spatial",
-        "which attention of the block is modulated; image models have the first only",
-        choices=("cross_spatial", "self_spatial", "self_temporal", "self_spatial_temporal"),
-    )
-    decode: str = param(
-        "single", "video models: frames decoded alone, or a window's together", choices=("single", "joint")
-    )
-    mode: str = param(
-        "exact", "exact, or fast: the approximations that the parameters fast_* choose", choices=("exact", "fast")
-    )
-    fast_guidance: float | None = param(
-        1.0, "guidance of upsampling, a video model's at a window's last frame; null = diffusion.guidance", low=0.0
-    )
-    fast_signs: str = param("both", "I+ against I-, or plus: against the clean image", choices=("both", "plus"))
-    fast_steps: int = param(2, "steps that are run from modulate_step on, evenly spread", low=1)
-    fast_groups: str = param(
-        "labels",
-        "modulated in one pass: a single label, labels that do not touch, connected parts of labels that do not touch; "
-        "a video model's do not in any frame of the window",
-        choices=("single", "labels", "parts"),
-    )
-    fast_gap: int = param(2, "tokens between what is modulated in one pass", low=1)
-    fast_decode: str = param(
-        "latent",
-        "full images, the box around the label, the small decoder, or none: latents enlarged along the image's edges",
-        choices=("full", "box", "small", "latent"),
-    )
-    fast_small_decoder: str | None = param(
-        None,
-        "folder of the small decoder (diffusers' AutoencoderTiny) for this backbone's latents; null = small_decoder/ "
-        "in the backbone's folder",
-    )
-    fast_deep: str = param(
-        "clean", "deep features after modulate_step: own, or the clean pass's", choices=("own", "clean")
-    )
+    fast: UpsampleFast = UpsampleFast()
+    parity: UpsampleParity = UpsampleParity()
+    video: UpsampleVideo = UpsampleVideo()
+
+
+@dataclass(frozen=True)
+class EvaluateParity:
+    """Group `evaluate.parity`: where the paper and the authors' code differ."""
+
+    coarse_stride: int = param(16, "pixels per cell of the coarse grid of assignment: official", low=1)
 
 
 @dataclass(frozen=True)
 class EvaluateParams:
     """Section `evaluate`."""
 
-    protocol: str = param(
-        "strict", "void is void, or the published evaluator with its slips", choices=("strict", "official")
-    )
-    assignment: str = param(
-        "auto",
-        "clusters to classes by the first annotated frame; auto = majority, none where labels are classes",
-        choices=("auto", "majority", "official", "hungarian", "none"),
+    protocol: Literal["strict", "official"] = param("strict", "void is void, or the published evaluator with its slips")
+    assignment: Literal["auto", "majority", "official", "hungarian", "none"] = param(
+        "auto", "clusters to classes by the first annotated frame; auto = majority, none where labels are classes"
     )
     windows: tuple[int, ...] = param((8, 16), "n of VC_n", low=1)
-    coarse_stride: int = param(16, "pixels per cell of the coarse grid of assignment: official", low=1)
-    objects: str = param(
-        "auto",
-        "DAVIS J and F; auto = semi_supervised where a first-frame mask was carried along",
-        choices=("auto", "none", "semi_supervised", "unsupervised"),
+    objects: Literal["auto", "none", "semi_supervised", "unsupervised"] = param(
+        "auto", "DAVIS J and F; auto = semi_supervised where a first-frame mask was carried along"
     )
+    parity: EvaluateParity = EvaluateParity()
 
 
 @dataclass(frozen=True)
@@ -253,3 +337,57 @@ SECTIONS: dict[str, type] = {
     "evaluate": EvaluateParams,
     "render": RenderParams,
 }
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What is declared of one parameter.
+
+    Attributes:
+        kind: its type, as annotated.
+        default, help, low, high: as given to `param`.
+        stored: its name within the section in stores.
+    """
+
+    kind: Any
+    default: Any
+    help: str
+    low: float | None
+    high: float | None
+    stored: str
+
+
+def declared(section: type) -> Mapping[str, Declared]:
+    """The parameters of a section's class by their names within it, like `clusters` and `parity.label_merge`."""
+    kinds = typing.get_type_hints(section)
+    found: dict[str, Declared] = {}
+    for field in dataclasses.fields(section):
+        kind, given = kinds[field.name], field.metadata
+        if dataclasses.is_dataclass(kind):
+            assert isinstance(kind, type)
+            found |= {f"{field.name}.{name}": inner for name, inner in declared(kind).items()}
+        else:
+            stored = given["stored"] or field.name
+            found[field.name] = Declared(kind, field.default, given["help"], given["low"], given["high"], stored)
+    return found
+
+
+def groups(section: type) -> tuple[str, ...]:
+    """The groups of a section's class, like `parity`."""
+    return tuple(dict.fromkeys(name.partition(".")[0] for name in declared(section) if "." in name))
+
+
+def flat(params: Any) -> dict[str, Any]:
+    """The values of a section by their names within it, like `clusters` and `parity.label_merge`."""
+    return {name: attrgetter(name)(params) for name in declared(type(params))}
+
+
+@cache
+def renamed() -> Mapping[str, str]:
+    """Flat names of earlier versions, which stores still have, to names: `upsample.blur` to `upsample.parity.blur`."""
+    return {
+        f"{section}.{one.stored}": f"{section}.{name}"
+        for section, kind in SECTIONS.items()
+        for name, one in declared(kind).items()
+        if one.stored != name
+    }

@@ -49,7 +49,8 @@ def run(features: Path, out: Out, params: CorrespondParams, progress: cli.Progre
     with progress("correspond", sum(len(part) for part in shards)) as advance:
         for part in shards:
             values = read_features(source, "matching", part.start, part.stop + 1)
-            matches = next_tokens(values, store_grid(source), params.max_squared_distance, params.rule, part.start)
+            rules = params.max_squared_distance, params.parity.rule
+            matches = next_tokens(values, store_grid(source), *rules, part.start)
             writer.write("next", part.start, matches.next)
             writer.write("similarity", part.start, matches.similarity.astype("float16"))
             advance(len(part))

@@ -89,7 +89,7 @@ def _score(job: Job, params: EvaluateParams) -> dict[str, Any]:
     labels = _labels(job, labels_store, truth_store, positions, truth.size)
     rule = _rule(params.assignment, labels_store if job.predictions is None else None)
     height, width = truth.size
-    grid = max(1, round(height / params.coarse_stride)), max(1, round(width / params.coarse_stride))
+    grid = max(1, round(height / params.parity.coarse_stride)), max(1, round(width / params.parity.coarse_stride))
     where = job.predictions or job.labels
     try:
         assignment = assign(rule, labels[0], truth[0], classes.ignore, grid, classes.unassigned)

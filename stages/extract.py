@@ -73,13 +73,13 @@ def run(
     settings.check(steps)
     if backbone is None:
         backbone = backbones.load_backbone(backbone_params, weights)
-    together = check_window(params.window, backbone)
+    together = check_window(params.frames_together, backbone)
 
     frames, height, width = source.array("frames").shape[:3]
     indices = source.attrs["source_indices"]
     per_file = params.shard if together == 1 else together
     if frames < together:
-        cli.note(f"extract: {clip} has {frames} frames, extract.window is {together}: one shorter window")
+        cli.note(f"extract: {clip} has {frames} frames, extract.frames_together is {together}: one shorter window")
     *grid, channels = extraction.feature_shape(backbone, (height, width), settings)
     features = StoreWriter(
         features_path,
@@ -175,7 +175,7 @@ def extraction_settings(params: ExtractParams) -> ExtractionSettings:
     from pipeline.features.extraction import ExtractionSettings
 
     return ExtractionSettings(
-        params.blocks, params.matching_block, params.feature_step, params.normalize, params.encode
+        params.blocks, params.matching_block, params.feature_step, params.parity.normalize, params.parity.encode
     )
 
 

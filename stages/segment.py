@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,15 +17,7 @@ from stages.common.settings import load, plain
 if TYPE_CHECKING:
     import numpy as np
 
-    from pipeline.segmentation.window_loop import SegmentSettings
     from pipeline.stores.store import Store
-
-
-def loop_settings(params: SegmentParams) -> SegmentSettings:
-    """The library's settings: all of the section but `features`, which chooses the array to read."""
-    from pipeline.segmentation.window_loop import SegmentSettings
-
-    return SegmentSettings(**{name: value for name, value in asdict(params).items() if name != "features"})
 
 
 def run(
@@ -58,7 +49,6 @@ def run(
     source = open_store(features, FEATURES)
     moves = open_store(matches, MATCHES)
     clip = stores.make_clip(source, moves, params.features)
-    settings = loop_settings(params)
     kind = stores.feature_kind(source, params.features)
     given = None if context is None else context_store.load_context(context, kind)
     mask = None if given else read_mask(seed, source, params)
@@ -73,7 +63,7 @@ def run(
     if is_current(path, COARSE, mark) and context_path.is_dir():
         return path
     if given is None:
-        start = window_loop.fit_context(first_features(source, params), settings, mask)
+        start = window_loop.fit_context(first_features(source, params), params, mask)
     else:
         start = stores.start_from(given, source)
     writer = stores.CoarseWriter(
@@ -89,7 +79,7 @@ def run(
     )
     labels: set[int] = set()
     with progress("segment", clip.frames) as advance:
-        for window in window_loop.segment_windows(clip, start, settings):
+        for window in window_loop.segment_windows(clip, start, params):
             writer.add(window.initial, window.refined)
             labels |= window.labels
             advance(len(window.refined))
@@ -110,7 +100,7 @@ def read_mask(seed: Path | None, features: Store, params: SegmentParams) -> np.n
     """The first frame's mask, where the parameters use one."""
     from pipeline.segmentation import stores
 
-    if params.init != "mask" and params.label_merge != "first_frame":
+    if params.init != "mask" and params.parity.label_merge != "first_frame":
         return None
     return stores.read_seed(seed, stores.store_grid(features))
 
@@ -119,7 +109,8 @@ def first_features(features: Store, params: SegmentParams) -> np.ndarray:
     """What the model is fitted on: frame 1, or the first window where K-Means sees all of it."""
     from pipeline.segmentation.stores import read_context_features
 
-    return read_context_features(features, params.features, 0, params.window if params.kmeans_frames == "window" else 1)
+    frames = params.window if params.parity.kmeans_frames == "window" else 1
+    return read_context_features(features, params.features, 0, frames)
 
 
 def run_item(item: str, params_file: Path | None, sets: list[str] | None, context: Path | None) -> None:

@@ -187,8 +187,8 @@ def fast_settings(params: UpsampleParams) -> FastSettings | None:
     if params.mode == "exact":
         return None
     return FastSettings(
-        params.fast_guidance, params.fast_signs, params.fast_steps, params.fast_groups,  # type: ignore[arg-type]
-        params.fast_gap, params.fast_decode, params.fast_deep,  # type: ignore[arg-type]
+        params.fast.guidance, params.fast.signs, params.fast.steps, params.fast.groups, params.fast.gap,
+        params.fast.decode, params.fast.deep,
     )  # fmt: skip
 
 
@@ -231,10 +231,10 @@ def _small_decoder_folder(params: UpsampleParams, backbone: BackboneParams) -> P
 
     if not decodes_small(params):
         return None
-    folder = small_decoder_folder(params.fast_small_decoder, backbone)
+    folder = small_decoder_folder(params.fast.small_decoder, backbone)
     if folder is None:
         raise UsageError(
-            "upsample.fast_decode = small needs upsample.fast_small_decoder: a folder with an AutoencoderTiny for this "
+            "upsample.fast.decode = small needs upsample.fast.small_decoder: a folder with an AutoencoderTiny for this "
             "backbone's latents (for SD 2.1: hf download madebyollin/taesd --local-dir FOLDER; "
             "for a model of your own: vidseg pretrain-small-decoder)"
         )
@@ -243,7 +243,7 @@ def _small_decoder_folder(params: UpsampleParams, backbone: BackboneParams) -> P
 
 def decodes_small(params: UpsampleParams) -> bool:
     """Whether the parameters use a small decoder."""
-    return params.method == "modulation" and params.mode == "fast" and params.fast_decode == "small"
+    return params.method == "modulation" and params.mode == "fast" and params.fast.decode == "small"
 
 
 def small_decoder_config(params: UpsampleParams, backbone: BackboneParams) -> dict[str, Any]:
@@ -254,7 +254,7 @@ def small_decoder_config(params: UpsampleParams, backbone: BackboneParams) -> di
     if not decodes_small(params):
         return {}
     try:
-        folder = small_decoder_folder(params.fast_small_decoder, backbone)
+        folder = small_decoder_folder(params.fast.small_decoder, backbone)
     except WeightsError:
         return {}
     return read_config(folder) if folder is not None else {}
@@ -264,7 +264,8 @@ def map_settings(params: UpsampleParams) -> MapSettings:
     """The library's settings for difference maps."""
     from pipeline.upsampling.difference import MapSettings
 
-    return MapSettings(params.difference, params.blur, params.normalize, params.filter, params.filter_resize)
+    parity = params.parity
+    return MapSettings(parity.difference, parity.blur, parity.normalize, params.filter, parity.filter_resize)
 
 
 def modulation_settings(params: UpsampleParams) -> ModulationSettings:
@@ -272,8 +273,8 @@ def modulation_settings(params: UpsampleParams) -> ModulationSettings:
     from pipeline.upsampling.modulation import ModulationSettings
 
     return ModulationSettings(
-        params.strength, params.block, params.modulate_step, params.offset, params.blend,  # type: ignore[arg-type]
-        params.blend_last_step, params.mask_resize, params.inject, params.attention,  # type: ignore[arg-type]
+        params.strength, params.block, params.modulate_step, params.parity.offset, params.blend,
+        params.parity.blend_last_step, params.parity.mask_resize, params.parity.inject, params.video.attention,
     )  # fmt: skip
 
 
@@ -368,8 +369,9 @@ def upsample_shard(
     rules, fast = (diffusion, modulation_settings(params), map_settings(params)), fast_settings(params)
 
     def work(sizes: micro_batches.Sizes) -> list[np.ndarray]:
-        part = slice(sizes["extract.window"])
-        passes = WindowPasses(sizes.get("upsample.batch", params.batch), params.decode, shard.start - frames.start)
+        part = slice(sizes["extract.frames_together"])
+        batch = sizes.get("upsample.batch", params.batch)
+        passes = WindowPasses(batch, params.video.decode, shard.start - frames.start)
         if fast is None:
             return upsample_window(backbone, start[part], conditioning, planes[part], size, *rules, passes)
         labelled = upsample_fast(
@@ -379,7 +381,7 @@ def upsample_shard(
 
     # A batch of less than two windows is one window.
     sizes = {"upsample.batch": params.batch} if params.batch >= 2 * len(frames) else {}
-    return np.stack(micro_batches.compute(work, {**sizes, "extract.window": len(frames)}))
+    return np.stack(micro_batches.compute(work, {**sizes, "extract.frames_together": len(frames)}))
 
 
 def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards: slice = EVERY_SHARD) -> None:

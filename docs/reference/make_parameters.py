@@ -1,40 +1,44 @@
-"""Write parameters.md from the stages' `Params` classes: `python docs/reference/make_parameters.py`."""
+"""Write parameters.md from `pipeline/parameters.py`: `python docs/reference/make_parameters.py`."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import typing
 from pathlib import Path
 
-from pipeline.parameters import SECTIONS
+from pipeline.parameters import SECTIONS, Declared, declared
 
 HEAD = """# Parameters
 
-Written by `docs/reference/make_parameters.py` from the stages' `Params` classes; a test keeps it up to date. These are
-the built-in defaults (those of Stable Diffusion 2.1); `presets/<backbone>.yaml` changes some for a backbone, and
-`params.yaml` sets all of them for `dvc repro`. Where each default comes from: `docs/explanation/paper-and-code.md`.
+Written by `docs/reference/make_parameters.py` from `pipeline/parameters.py`; a test keeps it up to date. These are all
+parameters with their built-in defaults (those of Stable Diffusion 2.1). `presets/<backbone>.yaml` changes some for a
+backbone. `params.yaml` shows those that people change; any other may be added to it. Where each default comes from:
+`docs/explanation/paper-and-code.md`.
+
+A name with three parts is in a group: `upsample.fast.steps` is `upsample: {fast: {steps: 2}}` in a file. The groups
+`parity` hold what only the presets of the paper and of the authors' code set, the groups `video` what only video models
+have.
 """
 
 
 def render() -> str:
     """The whole page."""
     parts = [HEAD]
-    for section in SECTIONS:
+    for section, kind in SECTIONS.items():
         parts.append(f"\n## {section}\n\n| parameter | default | meaning | accepts |\n|---|---|---|---|\n")
-        for field in dataclasses.fields(SECTIONS[section]):
-            default = json.dumps(list(field.default) if isinstance(field.default, tuple) else field.default)
-            parts.append(f"| `{section}.{field.name}` | `{default}` | {field.metadata['help']} | {accepts(field)} |\n")
+        for name, one in declared(kind).items():
+            default = json.dumps(list(one.default) if isinstance(one.default, tuple) else one.default)
+            parts.append(f"| `{section}.{name}` | `{default}` | {one.help} | {accepts(one)} |\n")
     return "".join(parts)
 
 
-def accepts(field: dataclasses.Field) -> str:  # type: ignore[type-arg]
+def accepts(one: Declared) -> str:
     """Choices or bounds, in words."""
-    limits = field.metadata
-    if limits["choices"]:
-        return ", ".join(limits["choices"])
-    if limits["low"] is not None and limits["high"] is not None:
-        return f"{limits['low']:g} to {limits['high']:g}"
-    return f"at least {limits['low']:g}" if limits["low"] is not None else ""
+    if typing.get_origin(one.kind) is typing.Literal:
+        return ", ".join(typing.get_args(one.kind))
+    if one.low is not None and one.high is not None:
+        return f"{one.low:g} to {one.high:g}"
+    return f"at least {one.low:g}" if one.low is not None else ""
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # importing torch takes seconds, and finding weights must not
 
 #: The attentions of a decoder block. The temporal ones are a video model's: sequences of b frames, one per token.
 Layer = Literal["self", "cross", "temporal_self", "temporal_cross"]
-#: What Eq. 2 offsets, by the names of `upsample.attention`; which of them a model has is `Backbone.modulated`.
+#: What Eq. 2 offsets, by the names of `upsample.video.attention`; which of them a model has is `Backbone.modulated`.
 Modulated = Literal["cross_spatial", "self_spatial", "self_temporal", "self_spatial_temporal"]
 
 

@@ -54,7 +54,7 @@ def window_with(frame: int, together: int, total: int) -> Pass:
 
 def pass_limit(together: int, batch: int) -> dict[str, int]:
     """The parameter that says how large a pass is, and its value: what to lower when memory runs out."""
-    return {"diffusion.batch": batch} if together == 1 else {"extract.window": together}
+    return {"diffusion.batch": batch} if together == 1 else {"extract.frames_together": together}
 
 
 def check_window(together: int | None, backbone: Backbone) -> int:
@@ -69,11 +69,12 @@ def check_window(together: int | None, backbone: Backbone) -> int:
     remedy = f"(`vidseg preset apply {backbone.name}` sets all that depends on the backbone)"
     if backbone.window == 1 and together is not None:
         raise UsageError(
-            f"extract.window is {together}, but {backbone.name} sees every frame alone; set it to null {remedy}"
+            f"extract.frames_together is {together}, but {backbone.name} sees every frame alone; "
+            f"set it to null {remedy}"
         )
     if backbone.window > 1 and together is None:
         raise UsageError(
-            f"extract.window is null, but {backbone.name} sees a window of frames together; set it to "
+            f"extract.frames_together is null, but {backbone.name} sees a window of frames together; set it to "
             f"{backbone.window} {remedy}"
         )
     return together or 1

@@ -7,7 +7,6 @@ refined window.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from pipeline.errors import DataError, UsageError
 from pipeline.finite import require_finite
+from pipeline.parameters import MemoryPolicy
 from pipeline.segmentation.faiss_library import load_faiss
 
 
@@ -25,40 +25,6 @@ class Segment:
 
     features: np.ndarray
     labels: np.ndarray
-
-
-@dataclass(frozen=True)
-class MemoryPolicy:
-    """What the model remembers after a window.
-
-    Attributes:
-        keep_first: whether the first segment stays for good.
-        windows: how many of the latest windows are kept.
-    """
-
-    keep_first: bool
-    windows: int
-
-
-def parse_memory(text: str) -> MemoryPolicy:
-    """Read `segment.memory`.
-
-    `last_window`: the window before (the paper). `first_and_last`: that and, for good, the frame that the
-    model was fitted on, against drift. `sliding:N`: the last N windows.
-
-    Raises:
-        UsageError: anything else.
-    """
-    if text == "last_window":
-        return MemoryPolicy(keep_first=False, windows=1)
-    if text == "first_and_last":
-        return MemoryPolicy(keep_first=True, windows=1)
-    sliding = re.fullmatch(r"sliding:\s*([1-9]\d*)", text)
-    if sliding:
-        return MemoryPolicy(keep_first=False, windows=int(sliding[1]))
-    raise UsageError(
-        f"segment.memory must be last_window, first_and_last or sliding:N (the last N windows), not '{text}'"
-    )
 
 
 @dataclass(frozen=True)

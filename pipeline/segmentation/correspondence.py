@@ -87,7 +87,7 @@ def match_pair(
         next (n,) int32 and similarity (n,) float32.
     """
     if rule not in MATCH_RULES:
-        raise UsageError(f"correspond.rule must be one of {', '.join(MATCH_RULES)}, not '{rule}'")
+        raise UsageError(f"correspond.parity.rule must be one of {', '.join(MATCH_RULES)}, not '{rule}'")
     if not max_squared_distance >= 0:
         raise UsageError(f"correspond.max_squared_distance must be at least 0, not {max_squared_distance}")
     height, width = grid

@@ -38,7 +38,7 @@ def feature_kind(features: Store, name: str) -> FeatureKind:
 def read_context_features(features: Store, name: str, start: int, stop: int) -> np.ndarray:
     """Frames start..stop as the context model takes them: (f, n, c) float32.
 
-    `aggregated` is stored normalised (extract.normalize); `matching` is stored raw and normalised here, since
+    `aggregated` is stored normalised (extract.parity.normalize); `matching` is stored raw and normalised here, since
     the model compares tokens by their direction rather than by their length.
     """
     values = read_features(features, name, start, stop)

@@ -11,47 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.errors import DataError, UsageError
+from pipeline.errors import DataError
 from pipeline.media.pictures import VOID
-from pipeline.segmentation.context import Context, MemoryPolicy, fit, merge_by_mask, parse_memory
+from pipeline.parameters import SegmentParams
+from pipeline.segmentation.context import Context, fit, merge_by_mask
 from pipeline.segmentation.correspondence import Matches
 from pipeline.segmentation.kmeans import kmeans
 from pipeline.segmentation.voting import vote
-
-
-@dataclass(frozen=True)
-class SegmentSettings:
-    """How a clip is segmented; names and defaults as in section `segment` of params.yaml.
-
-    Attributes:
-        init: `kmeans`, or `mask`: the first frame's labels are given.
-        clusters: K, number of segments.
-        restarts: K-Means runs, the best counts.
-        kmeans_frames: K-Means sees the `first` frame, or all frames of the first `window`.
-        window: B, frames per window.
-        neighbors: k of the nearest-neighbour vote.
-        first_frame: `keep`, frame 1 has the labels that the model was fitted on; `predict`, predicted again.
-        memory: `last_window`, `first_and_last` or `sliding:N` (see `context.parse_memory`).
-        vote: rule of `voting.vote`.
-        label_merge: `none`, or `first_frame`: each cluster takes the given mask's most frequent value in it.
-        seed: of K-Means.
-    """
-
-    init: str = "kmeans"
-    clusters: int = 20
-    restarts: int = 10
-    kmeans_frames: str = "first"
-    window: int = 14
-    neighbors: int = 4
-    first_frame: str = "keep"
-    memory: str = "last_window"
-    vote: str = "forward"
-    label_merge: str = "none"
-    seed: int = 0
-
-    @property
-    def memory_policy(self) -> MemoryPolicy:
-        return parse_memory(self.memory)
 
 
 @dataclass(frozen=True)
@@ -108,7 +74,7 @@ def window_ranges(frames: int, window: int, start: int = 0) -> list[range]:
     return [range(first, min(first + window, frames)) for first in range(start, frames, window)]
 
 
-def fit_context(features: np.ndarray, settings: SegmentSettings, seed_mask: np.ndarray | None = None) -> Start:
+def fit_context(features: np.ndarray, params: SegmentParams, seed_mask: np.ndarray | None = None) -> Start:
     """Fit the model on frame 1: K-Means, or a given mask (`init: mask`).
 
     Args:
@@ -120,43 +86,43 @@ def fit_context(features: np.ndarray, settings: SegmentSettings, seed_mask: np.n
         UsageError: more clusters than tokens.
         DataError: a mask is needed and not given, or features are not finite.
     """
-    labels = _first_labels(features, settings, seed_mask)
+    labels = _first_labels(features, params, seed_mask)
     return Start(fit(features[0], labels), labels)
 
 
-def predict_window(features: np.ndarray, start: Start, settings: SegmentSettings, first_frame: int = 0) -> np.ndarray:
+def predict_window(features: np.ndarray, start: Start, params: SegmentParams, first_frame: int = 0) -> np.ndarray:
     """Initial labels (f, n) int32 of a window with (f, n, c) features.
 
     With `first_labels` in `start` and `first_frame: keep`, frame 1 keeps them.
     """
-    labels = start.context.predict(features, settings.neighbors, first_frame)
-    if start.first_labels is not None and settings.first_frame == "keep":
+    labels = start.context.predict(features, params.neighbors, first_frame)
+    if start.first_labels is not None and params.parity.first_frame == "keep":
         labels[0] = start.first_labels
     return labels
 
 
-def refine_window(labels: np.ndarray, matches: Matches, settings: SegmentSettings) -> np.ndarray:
+def refine_window(labels: np.ndarray, matches: Matches, params: SegmentParams) -> np.ndarray:
     """Refined labels (f, n) of a window: the vote of equations 4 and 5."""
-    return vote(labels, matches, settings.vote)
+    return vote(labels, matches, params.vote)
 
 
-def update_context(context: Context, features: np.ndarray, labels: np.ndarray, settings: SegmentSettings) -> Context:
+def update_context(context: Context, features: np.ndarray, labels: np.ndarray, params: SegmentParams) -> Context:
     """The model after a window with (f, n, c) features and refined labels (f, n)."""
-    return context.update(features, labels, settings.memory_policy)
+    return context.update(features, labels, params.memory_policy)
 
 
-def segment_windows(clip: Clip, start: Start, settings: SegmentSettings) -> Iterator[Window]:
+def segment_windows(clip: Clip, start: Start, params: SegmentParams) -> Iterator[Window]:
     """Segment a clip window by window; one window is held at a time.
 
     Raises:
         DataError: features are not finite, or matches do not fit.
         UsageError: more neighbours than the model remembers.
     """
-    for window in window_ranges(clip.frames, settings.window):
+    for window in window_ranges(clip.frames, params.window):
         features = clip.features(window.start, window.stop)
-        initial = predict_window(features, start, settings, window.start)
-        refined = refine_window(initial, clip.matches(window.start, window.stop), settings)
-        context = update_context(start.context, features, refined, settings)
+        initial = predict_window(features, start, params, window.start)
+        refined = refine_window(initial, clip.matches(window.start, window.stop), params)
+        context = update_context(start.context, features, refined, params)
         start = Start(context)
         yield Window(window.start, initial, refined, context)
 
@@ -193,21 +159,19 @@ def fill_void(features: np.ndarray, mask: np.ndarray, neighbors: int) -> np.ndar
     return labels
 
 
-def _first_labels(features: np.ndarray, settings: SegmentSettings, seed_mask: np.ndarray | None) -> np.ndarray:
-    if settings.init not in ("kmeans", "mask"):
-        raise UsageError(f"segment.init must be kmeans or mask, not '{settings.init}'")
-    merge = settings.label_merge == "first_frame"
-    if seed_mask is None and (settings.init == "mask" or merge):
+def _first_labels(features: np.ndarray, params: SegmentParams, seed_mask: np.ndarray | None) -> np.ndarray:
+    merge = params.parity.label_merge == "first_frame"
+    if seed_mask is None and (params.init == "mask" or merge):
         setting = "label_merge: first_frame" if merge else "init: mask"
         raise DataError(
             f"segment.{setting} needs a mask of the first frame, and there is none; give one with "
             '`--seed DIR` (a folder with mask.png and seed.json holding {"mask": "mask.png"}), with '
             "`vidseg run --mask PNG`, or take it from the ground truth with ingest.seed=truth"
         )
-    if settings.init == "mask":
+    if params.init == "mask":
         assert seed_mask is not None
-        return fill_void(features[0], seed_mask, settings.neighbors)
-    clustered = features[:1] if settings.kmeans_frames == "first" else features
-    result = kmeans(clustered.reshape(-1, features.shape[-1]), settings.clusters, settings.restarts, settings.seed)
+        return fill_void(features[0], seed_mask, params.neighbors)
+    clustered = features[:1] if params.parity.kmeans_frames == "first" else features
+    result = kmeans(clustered.reshape(-1, features.shape[-1]), params.clusters, params.restarts, params.seed)
     clusters = result.labels[: features.shape[1]]
     return merge_by_mask(clusters, seed_mask) if merge and seed_mask is not None else clusters

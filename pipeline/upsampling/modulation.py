@@ -54,7 +54,7 @@ class ModulationSettings:
             )
         if self.blend and not self.modulate_step <= self.blend_last_step <= steps[-1]:
             raise UsageError(
-                f"upsample.blend_last_step must be between upsample.modulate_step = {self.modulate_step} and "
+                f"upsample.parity.blend_last_step must be between upsample.modulate_step = {self.modulate_step} and "
                 f"{steps[-1]}, not {self.blend_last_step}"
             )
 

@@ -46,7 +46,7 @@ def show(params: cli.ParamsOption = None, set_: cli.SetOption = None, as_json: c
 def _found(params: Path | None, sets: list[str] | None) -> tuple[WeightsSource, str | None]:
     """The weights that the parameters name, and the hash of the small decoder that belongs to them."""
     settings = load(params, sets or ())
-    small = small_decoder_hash(settings["upsample"].fast_small_decoder, settings["backbone"])
+    small = small_decoder_hash(settings["upsample"].fast.small_decoder, settings["backbone"])
     return find(settings["backbone"]), small
 
 

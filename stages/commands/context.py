@@ -14,7 +14,7 @@ from pipeline.spans import parse_span
 from stages.common import cli
 from stages.common.resources import stage_version
 from stages.common.settings import load, plain
-from stages.segment import SeedOption, first_features, loop_settings, read_mask
+from stages.segment import SeedOption, first_features, read_mask
 
 
 def fit(features: Path, out_context: Path, params: SegmentParams, seed: Path | None = None) -> Path:
@@ -26,9 +26,7 @@ def fit(features: Path, out_context: Path, params: SegmentParams, seed: Path | N
 
     refuse_foreign(out_context, context_store.MARK)
     source = open_store(features, FEATURES)
-    start = window_loop.fit_context(
-        first_features(source, params), loop_settings(params), read_mask(seed, source, params)
-    )
+    start = window_loop.fit_context(first_features(source, params), params, read_mask(seed, source, params))
     stored = context_store.StoredContext(
         start.context,
         stores.feature_kind(source, params.features),
@@ -50,7 +48,6 @@ def predict(context: Path, features: Path, out: Path, params: SegmentParams, fra
     source = open_store(features, FEATURES)
     stored = context_store.load_context(context, stores.feature_kind(source, params.features))
     chosen = parse_frames(frames, source.frames(params.features))
-    settings = loop_settings(params)
     mark = fingerprint(
         "predict",
         stage_version("segment"),
@@ -70,10 +67,10 @@ def predict(context: Path, features: Path, out: Path, params: SegmentParams, fra
         highest=int(stored.context.labels.max()),
         params={**source.params, "segment": plain(params)},
     )
-    for window in window_loop.window_ranges(chosen.stop, settings.window, chosen.start):
+    for window in window_loop.window_ranges(chosen.stop, params.window, chosen.start):
         values = stores.read_context_features(source, params.features, window.start, window.stop)
         start = stores.start_from(stored, source, window.start)
-        labels = window_loop.predict_window(values, start, settings, window.start)
+        labels = window_loop.predict_window(values, start, params, window.start)
         writer.add(labels, labels)
     return writer.commit()
 
@@ -100,7 +97,7 @@ def update(context: Path, features: Path, coarse: Path, out_context: Path, param
         )
     values = stores.read_context_features(source, params.features, window.start, window.stop)
     refined = stores.read_labels(labels, "refined", window)
-    learnt = window_loop.update_context(stored.context, values, refined, loop_settings(params))
+    learnt = window_loop.update_context(stored.context, values, refined, params)
     grid = stores.store_grid(source)
     return context_store.save_context(out_context, context_store.StoredContext(learnt, kind, grid, stored.fitted_on))
 
@@ -185,7 +182,7 @@ def predict_command(
 
     Example: vidseg context predict ctx work/features.zarr step1 --frames 0:14
 
-    Frame 1 of the clip that the context was fitted on keeps its labels (segment.first_frame: keep).
+    Frame 1 of the clip that the context was fitted on keeps its labels (segment.parity.first_frame: keep).
     """
     predict(context, features, out_dir, load(params, set_ or ())["segment"], frames)
 

@@ -50,8 +50,8 @@ def workload(settings: Settings, size: Size, source_size: Size) -> Workload:
         modulation,
         fast_settings(upsample),
         small_decoder_config(upsample, settings["backbone"]),
-        settings["extract"].window,
-        (settings["extract"].window or 1) if upsample.decode == "joint" else 1,
+        settings["extract"].frames_together,
+        (settings["extract"].frames_together or 1) if upsample.video.decode == "joint" else 1,
     )
 
 

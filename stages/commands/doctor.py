@@ -77,10 +77,10 @@ def _faiss() -> str:
 def _weights(name: str) -> str:
     from pipeline.errors import WeightsError
     from stages.common.backbones import find
-    from stages.common.settings import BackboneParams
+    from stages.common.settings import load
 
     try:
-        source = find(BackboneParams(name=name))
+        source = find(load(sets=[f"backbone.name={name}"])["backbone"])
     except WeightsError as error:
         return f"missing: {error}"
     return f"{source.path} (sha256 {source.sha256[:12]})"

@@ -174,7 +174,7 @@ class _Shot:
             modulation,
             upsample.map_settings(params),
             upsample.fast_settings(params) or EXACT,
-            WindowPasses(params.batch, params.decode, self.position),
+            WindowPasses(params.batch, params.video.decode, self.position),
             upsample.small_decoder(params, self.settings["backbone"]),
             conditioning,
         )

@@ -10,16 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.errors import UsageError
-from pipeline.parameters import SECTIONS
+from pipeline.parameters import BackboneParams, renamed
 from stages.common import cli, yaml_files
 from stages.common.printing import text_table
 from stages.common.settings import (
     check_backbone,
-    from_mapping,
+    check_names,
     load,
     preset_backbones,
     preset_files,
     read_preset,
+    whole_names,
 )
 
 app = cli.new_app("List, show and apply named sets of parameters (presets/*.yaml).")
@@ -64,16 +65,19 @@ def apply(
     """
     preset = read_preset(name)
     content = yaml_files.read(file, "run in the project's folder or give --file")
-    check_backbone(content, preset_backbones(name), f"preset '{name}'")
-    for section, values in preset.items():
-        from_mapping(section, SECTIONS[section], values)
-        if content.get(section) is None:  # the bare name `extract:` stands for an empty section
-            content[section] = {}
-        present = content[section]
-        for key, value in values.items():
-            if key in present and present[key] == value:
-                continue
-            present[key] = yaml_files.flow_list(value) if isinstance(value, list) else value
+    present = whole_names(content, file)
+    check_names(present, file)
+    check_backbone(str(present.get("backbone.name", BackboneParams.name)), preset_backbones(name), f"preset '{name}'")
+    for key, value in preset.items():
+        if key in present and present[key] == value:
+            continue
+        *path, last = key.split(".")
+        inner = content
+        for part in path:
+            if inner.get(part) is None:  # the bare name `extract:` stands for an empty section
+                inner[part] = {}
+            inner = inner[part]
+        inner[last] = yaml_files.flow_list(value) if isinstance(value, list) else value
     yaml_files.write(file, content)
     cli.note(f"{file}: preset '{name}' applied")
     try:
@@ -85,15 +89,38 @@ def apply(
         cli.note(f"{file} keeps, other than the backbone's defaults: {', '.join(kept)}")
 
 
-def _kept(file: Path, preset: Mapping[str, Mapping[str, Any]]) -> list[str]:
+@app.command()
+def migrate(
+    file: Annotated[Path, typer.Argument(help="parameter file of an earlier version")] = Path("params.yaml"),
+) -> None:
+    """Rewrite a parameter file of an earlier version with today's names; values and comments stay.
+
+    Example: vidseg preset migrate params.yaml
+    """
+    content = yaml_files.read(file, "give a parameter file like params.yaml")
+    old = [name for name in whole_names(content, file) if name in renamed()]
+    for section in dict.fromkeys(name.partition(".")[0] for name in old):
+        names = {name: renamed()[name] for name in old if name.startswith(f"{section}.")}
+        within = {name.partition(".")[2]: new.partition(".")[2] for name, new in names.items()}
+        try:
+            yaml_files.rename_keys(content[section], within)
+        except UsageError as error:
+            raise UsageError(f"{file}: {section}.{error}") from error
+    if not old:
+        cli.note(f"{file}: nothing to rename")
+        return
+    yaml_files.write(file, content)
+    cli.note(f"{file}: {', '.join(f'{name} -> {renamed()[name]}' for name in old)}")
+
+
+def _kept(file: Path, preset: Mapping[str, Any]) -> list[str]:
     """`section.key = value` of all that neither the preset nor the backbone's defaults set."""
     now = load(file)
-    defaults = load(sets=[f"backbone.name={now['backbone'].name}"]).as_dict()
+    defaults = load(sets=[f"backbone.name={now['backbone'].name}"]).flat()
     return [
-        f"{section}.{key} = {json.dumps(value)}"
-        for section, values in now.as_dict().items()
-        for key, value in values.items()
-        if key not in preset.get(section, {}) and value != defaults[section][key]
+        f"{name} = {json.dumps(value)}"
+        for name, value in now.flat().items()
+        if name not in preset and value != defaults[name]
     ]
 
 

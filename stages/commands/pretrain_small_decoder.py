@@ -1,4 +1,4 @@
-"""Image shards or a folder of images, and a model folder -> its small_decoder/, for `upsample.fast_decode: small`."""
+"""Image shards or a folder of images, and a model folder -> its small_decoder/, for `upsample.fast.decode: small`."""
 
 from __future__ import annotations
 

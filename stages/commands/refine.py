@@ -11,7 +11,6 @@ from pipeline.parameters import SegmentParams
 from stages.common import cli
 from stages.common.resources import stage_version
 from stages.common.settings import load, plain
-from stages.segment import loop_settings
 
 
 def run(coarse: Path, matches: Path, out: Path, params: SegmentParams) -> Path:
@@ -27,7 +26,6 @@ def run(coarse: Path, matches: Path, out: Path, params: SegmentParams) -> Path:
     source = open_store(coarse, COARSE)
     moves = open_store(matches, MATCHES)
     stores.require_same_source(source, moves)
-    settings = loop_settings(params)
     first = int(source.attrs["first_frame"])
     stop = first + source.frames("initial")
     mark = fingerprint(
@@ -44,10 +42,10 @@ def run(coarse: Path, matches: Path, out: Path, params: SegmentParams) -> Path:
         highest=stores.highest_label(source),
         params={**source.params, **moves.params, "segment": plain(params)},
     )
-    for window in window_loop.window_ranges(stop, settings.window, first):
+    for window in window_loop.window_ranges(stop, params.window, first):
         initial = stores.read_labels(source, "initial", window)
         in_window = stores.read_matches(moves, window.start, window.stop)
-        writer.add(initial, window_loop.refine_window(initial, in_window, settings))
+        writer.add(initial, window_loop.refine_window(initial, in_window, params))
     return writer.commit()
 
 

@@ -122,9 +122,10 @@ def diffusion_settings(params: DiffusionParams) -> DiffusionSettings:
     from pipeline.backbone import Motion
     from pipeline.features.diffusion import DiffusionSettings
 
-    motion = Motion(params.fps_id, params.motion_bucket, params.noise_augmentation)
+    video = params.video
+    motion = Motion(video.fps_id, video.motion_bucket, video.noise_augmentation)
     return DiffusionSettings(
-        params.steps, params.start_step, params.guidance, params.noise, params.seed, params.guidance_first, motion
+        params.steps, params.start_step, params.guidance, params.noise, params.seed, video.guidance_first, motion
     )
 
 

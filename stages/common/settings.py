@@ -1,7 +1,8 @@
 """Parameters: typed, validated dataclasses, one per section of params.yaml.
 
-Later layers win: the dataclasses' defaults, the preset of the chosen backbone (`presets/<backbone.name>.yaml`),
-the file given with `--params`, and `--set section.key=value`.
+Later layers win, key by key: the dataclasses' defaults, the preset of the chosen backbone
+(`presets/<backbone.name>.yaml`), the file given with `--params`, and `--set section.key=value`. Between the layers a
+parameter has its whole name, like `upsample.fast.steps`.
 """
 
 from __future__ import annotations
@@ -13,23 +14,22 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, Literal, Union
 
 from pipeline.errors import UsageError
-from pipeline.parameters import SECTIONS, BackboneParams
+from pipeline.parameters import SECTIONS, BackboneParams, Declared, declared, flat, groups, renamed
 from stages.common import yaml_files
 from stages.common.resources import resource
 
 
 def backbone_names() -> tuple[str, ...]:
     """The backbones that there are."""
-    names: tuple[str, ...] = BackboneParams.__dataclass_fields__["name"].metadata["choices"]
-    return names
+    return typing.get_args(declared(BackboneParams)["name"].kind)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All sections, validated. `settings["segment"]` is the frozen `Params` of that stage."""
+    """All sections, validated. `settings["segment"]` is the frozen `SegmentParams`."""
 
     sections: Mapping[str, Any]
 
@@ -37,7 +37,14 @@ class Settings:
         return self.sections[section]
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
-        return {name: plain(params) for name, params in self.sections.items()}
+        """Section -> key -> value, as a parameter file has them."""
+        return {name: _listed(dataclasses.asdict(params)) for name, params in self.sections.items()}
+
+    def flat(self) -> dict[str, Any]:
+        """Whole name, like `upsample.fast.steps`, -> value."""
+        return _listed(
+            {f"{name}.{key}": value for name, params in self.sections.items() for key, value in flat(params).items()}
+        )
 
 
 def load(params_file: Path | None = None, sets: Iterable[str] = ()) -> Settings:
@@ -45,50 +52,53 @@ def load(params_file: Path | None = None, sets: Iterable[str] = ()) -> Settings:
 
     Args:
         params_file: a YAML file like params.yaml; None = built-in defaults.
-        sets: `section.key=value` strings, values in YAML syntax; they win over the file.
+        sets: `section.key=value` or `section.group.key=value`, values in YAML syntax; they win over the file.
 
     Raises:
         UsageError: unknown section or key, wrong type, or a value out of range; the message names the key.
     """
     given, backbones = _read_yaml(params_file) if params_file is not None else ({}, None)
-    where = {(section, key): str(params_file) for section, values in given.items() for key in values}
+    where = dict.fromkeys(given, str(params_file))
     for text in sets:
-        section, key, value = _parse_set(text)
-        given.setdefault(section, {})[key] = value
-        where[section, key] = "--set"
-    check_backbone(given, backbones, str(params_file))
-    layers = [_backbone_preset(given), given]
-    merged: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-    for layer in layers:
-        for section, values in layer.items():
-            if section not in SECTIONS:
-                raise UsageError(f"unknown section '{section}' in the parameters{_suggest(section, SECTIONS)}")
-            merged[section].update(values)
-    return Settings(
-        {section: from_mapping(section, SECTIONS[section], values, where) for section, values in merged.items()}
-    )
+        name, value = _parse_set(text)
+        given[name], where[name] = value, "--set"
+    chosen = str(given.get("backbone.name", BackboneParams.name))
+    check_backbone(chosen, backbones, str(params_file))
+    merged = {**(read_preset(chosen) if chosen in backbone_names() else {}), **given}
+    sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for name, value in merged.items():
+        section, _, key = name.partition(".")
+        sections[section][key] = value
+    return Settings({name: from_mapping(name, SECTIONS[name], values, where) for name, values in sections.items()})
 
 
-def from_mapping(
-    section: str, cls: type, values: Mapping[str, Any], where: Mapping[tuple[str, str], str] | None = None
-) -> Any:
-    """Build a frozen `Params` from a mapping, refusing unknown keys, wrong types and values out of range."""
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
-    arguments = {}
+def from_mapping(section: str, cls: type, values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> Any:
+    """Build a frozen section, refusing unknown keys, wrong types and values out of range.
+
+    Args:
+        values: by name within the section, like `clusters` and `parity.label_merge`.
+        where: whole name -> where the value is from, for messages.
+    """
+    known, inside, converted = declared(cls), groups(cls), {}
     for key, value in values.items():
-        source = (where or {}).get((section, key))
-        at = f" (in {source})" if source else ""
-        if key not in fields:
-            raise UsageError(f"unknown parameter '{section}.{key}'{at}{_suggest(key, fields)}")
-        arguments[key] = _check(f"{section}.{key}", value, hints[key], fields[key].metadata, at)
-    return cls(**arguments)
+        name = f"{section}.{key}"
+        at = f" (in {where[name]})" if where and name in where else ""
+        if key in inside:
+            inner = ", ".join(one.partition(".")[2] for one in known if one.startswith(f"{key}."))
+            raise UsageError(f"{name} is a group of parameters ({inner}), not {_shown(value)}{at}")
+        if key not in known:
+            raise UsageError(f"unknown parameter '{name}'{at}{_suggest(key, (*known, *inside))}")
+        converted[key] = _check(name, value, known[key], at)
+    return _build(cls, converted)
 
 
 def plain(params: Any) -> dict[str, Any]:
-    """A `Params` as a dict of YAML-friendly values."""
-    values = dataclasses.asdict(params)
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    """A section as stores keep it: a flat dict of YAML-friendly values under the names of `Declared.stored`.
+
+    Fingerprints are made of it, so that a parameter may be renamed or moved into a group and what was computed before
+    stays valid.
+    """
+    return _listed({declared(type(params))[name].stored: value for name, value in flat(params).items()})
 
 
 def preset_files() -> dict[str, Path]:
@@ -96,8 +106,8 @@ def preset_files() -> dict[str, Path]:
     return {file.stem: file for file in resource("presets").glob("*.yaml")}
 
 
-def read_preset(name: str) -> dict[str, dict[str, Any]]:
-    """The sections that a preset of that name sets.
+def read_preset(name: str) -> dict[str, Any]:
+    """The values that a preset of that name sets, by whole name.
 
     Raises:
         UsageError: there is no such preset; the message lists those that exist.
@@ -121,18 +131,17 @@ def preset_for(kind: str, backbone: str) -> str:
     )
 
 
-def check_backbone(given: Mapping[str, Mapping[str, Any]], backbones: tuple[str, ...] | None, what: str) -> None:
+def check_backbone(name: str, backbones: tuple[str, ...] | None, what: str) -> None:
     """Refuse parameters that are for other backbones than the one that is named.
 
     Args:
-        given: sections; without `backbone.name` it is the default one.
+        name: the backbone.
         backbones: those that the parameters are for; None = any.
         what: is refused.
 
     Raises:
         UsageError: names the remedy.
     """
-    name = _backbone_name(given)
     if backbones is not None and name not in backbones:
         raise UsageError(
             f"{what} is for backbone {' or '.join(backbones)}, but backbone.name is '{name}'; "
@@ -140,59 +149,111 @@ def check_backbone(given: Mapping[str, Mapping[str, Any]], backbones: tuple[str,
         )
 
 
-def _preset(name: str) -> tuple[dict[str, dict[str, Any]], tuple[str, ...] | None]:
+def check_names(names: Iterable[str], path: Path) -> None:
+    """Refuse a file with names of earlier versions.
+
+    Raises:
+        UsageError: names some of them and the command that rewrites the file.
+    """
+    old = [f"{name} -> {renamed()[name]}" for name in names if name in renamed()]
+    if old:
+        more = f", and {len(old) - 5} more" if len(old) > 5 else ""
+        raise UsageError(
+            f"{path}: {len(old)} renamed parameter{'s' if len(old) > 1 else ''}: {', '.join(old[:5])}{more}; "
+            f"`vidseg preset migrate {path}` rewrites the file"
+        )
+
+
+def _preset(name: str) -> tuple[dict[str, Any], tuple[str, ...] | None]:
     known = preset_files()
     if name not in known:
         raise UsageError(f"unknown preset '{name}'; there are: {', '.join(sorted(known))}")
     return _read_yaml(known[name])
 
 
-def _backbone_name(given: Mapping[str, Mapping[str, Any] | None]) -> str:
-    return str((given.get("backbone") or {}).get("name", BackboneParams.name))
-
-
-def _backbone_preset(given: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    name = _backbone_name(given)
-    return read_preset(name) if name in backbone_names() else {}
-
-
-def _read_yaml(path: Path) -> tuple[dict[str, dict[str, Any]], tuple[str, ...] | None]:
-    """Sections, and the backbones that they are for."""
+def _read_yaml(path: Path) -> tuple[dict[str, Any], tuple[str, ...] | None]:
+    """Values by whole name, and the backbones that they are for."""
     content = yaml_files.load(Path(path), "give a parameter file like params.yaml") or {}
-    backbones = content.pop("for", None) if isinstance(content, dict) else None
-    if not isinstance(content, dict) or not all(isinstance(v, dict | None) for v in content.values()):
+    values = whole_names(content, path)
+    check_names(values, path)
+    backbones = content.get("for")
+    return values, tuple(backbones) if backbones else None
+
+
+def whole_names(content: Any, path: Path) -> dict[str, Any]:
+    """Whole name -> value of a file's sections; a section or group without keys has none.
+
+    Raises:
+        UsageError: no sections, or one that is unknown.
+    """
+    sections = {key: value for key, value in content.items() if key != "for"} if isinstance(content, dict) else None
+    if sections is None or not all(isinstance(keys, dict | None) for keys in sections.values()):
         raise UsageError(f"{path}: expected sections with keys, like `segment: {{clusters: 20}}`")
-    sections = {
-        str(section): {str(key): value for key, value in (values or {}).items()} for section, values in content.items()
-    }
-    return sections, tuple(backbones) if backbones else None
+    values = {}
+    for section, keys in sections.items():
+        inside = groups(_section(str(section)))
+        for key, value in (keys or {}).items():
+            if key in inside and isinstance(value, dict | None):
+                values.update({f"{section}.{key}.{name}": one for name, one in (value or {}).items()})
+            else:
+                values[f"{section}.{key}"] = value
+    return values
 
 
-def _parse_set(text: str) -> tuple[str, str, Any]:
+def _section(name: str) -> type:
+    if name not in SECTIONS:
+        raise UsageError(f"unknown section '{name}' in the parameters{_suggest(name, SECTIONS)}")
+    return SECTIONS[name]
+
+
+def _parse_set(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
-    section, dot, key = name.strip().partition(".")
+    name = name.strip()
+    section, dot, key = name.partition(".")
     if not (equals and dot and key):
         raise UsageError(f"--set {text}: expected section.key=value, e.g. --set segment.clusters=12")
+    inside = groups(_section(section))
+    if name in renamed():
+        raise UsageError(f"--set {text}: {name} is now {renamed()[name]}")
     parsed = yaml_files.parse(value, f"--set {text}: the value")
-    # No parameter is a mapping; `ingest.frames=9:` only looks like one.
-    return section, key, value.strip() if isinstance(parsed, dict) else parsed
+    if not isinstance(parsed, dict):
+        return name, parsed
+    if value.lstrip().startswith("{") or key in inside:
+        raise UsageError(f"--set {text}: one parameter at a time, e.g. --set upsample.fast.steps=3, not a mapping")
+    return name, value.strip()  # `ingest.frames=9:` only looks like a mapping
 
 
-def _check(name: str, value: Any, hint: Any, limits: Mapping[str, Any], at: str) -> Any:
-    converted = _convert(value, hint)
+def _check(name: str, value: Any, known: Declared, at: str) -> Any:
+    converted = _convert(value, known.kind)
     if converted is _BAD:
-        raise UsageError(f"{name} must be {_describe(hint)}, not {_shown(value)}{at}")
-    if limits["choices"] and converted is not None and converted not in limits["choices"]:
-        raise UsageError(f"{name} must be one of {', '.join(limits['choices'])}, not {_shown(value)}{at}")
+        raise UsageError(f"{name} must be {_describe(known.kind)}, not {_shown(value)}{at}")
     numbers = converted if isinstance(converted, tuple) else (converted,)
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
-        low, high = limits["low"], limits["high"]
+        low, high = known.low, known.high
         if (low is not None and not number >= low) or (high is not None and not number <= high):
             bounds = f"at least {low}" if high is None else f"between {low} and {high}"
             raise UsageError(f"{name} must be {bounds if low is not None else f'at most {high}'}, not {number}{at}")
     return converted
+
+
+def _build(cls: type, values: Mapping[str, Any]) -> Any:
+    kinds = typing.get_type_hints(cls)
+    inner = {
+        group: {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{group}.")}
+        for group in groups(cls)
+    }
+    own = {key: value for key, value in values.items() if "." not in key}
+    return cls(**own, **{group: _build(kinds[group], given) for group, given in inner.items()})
+
+
+def _listed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists instead of tuples, which YAML does not have."""
+    return {
+        key: _listed(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
+        for key, value in values.items()
+    }
 
 
 def _shown(value: Any) -> str:
@@ -208,6 +269,8 @@ def _convert(value: Any, hint: Any) -> Any:
     if origin in (Union, types.UnionType):
         candidates = (_convert(value, option) for option in typing.get_args(hint))
         return next((candidate for candidate in candidates if candidate is not _BAD), _BAD)
+    if origin is Literal:
+        return value if isinstance(value, str) and value in typing.get_args(hint) else _BAD
     if origin is tuple:
         if not isinstance(value, list | tuple):
             return _BAD
@@ -234,10 +297,13 @@ def _describe(hint: Any) -> str:
         return " or ".join(_describe(option) for option in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
         return "a list"
+    if typing.get_origin(hint) is Literal:
+        return f"one of {', '.join(typing.get_args(hint))}"
     return names[hint]
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
+    last = name.rpartition(".")[2]
+    close = [one for one in known if one.rpartition(".")[2] == last] or difflib.get_close_matches(name, known, n=1)
     return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(known)}"

@@ -23,7 +23,7 @@ def check_model(settings: Settings, backbone: Backbone) -> None:
     """
     from pipeline.features.windows import check_window
 
-    check_window(settings["extract"].window, backbone)
+    check_window(settings["extract"].frames_together, backbone)
     if settings["upsample"].method == "modulation":
         check_upsampling(settings["upsample"], backbone)
 
@@ -35,15 +35,16 @@ def check_upsampling(params: UpsampleParams, backbone: Backbone) -> None:
         UsageError: names the parameter.
     """
     remedy = f"`vidseg preset apply {backbone.name}` sets all that depends on the backbone"
-    if params.attention not in backbone.modulated:
+    attention = params.video.attention
+    if attention not in backbone.modulated:
         known = ", ".join(backbone.modulated)
-        raise UsageError(f"upsample.attention is {params.attention}, but {backbone.name} has only {known}; {remedy}")
-    if params.decode == "joint" and backbone.window == 1:
-        raise UsageError(f"upsample.decode is joint, but {backbone.name} sees every frame alone; {remedy}")
-    if params.decode == "joint" and params.mode == "fast" and params.fast_decode != "full":
+        raise UsageError(f"upsample.video.attention is {attention}, but {backbone.name} has only {known}; {remedy}")
+    if params.video.decode == "joint" and backbone.window == 1:
+        raise UsageError(f"upsample.video.decode is joint, but {backbone.name} sees every frame alone; {remedy}")
+    if params.video.decode == "joint" and params.mode == "fast" and params.fast.decode != "full":
         raise UsageError(
-            f"upsample.decode is joint, but upsample.fast_decode = {params.fast_decode} takes frames alone; "
-            "set upsample.decode to single or upsample.fast_decode to full"
+            f"upsample.video.decode is joint, but upsample.fast.decode = {params.fast.decode} takes frames alone; "
+            "set upsample.video.decode to single or upsample.fast.decode to full"
         )
 
 
@@ -56,10 +57,10 @@ def check_same_window(latents: Path, settings: Settings) -> None:
     from pipeline.stores.schemas import LATENTS
     from pipeline.stores.store import open_store
 
-    made, now = stored_window(open_store(latents, LATENTS)), settings["extract"].window
+    made, now = stored_window(open_store(latents, LATENTS)), settings["extract"].frames_together
     if settings["upsample"].method == "modulation" and made != now:
         raise DataError(
-            f"{latents} was made with extract.window = {made or 'null'}, now it is {now or 'null'}; "
+            f"{latents} was made with extract.frames_together = {made or 'null'}, now it is {now or 'null'}; "
             "run `vidseg extract` with these parameters first"
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,81 @@ def flow_list(values: list[Any]) -> Any:
     result = CommentedSeq(values)
     result.fa.set_flow_style()
     return result
+
+
+@dataclass
+class _Entry:
+    """A key of a mapping or of a mapping in it, and the comments in its line and in the lines before it."""
+
+    path: tuple[str, ...]
+    value: Any
+    beside: str = ""
+    column: int = 0
+    before: str = ""
+
+
+def rename_keys(section: Any, names: Mapping[str, str]) -> None:
+    """Rename keys of a mapping that `read` gave, in place; comments stay with their keys.
+
+    Args:
+        names: key -> new name; `group.key` moves it into the mapping `group` of this one, which is made if need be.
+
+    Raises:
+        UsageError: a new name is there already.
+    """
+    entries, after = _entries(section)
+    for entry in entries:
+        entry.path = tuple(names.get(".".join(entry.path), ".".join(entry.path)).split("."))
+    groups = dict.fromkeys(entry.path[0] for entry in entries)
+    entries = [entry for group in groups for entry in entries if entry.path[0] == group]
+    for entry in entries:
+        if sum(other.path == entry.path for other in entries) > 1:
+            raise UsageError(f"{'.'.join(entry.path)} is there by its old and its new name; delete one")
+    flow = section.fa.flow_style()
+    section.clear()
+    section.ca.items.clear()
+    for entry, following in zip(entries, [*(entry.before for entry in entries[1:]), after], strict=True):
+        inner = section
+        for group in entry.path[:-1]:
+            inner = inner.setdefault(group, _mapping(flow))
+        inner[entry.path[-1]] = entry.value
+        _comment(inner, entry, following)
+
+
+def _entries(mapping: Any, within: tuple[str, ...] = ()) -> tuple[list[_Entry], str]:
+    """The entries of a mapping and of those in it, and the comment after the last."""
+    found: list[_Entry] = []
+    before = ""
+    for key, value in mapping.items():
+        if isinstance(value, dict) and value:
+            inner, after = _entries(value, (*within, str(key)))
+            inner[0].before = before + inner[0].before
+            found += inner
+            before = after
+            continue
+        token = (mapping.ca.items.get(key) or (None, None, None))[2]
+        beside, _, after = (token.value if token else "").partition("\n")
+        found.append(_Entry((*within, str(key)), value, beside, token.start_mark.column if token else 0, before))
+        before = after
+    return found, before
+
+
+def _comment(mapping: Any, entry: _Entry, following: str) -> None:
+    from ruamel.yaml.error import CommentMark
+    from ruamel.yaml.tokens import CommentToken
+
+    if entry.beside or following:
+        token = CommentToken(f"{entry.beside}\n{following}", CommentMark(entry.column))
+        mapping.ca.items[entry.path[-1]] = [None, None, token, None]
+
+
+def _mapping(flow: bool | None) -> Any:
+    from ruamel.yaml.comments import CommentedMap
+
+    made = CommentedMap()
+    if flow:
+        made.fa.set_flow_style()
+    return made
 
 
 def _text(path: Path, remedy: str) -> str:

@@ -54,8 +54,8 @@ class Experiment:
         return f"{self.name}-{self.mark}"
 
     def queue_command(self) -> list[str]:
-        """The command that queues it."""
-        changes = [word for text in self.sets for word in ("-S", text)]
+        """The command that queues it; `++` also adds what params.yaml does not show, so that DVC sees it."""
+        changes = [word for text in self.sets for word in ("-S", f"++{text}")]
         return ["dvc", "exp", "run", "--queue", "--name", self.full_name, *changes, *self.targets]
 
 

@@ -62,7 +62,7 @@ def quoted_rows(settings: Settings) -> tuple[str, str]:
 
 def is_video(settings: Settings) -> bool:
     """Whether the parameters are a video model's."""
-    return settings["extract"].window is not None
+    return settings["extract"].frames_together is not None
 
 
 def ablation_rows(settings: Settings) -> tuple[RowSpec, ...]:
@@ -97,7 +97,7 @@ def _video_sets(batched: bool, aggregated: bool, settings: Settings) -> tuple[st
     """What an ablation changes before the features: a video model's depend on B, and its single block is another."""
     if not is_video(settings):
         return ()
-    window = () if batched else ("extract.window=1",)
+    window = () if batched else ("extract.frames_together=1",)
     return window if aggregated else (*window, f"extract.matching_block={settings['upsample'].block}")
 
 
@@ -114,7 +114,7 @@ def ablation_pairs(rows: tuple[RowSpec, ...]) -> tuple[Pair, ...]:
 
 def propagation_rows() -> tuple[RowSpec, ...]:
     """Where points are lost, the part that the pipeline runs: the first frame's truth propagated, and the method."""
-    given = ("ingest.seed=truth", "segment.init=mask", "segment.label_merge=none")
+    given = ("ingest.seed=truth", "segment.init=mask", "segment.parity.label_merge=none")
     return (
         RowSpec("mask_nearest", ("truth of frame 1, propagated", "nearest"), (*given, "upsample.method=nearest")),
         RowSpec(
@@ -138,11 +138,7 @@ ERROR_PAIRS = (
 
 def preset_sets(name: str) -> tuple[str, ...]:
     """A preset as `section.key=value` texts."""
-    return tuple(
-        f"{section}.{key}={_text(value)}"
-        for section, values in read_preset(name).items()
-        for key, value in values.items()
-    )
+    return tuple(f"{key}={_text(value)}" for key, value in read_preset(name).items())
 
 
 def _key(switches: tuple[bool, bool, bool, bool]) -> str:

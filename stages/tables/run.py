@@ -205,8 +205,8 @@ def assignment_note(records: Sequence[Mapping[str, Any]]) -> str:
 
 def _labels_seen(settings: Settings) -> tuple[str, ...]:
     """Says so where the segmentation itself looks at labels, which the method does not."""
-    segment, usual = settings["segment"], {"init": "kmeans", "label_merge": "none"}
-    seen = [f"segment.{key} {getattr(segment, key)}" for key, value in usual.items() if getattr(segment, key) != value]
+    given, usual = settings.flat(), {"segment.init": "kmeans", "segment.parity.label_merge": "none"}
+    seen = [f"{name} {given[name]}" for name, value in usual.items() if given[name] != value]
     return (f"{', '.join(seen)}: the segmentation saw labels of the first frame",) if seen else ()
 
 

@@ -178,7 +178,7 @@ def test_the_command_writes_what_upsample_then_takes(tmp_path: Path, rng: np.ran
     assert f"{model / SMALL_DECODER}: written (0 unreadable images skipped)" in done.stderr
     frames = write_frames(tmp_path / "frames", rng.integers(0, 256, (2, 64, 64, 3), np.uint8))
     base = (f"backbone.path={model}", "ingest.size=native", "segment.clusters=3", "render.extras=false")
-    fast = ("upsample.mode=fast", "upsample.fast_decode=small")
+    fast = ("upsample.mode=fast", "upsample.fast.decode=small")
     marks = []
     for _ in range(2):
         vidseg("run", frames, "-o", tmp_path / "out", *(word for text in (*base, *fast) for word in ("--set", text)))
@@ -250,9 +250,9 @@ def test_the_embedded_one_is_small_and_costs_a_quarter(compact: StableDiffusion)
 
 
 def test_the_cost_is_that_of_the_small_decoder_which_is_used() -> None:
-    sets = ("upsample.mode=fast", "upsample.fast_decode=small")
+    sets = ("upsample.mode=fast", "upsample.fast.decode=small")
     found = {}
-    for name, change in {"own": (), "usual": ("upsample.fast_small_decoder=nowhere",)}.items():
+    for name, change in {"own": (), "usual": ("upsample.fast.small_decoder=nowhere",)}.items():
         settings = load(None, [*sets, *change])
         load_ = workload(settings, (64, 64), (64, 64))
         small = load_.small_decoder(torch.device("meta"))
@@ -264,7 +264,7 @@ def test_the_cost_is_that_of_the_small_decoder_which_is_used() -> None:
 
 def test_the_fast_mode_runs_with_the_embedded_one(tmp_path: Path, rng: np.random.Generator) -> None:
     frames = write_frames(tmp_path / "frames", rng.integers(0, 256, (1, 64, 64, 3), np.uint8))
-    sets = ("ingest.size=native", "segment.clusters=3", "upsample.mode=fast", "upsample.fast_decode=small")
+    sets = ("ingest.size=native", "segment.clusters=3", "upsample.mode=fast", "upsample.fast.decode=small")
     words = [word for text in (*sets, "render.extras=false") for word in ("--set", text)]
     vidseg("run", frames, "-o", tmp_path / "out", *words)
     assert labels_mark(tmp_path / "out")

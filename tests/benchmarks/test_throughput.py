@@ -16,7 +16,7 @@ def test_every_row_is_valid_parameters(row: str) -> None:
 
 
 def test_the_table_has_a_row_per_mode(capsys: pytest.CaptureFixture[str]) -> None:
-    bench.main("compact", "64x64", 2, 1, rows="**fast**", set_=["upsample.fast_steps=1"])
+    bench.main("compact", "64x64", 2, 1, rows="**fast**", set_=["upsample.fast.steps=1"])
     name, _, heads, _, row = capsys.readouterr().out.strip().splitlines()
     assert name.startswith("CPU, ") and name.endswith("; compact at 64x64, K = 2")
     assert heads.split(" | ")[0] == "| row" and row.startswith("| **fast** | ")

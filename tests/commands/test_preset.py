@@ -8,6 +8,7 @@ from pipeline.errors import UsageError
 from stages.commands import preset
 from stages.common import settings
 from stages.common.resources import resource
+from stages.common.settings import Settings
 from tests.support import yaml
 from tests.support.commands import error_line, vidseg
 from tests.support.places import ROOT
@@ -16,83 +17,82 @@ NAMES = sorted(path.stem for path in resource("presets").glob("*.yaml"))
 
 #: Each place where the authors' code leaves the paper and a parameter can follow: paper, code.
 CHOICES = {
-    ("diffusion", "start_step"): (21, 22),
-    ("extract", "normalize"): ("none", "max_abs"),
-    ("correspond", "rule"): ("constrained", "reject"),
-    ("segment", "kmeans_frames"): ("first", "window"),
-    ("segment", "first_frame"): ("keep", "predict"),
-    ("upsample", "offset"): ("inside", "after"),
-    ("upsample", "blend_last_step"): (24, 23),
-    ("upsample", "mask_resize"): ("bilinear", "nearest"),
-    ("upsample", "difference"): ("squared", "wrapped"),
-    ("upsample", "blur"): (False, True),
-    ("upsample", "normalize"): (False, True),
-    ("upsample", "filter_resize"): ("bilinear", "lanczos"),
+    "diffusion.start_step": (21, 22),
+    "extract.parity.normalize": ("none", "max_abs"),
+    "correspond.parity.rule": ("constrained", "reject"),
+    "segment.parity.kmeans_frames": ("first", "window"),
+    "segment.parity.first_frame": ("keep", "predict"),
+    "upsample.parity.offset": ("inside", "after"),
+    "upsample.parity.blend_last_step": (24, 23),
+    "upsample.parity.mask_resize": ("bilinear", "nearest"),
+    "upsample.parity.difference": ("squared", "wrapped"),
+    "upsample.parity.blur": (False, True),
+    "upsample.parity.normalize": (False, True),
+    "upsample.parity.filter_resize": ("bilinear", "lanczos"),
 }
 #: Stated by neither as a choice, but set by both presets so that a set does not depend on what was there before.
 SHARED = {
-    ("diffusion", "guidance"): 5.0,
-    ("extract", "blocks"): (6, 7, 8),
-    ("segment", "window"): 14,
-    ("segment", "neighbors"): 4,
-    ("upsample", "strength"): 50.0,
-    ("upsample", "inject"): True,
-    ("upsample", "filter"): 0.7,
+    "diffusion.guidance": 5.0,
+    "extract.blocks": [6, 7, 8],
+    "segment.window": 14,
+    "segment.neighbors": 4,
+    "upsample.strength": 50.0,
+    "upsample.parity.inject": True,
+    "upsample.filter": 0.7,
 }
 
 
 #: The authors' two video scripts and our defaults for the same model, where they differ: default, data set, single.
 VIDEO_CHOICES = {
-    ("extract", "encode"): ("mode", "sample", "sample"),
-    ("correspond", "rule"): ("constrained", "reject", "reject"),
-    ("segment", "kmeans_frames"): ("first", "window", "window"),
-    ("segment", "first_frame"): ("keep", "predict", "predict"),
-    ("upsample", "attention"): ("self_spatial_temporal", "self_spatial_temporal", "cross_spatial"),
-    ("upsample", "mask_resize"): ("bilinear", "nearest", "nearest"),
-    ("upsample", "difference"): ("squared", "wrapped", "wrapped"),
-    ("upsample", "filter_resize"): ("bilinear", "lanczos", "lanczos"),
+    "extract.parity.encode": ("mode", "sample", "sample"),
+    "correspond.parity.rule": ("constrained", "reject", "reject"),
+    "segment.parity.kmeans_frames": ("first", "window", "window"),
+    "segment.parity.first_frame": ("keep", "predict", "predict"),
+    "upsample.video.attention": ("self_spatial_temporal", "self_spatial_temporal", "cross_spatial"),
+    "upsample.parity.mask_resize": ("bilinear", "nearest", "nearest"),
+    "upsample.parity.difference": ("squared", "wrapped", "wrapped"),
+    "upsample.parity.filter_resize": ("bilinear", "lanczos", "lanczos"),
 }
 VIDEO_SHARED = {
-    ("backbone", "name"): "svd",
-    ("diffusion", "start_step"): 17,
-    ("diffusion", "guidance"): 2.5,
-    ("diffusion", "guidance_first"): 1.0,
-    ("diffusion", "fps_id"): 14,
-    ("diffusion", "motion_bucket"): 127,
-    ("diffusion", "noise_augmentation"): 0.02,
-    ("extract", "window"): 14,
-    ("extract", "blocks"): (6, 7, 8),
-    ("extract", "matching_block"): 7,
-    ("upsample", "block"): 8,
-    ("upsample", "modulate_step"): 17,
-    ("upsample", "blend_last_step"): 24,
-    ("upsample", "strength"): 50.0,
-    ("upsample", "decode"): "single",
+    "backbone.name": "svd",
+    "diffusion.start_step": 17,
+    "diffusion.guidance": 2.5,
+    "diffusion.video.guidance_first": 1.0,
+    "diffusion.video.fps_id": 14,
+    "diffusion.video.motion_bucket": 127,
+    "diffusion.video.noise_augmentation": 0.02,
+    "extract.frames_together": 14,
+    "extract.blocks": [6, 7, 8],
+    "extract.matching_block": 7,
+    "upsample.block": 8,
+    "upsample.modulate_step": 17,
+    "upsample.parity.blend_last_step": 24,
+    "upsample.strength": 50.0,
+    "upsample.video.decode": "single",
 }
 BACKBONES = ("compact", "sd21", "svd")
 
 
+def of_preset(name: str) -> Settings:
+    return settings.load(resource("presets") / f"{name}.yaml")
+
+
 @pytest.mark.parametrize(("column", "name"), [*enumerate(("svd", "svd_reference", "svd_reference_single"))])
 def test_presets_of_the_video_model(column: int, name: str) -> None:
-    loaded = settings.load(resource("presets") / f"{name}.yaml")
-    for (section, key), values in VIDEO_CHOICES.items():
-        assert getattr(loaded[section], key) == values[column], f"{section}.{key}"
-    for (section, key), value in VIDEO_SHARED.items():
-        assert getattr(loaded[section], key) == value, f"{section}.{key}"
+    loaded = of_preset(name).flat()
+    assert {key: loaded[key] for key in VIDEO_CHOICES} == {key: row[column] for key, row in VIDEO_CHOICES.items()}
+    assert {key: loaded[key] for key in VIDEO_SHARED} == VIDEO_SHARED
 
 
 def test_a_backbone_brings_its_defaults() -> None:
     for name in BACKBONES:
         chosen = settings.load(None, [f"backbone.name={name}"]).as_dict()
-        assert chosen == settings.load(resource("presets") / f"{name}.yaml").as_dict()
+        assert chosen == of_preset(name).as_dict()
 
 
 def test_backbones_set_the_same_parameters() -> None:
     """Going from one backbone to another leaves nothing of the first behind."""
-    keys = [
-        {(section, key) for section, values in settings.read_preset(name).items() for key in values}
-        for name in BACKBONES
-    ]
+    keys = [set(settings.read_preset(name)) for name in BACKBONES]
     assert keys[0] == keys[1] == keys[2]
 
 
@@ -115,43 +115,32 @@ def test_presets_of_another_backbone_are_refused(name: str, backbone: str, remed
 
 @pytest.mark.parametrize("name", NAMES)
 def test_presets_are_valid(name: str) -> None:
-    settings.load(resource("presets") / f"{name}.yaml")
+    of_preset(name)
 
 
 @pytest.mark.parametrize(("column", "name"), [(0, "paper"), (1, "reference"), (1, "reference_gt")])
 def test_presets_of_the_paper_and_the_code(column: int, name: str) -> None:
-    loaded = settings.load(resource("presets") / f"{name}.yaml")
+    loaded = of_preset(name).flat()
     given = settings.read_preset(name)
-    for (section, key), values in CHOICES.items():
-        assert getattr(loaded[section], key) == values[column], f"{section}.{key}"
-        assert key in given[section]
-    for (section, key), value in SHARED.items():
-        assert getattr(loaded[section], key) == value, f"{section}.{key}"
-        assert key in given[section]
+    assert {key: loaded[key] for key in CHOICES} == {key: row[column] for key, row in CHOICES.items()}
+    assert {key: loaded[key] for key in SHARED} == SHARED
+    assert {*CHOICES, *SHARED} <= set(given)
 
 
 def test_presets_set_the_same_parameters() -> None:
     """Applying one after another leaves nothing of the first behind, except where the frames come from."""
-    keys = [
-        {(section, key) for section, values in settings.read_preset(name).items() for key in values}
-        for name in ("paper", "reference", "reference_gt")
-    ]
-    only_the_code = {("diffusion", "seed"), ("ingest", "size")}
+    keys = [set(settings.read_preset(name)) for name in ("paper", "reference", "reference_gt")]
+    only_the_code = {"diffusion.seed", "ingest.size"}
     assert keys[1] - keys[0] == only_the_code
-    assert keys[2] - keys[1] == {("ingest", "seed")}
+    assert keys[2] - keys[1] == {"ingest.seed"}
 
 
 def test_class_aware_differs_by_the_mask_alone() -> None:
-    agnostic, aware = (
-        settings.load(resource("presets") / f"{name}.yaml").as_dict() for name in ("reference", "reference_gt")
-    )
-    different = {
-        (section, key)
-        for section, values in agnostic.items()
-        for key, value in values.items()
-        if aware[section][key] != value
+    agnostic, aware = of_preset("reference").flat(), of_preset("reference_gt").flat()
+    assert {name for name, value in agnostic.items() if aware[name] != value} == {
+        "ingest.seed",
+        "segment.parity.label_merge",
     }
-    assert different == {("ingest", "seed"), ("segment", "label_merge")}
 
 
 def test_apply_keeps_comments_and_other_values(tmp_path: Path) -> None:
@@ -160,23 +149,23 @@ def test_apply_keeps_comments_and_other_values(tmp_path: Path) -> None:
     before = yaml.safe_load(file.read_text())
     vidseg("preset", "apply", "reference", "--file", file)
     text, after = file.read_text(), yaml.safe_load(file.read_text())
-    assert after["upsample"]["difference"] == "wrapped"
+    assert after["upsample"]["parity"]["difference"] == "wrapped"
     assert after["render"] == before["render"]
     assert after["backbone"] == before["backbone"]
-    assert "# t_inv" in text
-    assert "blocks: [6, 7, 8]" in text and "revision: null\n" in text
+    assert "# frames per pass" in text
+    assert "blocks: [6, 7, 8]" in text and "path: null  " in text
     comments = [line.partition("#")[2] for line in (ROOT / "params.yaml").read_text().splitlines() if "#" in line]
     assert [comment for comment in comments if comment not in text] == []
-    assert settings.load(file)["segment"].first_frame == "predict"
+    assert settings.load(file)["segment"].parity.first_frame == "predict"
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
 @pytest.mark.parametrize(
     ("names", "kept", "set_again"),
     [
-        (("svd", "svd_reference", "svd"), 'upsample.difference = "wrapped"', "upsample.block"),
+        (("svd", "svd_reference", "svd"), 'upsample.parity.difference = "wrapped"', "upsample.block"),
         (("svd", "emerdiff_svd", "sd21"), "upsample.blend = false", "backbone.name"),
-        (("paper",), "ingest.size = 128", "upsample.offset"),
+        (("paper",), "ingest.size = 128", "upsample.parity.offset"),
     ],
 )
 def test_apply_names_what_stays_of_an_earlier_preset(
@@ -202,7 +191,7 @@ def test_apply_warns_of_what_the_file_has_wrong(tmp_path: Path) -> None:
     printed = vidseg("preset", "apply", "sd21", "--file", file).stderr
     assert "preset 'sd21' applied" in printed
     assert "warning: unknown parameter 'segment.clusterz'" in printed
-    assert yaml.safe_load(file.read_text())["extract"] == {"window": None}
+    assert yaml.safe_load(file.read_text())["extract"] == {"frames_together": None}
 
 
 def test_apply_fills_a_file_without_sections(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UsageError
+from pipeline.parameters import SECTIONS
 from stages.common import settings
 from stages.common.resources import resource
 from tests.support import yaml
@@ -19,18 +20,20 @@ def test_defaults_are_those_of_the_design() -> None:
     assert settings.load()["diffusion"].guidance == 1.0
 
 
-def test_params_yaml_lists_every_parameter() -> None:
+def test_params_yaml_has_every_section_that_dvc_watches() -> None:
     given = yaml.safe_load(resource("params.yaml").read_text())
-    assert {section: set(values) for section, values in given.items()} == {
-        section: set(values) for section, values in settings.load().as_dict().items()
-    }
+    assert set(given) == set(SECTIONS)
+    assert 20 <= sum(map(len, given.values())) <= 30
 
 
-def test_later_layers_win(tmp_path: Path) -> None:
+def test_later_layers_win_key_by_key(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
-    file.write_text("segment: {clusters: 5, window: 7}\n")
-    params = settings.load(file, ["segment.clusters=6"])
-    assert (params["segment"].clusters, params["segment"].window) == (6, 7)
+    file.write_text("segment: {clusters: 5, window: 7}\nupsample: {fast: {steps: 4, gap: 3}, parity: null}\n")
+    given = settings.load(file, ["segment.clusters=6", "upsample.fast.gap=1", "backbone.name=svd"]).flat()
+    assert (given["segment.clusters"], given["segment.window"]) == (6, 7)
+    fast = {name: given[f"upsample.fast.{name}"] for name in ("steps", "gap", "groups")}
+    assert fast == {"steps": 4, "gap": 1, "groups": "labels"}
+    assert given["upsample.parity.blend_last_step"] == 24  # of presets/svd.yaml
 
 
 @pytest.mark.parametrize(
@@ -52,6 +55,18 @@ def test_later_layers_win(tmp_path: Path) -> None:
         ("extract.blocks=7", "extract.blocks must be a list, not 7"),
         ("extract.blocks=[2]", "extract.blocks must be between 3 and 11, not 2"),
         ("extract.dtype=[", "the value is not valid YAML"),
+        ("upsample.fast.stepz=3", r"unknown parameter 'upsample.fast.stepz' \(in --set\); did you mean 'fast.steps'\?"),
+        ("upsample.fst.steps=3", "unknown parameter 'upsample.fst.steps' .* did you mean 'fast.steps'"),
+        ("upsample.gap=3", "unknown parameter 'upsample.gap' .* did you mean 'fast.gap'"),
+        ("upsample.fast.gap=0", r"upsample.fast.gap must be at least 1, not 0 \(in --set\)"),
+        ("upsample.fast.decode=none", "upsample.fast.decode must be one of full, box, small, latent, not 'none'"),
+        ("upsample.fast={gap: 3}", "--set upsample.fast={gap: 3}: one parameter at a time"),
+        ("upsample.fast=gap: 3", "one parameter at a time, e.g. --set upsample.fast.steps=3"),
+        ("backbone.path={a: 1}", "one parameter at a time"),
+        ("upsample.fast=3", r"upsample.fast is a group of parameters \(guidance, signs, .*\), not 3 \(in --set\)"),
+        ("segment.label_merge=none", "segment.label_merge is now segment.parity.label_merge"),
+        ("upsample.fast_steps=3", "upsample.fast_steps is now upsample.fast.steps"),
+        ("extract.window=14", "extract.window is now extract.frames_together"),
     ],
 )
 def test_refused(text: str, message: str) -> None:
@@ -67,6 +82,19 @@ def test_refused(text: str, message: str) -> None:
         (
             "segment: {windw: 3}",
             r"unknown parameter 'segment.windw' \(in .*params.yaml\); did you mean 'window'",
+        ),
+        ("upsample: {fast: 3}", r"upsample.fast is a group of parameters .* not 3 \(in .*params.yaml\)"),
+        ("segmnt: {window: 3}", "unknown section 'segmnt' in the parameters; did you mean 'segment'"),
+        ("segment: 3", "expected sections with keys"),
+        (
+            "upsample: {blur: false}",
+            r"params.yaml: 1 renamed parameter: upsample.blur -> upsample.parity.blur; `vidseg preset migrate .*yaml`",
+        ),
+        (
+            "upsample: {blur: false, fast_gap: 1, offset: after, inject: true, decode: joint, normalize: true}\n"
+            "extract: {window: 3}",
+            "7 renamed parameters: upsample.blur -> upsample.parity.blur, upsample.fast_gap -> upsample.fast.gap, "
+            "upsample.offset -> .*, upsample.inject -> .*, upsample.decode -> upsample.video.decode, and 2 more; ",
         ),
     ],
 )

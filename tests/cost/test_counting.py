@@ -62,8 +62,8 @@ def test_exact_mode_shares_what_labels_have_in_common(outline: StableDiffusion, 
 EXACT_LEVERS = tuple(
     f"upsample.{setting}"
     for setting in (
-        *("mode=fast", "fast_guidance=null", "fast_steps=99"),
-        *("fast_groups=single", "fast_decode=full", "fast_deep=own"),
+        *("mode=fast", "fast.guidance=null", "fast.steps=99"),
+        *("fast.groups=single", "fast.decode=full", "fast.deep=own"),
     )
 )
 LEVERS_BASE = ("diffusion.guidance=1", f"segment.clusters={LABELS}")
@@ -78,13 +78,13 @@ def exact_operations(outline: StableDiffusion) -> float:
     ("changes", "at_most"),
     [
         ((), 1.0),  # no approximation costs what the exact mode costs
-        (("fast_deep=clean",), 0.79),
-        pytest.param(("fast_steps=2",), 0.82, marks=pytest.mark.slow),
-        pytest.param(("fast_signs=plus",), 0.53, marks=pytest.mark.slow),
-        (("fast_groups=labels",), 0.32),
-        pytest.param(("fast_decode=box",), 0.59, marks=pytest.mark.slow),
-        pytest.param(("fast_decode=small",), 0.46, marks=pytest.mark.slow),
-        (("fast_decode=latent",), 0.43),
+        (("fast.deep=clean",), 0.79),
+        pytest.param(("fast.steps=2",), 0.82, marks=pytest.mark.slow),
+        pytest.param(("fast.signs=plus",), 0.53, marks=pytest.mark.slow),
+        (("fast.groups=labels",), 0.32),
+        pytest.param(("fast.decode=box",), 0.59, marks=pytest.mark.slow),
+        pytest.param(("fast.decode=small",), 0.46, marks=pytest.mark.slow),
+        (("fast.decode=latent",), 0.43),
     ],
 )
 def test_each_lever_of_the_fast_mode_saves(
@@ -147,7 +147,7 @@ def test_without_modulation_the_table_counts_extract_only(tiny_model: Path) -> N
 
 
 def test_the_table_says_with_which_guidance_upsample_is_counted(tiny_model: Path) -> None:
-    sets = "diffusion.guidance=5", "upsample.mode=fast", "upsample.fast_guidance=1"
+    sets = "diffusion.guidance=5", "upsample.mode=fast", "upsample.fast.guidance=1"
     heading = vidseg("cost", "--size", "64x64", "--no-time", *options(tiny_model, *sets)).stdout.splitlines()[0]
     assert "guidance 5 (upsample: 1), float32" in heading
 

@@ -33,8 +33,8 @@ def test_the_plain_schedule_of_the_published_model() -> None:
 
 
 def test_every_stage_of_a_small_model(tiny_video_model: Path) -> None:
-    given = ("backbone.name=svd", f"backbone.path={tiny_video_model}", "extract.window=2", "diffusion.start_step=23",
-             "upsample.modulate_step=23")  # fmt: skip
+    given = ("backbone.name=svd", f"backbone.path={tiny_video_model}", "extract.frames_together=2",
+             "diffusion.start_step=23", "upsample.modulate_step=23")  # fmt: skip
     options = [f"--set={text}" for text in given]
     found = json.loads(vidseg("cost", "--size", "64x64", "--labels", 2, "--json", "--no-time", *options).stdout)
     assert found["window"] == 2
@@ -50,18 +50,18 @@ def test_every_stage_of_a_small_model(tiny_video_model: Path) -> None:
 @pytest.mark.slow
 def test_levers_of_the_fast_mode_save(tiny_video_model: Path) -> None:
     """Groups, box and small decoder are what they are for an image model: tests/cost/test_counting.py."""
-    given = ("backbone.name=svd", f"backbone.path={tiny_video_model}", "extract.window=2", "diffusion.start_step=23",
-             "upsample.modulate_step=23", "segment.clusters=3")  # fmt: skip
-    exact = ("mode=fast", "fast_guidance=null", "fast_steps=99", "fast_groups=single", "fast_decode=full",
-             "fast_deep=own")  # fmt: skip
+    given = ("backbone.name=svd", f"backbone.path={tiny_video_model}", "extract.frames_together=2",
+             "diffusion.start_step=23", "upsample.modulate_step=23", "segment.clusters=3")  # fmt: skip
+    exact = ("mode=fast", "fast.guidance=null", "fast.steps=99", "fast.groups=single", "fast.decode=full",
+             "fast.deep=own")  # fmt: skip
     costs = {}
     for change in (
         "mode=exact",
         "mode=fast",
-        "fast_signs=plus",
-        "fast_steps=1",
-        "fast_decode=latent",
-        "fast_deep=clean",
+        "fast.signs=plus",
+        "fast.steps=1",
+        "fast.decode=latent",
+        "fast.deep=clean",
     ):
         settings = load(None, [*given, *(f"upsample.{lever}" for lever in (*exact, change))])
         outline = backbones.outline(settings["backbone"])
@@ -73,8 +73,9 @@ def test_levers_of_the_fast_mode_save(tiny_video_model: Path) -> None:
 
 
 def test_parameters_of_an_image_model_are_refused(tiny_video_model: Path) -> None:
-    options = ["--set=backbone.name=svd", f"--set=backbone.path={tiny_video_model}", "--set=extract.window=null"]
-    assert "extract.window is null, but svd sees a window" in error_line(vidseg("cost", *options, check=2))
+    given = ("backbone.name=svd", f"backbone.path={tiny_video_model}", "extract.frames_together=null")
+    options = [f"--set={text}" for text in given]
+    assert "extract.frames_together is null, but svd sees a window" in error_line(vidseg("cost", *options, check=2))
 
 
 def test_an_image_encoder_that_does_not_fit_is_refused(tiny_video_model: Path, tmp_path: Path) -> None:

@@ -308,8 +308,8 @@ def test_jobs_are_the_labels_present_with_both_signs() -> None:
             "upsample.modulate_step must be between diffusion.start_step = 22",
         ),
         (ModulationSettings(modulate_step=25), "upsample.modulate_step must be"),
-        (ModulationSettings(blend_last_step=25), "upsample.blend_last_step must be between"),
-        (ModulationSettings(modulate_step=24), "upsample.blend_last_step must be .*modulate_step = 24"),
+        (ModulationSettings(blend_last_step=25), "upsample.parity.blend_last_step must be between"),
+        (ModulationSettings(modulate_step=24), "upsample.parity.blend_last_step must be .*modulate_step = 24"),
     ],
 )
 def test_steps_outside_the_schedule_are_refused(settings: ModulationSettings, message: str) -> None:

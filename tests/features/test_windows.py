@@ -13,6 +13,7 @@ import torch
 from pipeline.errors import DataError, ResourceError, UsageError
 from pipeline.features.extraction import extract as extract_frames
 from pipeline.features.windows import Pass, passes_of, window_with
+from pipeline.parameters import UpsampleVideo
 from pipeline.rendering import method_figures
 from pipeline.stores.schemas import CLIP, FEATURES, LABELS
 from pipeline.stores.store import open_store, shard_frames
@@ -25,7 +26,7 @@ from tests.support.noise_clip import FRAMES, make_clip, make_coarse
 from tests.support.places import ROOT
 
 #: Two steps and small maps: what is tested is which frames are seen together.
-QUICK = ("diffusion.start_step=23", "upsample.modulate_step=23", "extract.window=3", "segment.clusters=2")
+QUICK = ("diffusion.start_step=23", "upsample.modulate_step=23", "extract.frames_together=3", "segment.clusters=2")
 
 
 @pytest.fixture(scope="module")
@@ -112,20 +113,22 @@ def test_shards_may_be_written_by_several_processes(made: Path, settings: Any, b
 
 
 def test_upsampling_uses_the_windows_of_the_latents(made: Path, settings: Any, backbone: Any, tmp_path: Path) -> None:
-    labels = run_upsample(made, tmp_path / "joint", settings, backbone, decode="joint")
+    labels = run_upsample(
+        made, tmp_path / "joint", settings, backbone, video=replace(settings["upsample"].video, decode="joint")
+    )
     assert labels.shape == (FRAMES, 60, 120) and set(np.unique(labels)) <= {0, 1}
 
 
 def test_a_short_clip_is_one_shorter_window_with_a_note(
     made: Path, settings: Any, backbone: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = run_extract(made, settings, backbone, tmp_path / "out", window=14)
-    assert f"has {FRAMES} frames, extract.window is 14: one shorter window" in capsys.readouterr().err
+    path = run_extract(made, settings, backbone, tmp_path / "out", frames_together=14)
+    assert f"has {FRAMES} frames, extract.frames_together is 14: one shorter window" in capsys.readouterr().err
     assert open_store(path, FEATURES).frames("matching") == FRAMES
 
 
 def test_a_window_of_one_frame_works(made: Path, settings: Any, backbone: Any, tmp_path: Path) -> None:
-    path = run_extract(made, settings, backbone, tmp_path / "out", window=1)
+    path = run_extract(made, settings, backbone, tmp_path / "out", frames_together=1)
     assert open_store(path, FEATURES).frames("matching") == FRAMES
 
 
@@ -147,7 +150,9 @@ class SmallMemory:
 @pytest.mark.parametrize("stage", ["extract", "upsample"])
 def test_a_window_larger_than_the_memory(made: Path, settings: Any, backbone: Any, tmp_path: Path, stage: str) -> None:
     small = SmallMemory(backbone)
-    with pytest.raises(ResourceError, match=r"out of memory with .*extract.window = 3; .* --set extract.window=1"):
+    with pytest.raises(
+        ResourceError, match=r"out of memory with .*{0} = 3; .* --set {0}=1".format("extract.frames_together")
+    ):
         if stage == "extract":
             run_extract(made, settings, small, tmp_path / "out")
         else:
@@ -157,22 +162,25 @@ def test_a_window_larger_than_the_memory(made: Path, settings: Any, backbone: An
 def test_an_image_model_has_no_window(made: Path, tiny_model: Path, tmp_path: Path) -> None:
     image = load(None, ["backbone.name=sd21", f"backbone.path={tiny_model}", "diffusion.guidance=1"])
     model = backbones.load_backbone(image["backbone"])
-    with pytest.raises(UsageError, match="extract.window is 3, but sd21 sees every frame alone; set it to null"):
-        run_extract(made, image, model, tmp_path / "out", window=3)
+    with pytest.raises(UsageError, match="extract.frames_together is 3, but sd21 sees every frame alone; set it to"):
+        run_extract(made, image, model, tmp_path / "out", frames_together=3)
     run_extract(made, image, model, tmp_path)
     (tmp_path / "clip.zarr").symlink_to(made / "clip.zarr")
     make_coarse(tmp_path / "coarse.zarr", tmp_path / "latents.zarr")
-    for changes, message in (
-        ({"decode": "joint"}, "upsample.decode is joint, but sd21 sees every frame alone"),
-        ({"attention": "self_spatial"}, "upsample.attention is self_spatial, but sd21 has only cross_spatial"),
+    for video, message in (
+        (UpsampleVideo(decode="joint"), "upsample.video.decode is joint, but sd21 sees every frame alone"),
+        (
+            UpsampleVideo(attention="self_spatial"),
+            "upsample.video.attention is self_spatial, but sd21 has only cross_spatial",
+        ),
     ):
         with pytest.raises(UsageError, match=message):
-            run_upsample(tmp_path, tmp_path / "out", image, model, **changes)
+            run_upsample(tmp_path, tmp_path / "out", image, model, video=video)
 
 
 def test_a_video_model_needs_a_window(made: Path, settings: Any, backbone: Any, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="extract.window is null, but svd sees a window .* set it to 14"):
-        run_extract(made, settings, backbone, tmp_path / "out", window=None)
+    with pytest.raises(UsageError, match="extract.frames_together is null, but svd sees a window .* set it to 14"):
+        run_extract(made, settings, backbone, tmp_path / "out", frames_together=None)
 
 
 def options(settings: Any, *more: str) -> list[str]:
@@ -183,8 +191,8 @@ def options(settings: Any, *more: str) -> list[str]:
 
 def test_latents_of_another_window_are_refused(made: Path, settings: Any, tmp_path: Path) -> None:
     stores = [made / f"{name}.zarr" for name in ("clip", "latents", "coarse")]
-    line = error_line(vidseg("upsample", *stores, tmp_path, *options(settings, "extract.window=4"), check=3))
-    assert "was made with extract.window = 3, now it is 4; run `vidseg extract` with these parameters first" in line
+    line = error_line(vidseg("upsample", *stores, tmp_path, *options(settings, "extract.frames_together=4"), check=3))
+    assert "was made with extract.frames_together = 3, now it is 4; run `vidseg extract` with these" in line
 
 
 def test_latents_of_another_model_are_refused(made: Path, settings: Any, tiny_model: Path, tmp_path: Path) -> None:
@@ -221,7 +229,7 @@ def test_run_from_video_to_labels(settings: Any, tmp_path: Path) -> None:
 
 def test_run_refuses_the_other_familys_parameters_before_it_computes(settings: Any, tmp_path: Path) -> None:
     write_frames(tmp_path / "frames", np.zeros((2, 64, 64, 3), np.uint8))
-    given = options(settings, "extract.window=null")
+    given = options(settings, "extract.frames_together=null")
     line = error_line(vidseg("run", tmp_path / "frames", "-o", tmp_path / "out", *given, check=2))
     assert "`vidseg preset apply svd` sets all that depends on the backbone" in line
     assert not (tmp_path / "out").exists()

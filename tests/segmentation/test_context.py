@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DataError, UsageError
+from pipeline.parameters import MemoryPolicy, parse_memory
 from pipeline.segmentation.context import (
     Context,
-    MemoryPolicy,
     fit,
     make_segment,
     merge_by_mask,
     nearest_tokens,
-    parse_memory,
 )
 from pipeline.segmentation.context_store import (
     FeatureKind,

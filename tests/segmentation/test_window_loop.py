@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pipeline.errors import DataError, UsageError
+from pipeline.parameters import SegmentParams, SegmentParity
 from pipeline.segmentation.correspondence import Matches
 from pipeline.segmentation.window_loop import (
     Clip,
-    SegmentSettings,
     Start,
     Window,
     fill_void,
@@ -25,7 +26,8 @@ from pipeline.segmentation.window_loop import (
 )
 
 TOKENS, CHANNELS = 24, 8
-SETTINGS = SegmentSettings(clusters=3, restarts=2, window=4, neighbors=2)
+MERGED = SegmentParity(label_merge="first_frame")
+SETTINGS = SegmentParams(clusters=3, restarts=2, window=4, neighbors=2)
 
 
 class Scene:
@@ -59,7 +61,7 @@ class Scene:
         return Matches(still, np.ones_like(still, np.float32))
 
 
-def run(scene: Scene, settings: SegmentSettings, start: Start | None = None) -> list[Window]:
+def run(scene: Scene, settings: SegmentParams, start: Start | None = None) -> list[Window]:
     return list(segment_windows(scene.clip(), start or fit_context(scene.features, settings), settings))
 
 
@@ -113,7 +115,7 @@ def test_first_frame_keeps_its_labels_or_is_predicted(rule: str, label: int) -> 
     scene = Scene(3)
     mask = scene.truth.copy()
     mask[0] = 1  # a wrong label that the other neighbours outvote
-    settings = replace(SETTINGS, init="mask", first_frame=rule, neighbors=5)
+    settings = replace(SETTINGS, init="mask", parity=SegmentParity(first_frame=rule), neighbors=5)
     windows = run(scene, settings, fit_context(scene.features, settings, mask))
     assert windows[0].initial[0, 0] == label
     assert windows[0].initial[1, 0] == 0
@@ -132,7 +134,7 @@ def test_clusters_take_the_mask_labels() -> None:
     scene = Scene(2)
     mask = np.array([9, 5, 9])[scene.truth]
     mask[:5] = 5  # a minority of group 0
-    settings = replace(SETTINGS, label_merge="first_frame")
+    settings = replace(SETTINGS, parity=MERGED)
     start = fit_context(scene.features, settings, mask)
     assert start.first_labels is not None
     np.testing.assert_array_equal(start.first_labels, np.array([9, 5, 9])[scene.truth])
@@ -143,7 +145,8 @@ def test_kmeans_of_the_first_frame_or_of_the_window() -> None:
     scene.features[1:, 12:20] *= -1  # from frame 2 on, group 1 looks unlike anything in frame 1
     first = fit_context(scene.features, SETTINGS).context.labels
     np.testing.assert_array_equal(first, scene.truth)
-    whole = fit_context(scene.features, replace(SETTINGS, kmeans_frames="window", clusters=4)).context.labels
+    settings = replace(SETTINGS, parity=SegmentParity(kmeans_frames="window"), clusters=4)
+    whole = fit_context(scene.features, settings).context.labels
     assert len(set(whole[:12])) == len(set(whole[12:20])) == 1
     assert set(whole) != {0, 1, 2}  # the fourth cluster is larger than group 1 of frame 1 alone
 
@@ -172,10 +175,10 @@ def test_updating_follows_features_that_change() -> None:
     ("change", "message"),
     [
         ({"init": "mask"}, "segment.init: mask needs a mask"),
-        ({"label_merge": "first_frame"}, "label_merge: first_frame"),
+        ({"parity": MERGED}, "label_merge: first_frame"),
     ],
 )
-def test_a_missing_mask_is_explained(change: dict[str, str], message: str) -> None:
+def test_a_missing_mask_is_explained(change: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message + ".*--seed DIR"):
         fit_context(Scene(1).features, replace(SETTINGS, **change))
 

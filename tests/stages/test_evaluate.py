@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from pipeline.errors import DataError, UsageError
 from pipeline.media.pictures import write_label_png
-from pipeline.parameters import EvaluateParams
+from pipeline.parameters import EvaluateParams, EvaluateParity
 from pipeline.stores.schemas import LABELS, TRUTH, ArraySpec, Schema
 from pipeline.stores.store import fingerprint
 from pipeline.stores.writer import StoreWriter
@@ -136,7 +136,7 @@ def test_assignment_rules(tmp_path: Path, assignment: str, table: dict[int, int]
     truth[:, :12, 4:] = 255
     clusters = np.where(np.arange(24)[:, None] < 12, 5, 10) + np.zeros_like(truth)
     stores = write_labels(tmp_path, clusters.astype(np.uint8)), write_truth(tmp_path, truth)
-    params = EvaluateParams(assignment=assignment, coarse_stride=8)
+    params = EvaluateParams(assignment=assignment, parity=EvaluateParity(8))
     video = scored(evaluate.run(*stores, tmp_path / "out", params))["videos"][0]
     assert {entry["cluster"]: entry["value"] for entry in video["assigned"]["clusters"]} == table
 

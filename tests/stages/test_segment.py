@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from pipeline.errors import DataError, UsageError
-from pipeline.parameters import CorrespondParams, SegmentParams
-from pipeline.segmentation.context import parse_memory
+from pipeline.parameters import CorrespondParams, SegmentParams, SegmentParity
 from pipeline.segmentation.correspondence import next_tokens
 from pipeline.stores.feature_codec import array_specs, encode
 from pipeline.stores.schemas import COARSE, FEATURES, MATCHES
@@ -172,8 +172,14 @@ def test_a_current_store_is_left_alone(work: Path, monkeypatch: pytest.MonkeyPat
     "params",
     [
         PARAMS,
-        replace(PARAMS, memory="sliding:2", vote="both", kmeans_frames="window"),
-        replace(PARAMS, memory="first_and_last", first_frame="predict", features="matching", window=3),
+        replace(PARAMS, memory="sliding:2", vote="both", parity=SegmentParity(kmeans_frames="window")),
+        replace(
+            PARAMS,
+            memory="first_and_last",
+            parity=SegmentParity(first_frame="predict"),
+            features="matching",
+            window=3,
+        ),
         replace(PARAMS, window=20, vote="none", seed=7),
     ],
     ids=["defaults", "sliding, both", "first_and_last, matching", "one window"],
@@ -246,9 +252,9 @@ def test_a_given_mask_starts_the_clip(work: Path, tmp_path: Path) -> None:
     assert set(np.unique(store.read("refined"))) == {0, 7, 300}
 
 
-@pytest.mark.parametrize("change", [{"init": "mask"}, {"label_merge": "first_frame"}])
+@pytest.mark.parametrize("change", [{"init": "mask"}, {"parity": SegmentParity(label_merge="first_frame")}])
 @pytest.mark.parametrize("given", ["no folder", "an empty seed"])
-def test_a_missing_mask_is_explained(work: Path, tmp_path: Path, change: dict[str, str], given: str) -> None:
+def test_a_missing_mask_is_explained(work: Path, tmp_path: Path, change: dict[str, Any], given: str) -> None:
     inputs = {"seed": make_seed(tmp_path / "seed", None)} if given == "an empty seed" else {}
     with pytest.raises(DataError, match=r"needs a mask of the first frame.*--seed DIR"):
         run_segment(work, tmp_path / "out", replace(PARAMS, **change), **inputs)
@@ -326,7 +332,7 @@ def test_one_label_everywhere_is_noted(work: Path, capsys: pytest.CaptureFixture
 def test_memory_is_checked_with_the_parameters() -> None:
     with pytest.raises(UsageError, match=r"segment.memory must be"):
         SegmentParams(memory="forever")
-    assert parse_memory(SegmentParams().memory).windows == 1
+    assert SegmentParams().memory_policy.windows == 1
 
 
 @pytest.mark.parametrize(
@@ -370,7 +376,7 @@ def test_the_commands(work: Path, tmp_path: Path) -> None:
     sets = ["--set", "segment.clusters=4", "--set", "segment.window=5"]
     features, matches = work / "features.zarr", work / "matches.zarr"
     out, model = tmp_path / "out", tmp_path / "model"
-    command("correspond", features, out, "--set", "correspond.rule=reject")
+    command("correspond", features, out, "--set", "correspond.parity.rule=reject")
     assert open_store(out / "matches.zarr", MATCHES).read("next").min() == -1
     command("segment", features, matches, out, *sets)
     command("context", "fit", features, model, *sets)

@@ -45,7 +45,7 @@ def main() -> None:
         if name == "ingest":
             numbers, keys = INGEST[Path(out).name]
             used = [deps[number] for number in numbers]
-            chosen = [[params[0][key] for key in keys], params[1:2]]
+            chosen = [[params[0].get(key) for key in keys], params[1:2]]
         digest = hashlib.sha256(repr(([content(Path(dep)) for dep in used], chosen)).encode())
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         Path(out).write_text(digest.hexdigest())

@@ -105,10 +105,10 @@ def test_rows_of_a_video_model_have_its_windows_and_figures() -> None:
     assert list(rows["b1"].quoted.values()) == [Quoted(26.6, 82.2, 78.3)]
     name = ("backbone.name=svd",)
     first = settings_.load(None, (*name, *rows["b1"].sets))
-    assert (first["extract"].window, first["extract"].matching_block) == (1, 8)
+    assert (first["extract"].frames_together, first["extract"].matching_block) == (1, 8)
     assert first.as_dict() == settings_.load(None, methods["emerdiff"].sets).as_dict()
     last = settings_.load(None, (*name, *rows["b14_mask_aggr_cbr"].sets))
-    assert (last["extract"].window, last["extract"].matching_block) == (14, 7)
+    assert (last["extract"].frames_together, last["extract"].matching_block) == (14, 7)
 
 
 def test_emerdiff_is_the_first_row_of_the_ablation() -> None:
@@ -195,8 +195,8 @@ def test_a_dry_run_prints_the_commands(restored: Project) -> None:
     lines = vidseg("table", "2", "--rows", "b1,b14_mask", "--dry-run").stdout.splitlines()
     assert len(lines) == 2
     assert lines[0].startswith("dvc exp run --queue --name b1-")
-    assert "-S segment.window=1 -S segment.features=matching" in lines[0]
-    assert lines[1].endswith(" upsample.filter=1.0 evaluate@clips")
+    assert "-S ++segment.window=1 -S ++segment.features=matching" in lines[0]
+    assert lines[1].endswith(" -S ++upsample.filter=1.0 evaluate@clips")
     assert not Path("data").exists()
     restored.write("videos.yaml", {"items": {"clips": [restored.entry("a")]}})
     (line,) = vidseg("table", "1", "--rows", "ours", "--dry-run").stdout.splitlines()
@@ -462,12 +462,15 @@ def test_propagation_is_left_out_where_a_first_frame_has_no_truth(restored: Proj
     ("changes", "note"),
     [
         ({}, None),
-        ({"label_merge": "first_frame"}, "* segment.label_merge first_frame: the segmentation saw labels of the first"),
+        (
+            {"parity": {"label_merge": "first_frame"}},
+            "* segment.parity.label_merge first_frame: the segmentation saw labels of the first",
+        ),
         ({"init": "mask"}, "* segment.init mask: the segmentation saw labels of the first frame"),
     ],
 )
 def test_a_table_says_when_labels_were_seen(
-    restored: Project, canned: Canned, changes: dict[str, str], note: str | None
+    restored: Project, canned: Canned, changes: dict[str, Any], note: str | None
 ) -> None:
     params = yaml.safe_load(Path("params.yaml").read_text())
     params["segment"].update(changes)

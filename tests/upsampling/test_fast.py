@@ -309,7 +309,7 @@ def test_the_stage_runs_fast_and_its_levers_count_for_the_fingerprint(
 
     frames = write_frames(tmp_path / "frames", rng.integers(0, 256, (3, 64, 64, 3), np.uint8))
     marks = set()
-    for lever in ("fast_decode=latent", "fast_decode=box", "mode=exact"):
+    for lever in ("fast.decode=latent", "fast.decode=box", "mode=exact"):
         out = tmp_path / lever
         vidseg("run", frames, "-o", out, *options(tiny_model, f"upsample.{lever}", "render.extras=false"))
         store = zarr.open_group(out / "artifacts" / "labels.zarr", mode="r")
@@ -320,6 +320,6 @@ def test_the_stage_runs_fast_and_its_levers_count_for_the_fingerprint(
 
 def test_the_small_decoder_must_be_named(tiny_model: Path, tmp_path: Path, rng: np.random.Generator) -> None:
     frames = write_frames(tmp_path / "frames", rng.integers(0, 256, (2, 64, 64, 3), np.uint8))
-    command = ("run", frames, "-o", tmp_path / "out", *options(tiny_model, "upsample.fast_decode=small"))
-    assert "needs upsample.fast_small_decoder" in error_line(vidseg(*command, check=2))
+    command = ("run", frames, "-o", tmp_path / "out", *options(tiny_model, "upsample.fast.decode=small"))
+    assert "needs upsample.fast.small_decoder" in error_line(vidseg(*command, check=2))
     assert not (tmp_path / "out").exists()  # refused before anything was computed

@@ -21,7 +21,7 @@ from pipeline.backbone.video.schedule import VideoStep
 from pipeline.backbone.video.variants import NetworkInput
 from pipeline.errors import UsageError
 from pipeline.features.diffusion import DiffusionSettings, condition
-from pipeline.parameters import UpsampleParams
+from pipeline.parameters import UpsampleFast, UpsampleParams, UpsampleVideo
 from pipeline.upsampling.difference import MapSettings
 from pipeline.upsampling.modulation import ModulationSettings
 from pipeline.upsampling.upsample import EXACT, FastSettings, upsample_fast
@@ -160,7 +160,9 @@ def test_a_box_is_decoded_as_in_the_whole(backbone: StableVideoDiffusion) -> Non
 def test_frames_that_are_not_decoded_whole_cannot_be_decoded_together(
     backbone: StableVideoDiffusion, decode: str
 ) -> None:
-    params = UpsampleParams(mode="fast", decode="joint", attention="self_spatial", fast_decode=decode)
-    with pytest.raises(UsageError, match=f"upsample.decode is joint, but upsample.fast_decode = {decode} takes frames"):
+    video = UpsampleVideo("self_spatial", "joint")
+    params = UpsampleParams(mode="fast", fast=UpsampleFast(decode=decode), video=video)
+    message = f"upsample.video.decode is joint, but upsample.fast.decode = {decode} takes frames"
+    with pytest.raises(UsageError, match=message):
         check_upsampling(params, backbone)
-    check_upsampling(replace(params, fast_decode="full"), backbone)
+    check_upsampling(replace(params, fast=UpsampleFast(decode="full")), backbone)

@@ -92,7 +92,7 @@ def test_locked_weights_guard_the_pipeline(project: Project) -> None:
 def test_another_small_decoder_runs_upsample_alone(project: Project) -> None:
     """And none that the lock does not know is used."""
     upsample = dict(project.params["upsample"])
-    project.params["upsample"] |= {"mode": "fast", "fast_decode": "small"}
+    project.params["upsample"] |= {"mode": "fast", "fast": {"decode": "small"}}
     project.write_params()
     for seed, refused in enumerate(("no small decoder", "another small decoder")):
         tiny.save_small_decoder(project.folder / "model" / "small_decoder", seed)
@@ -174,7 +174,7 @@ def raise_number(stage: str) -> Callable[[Project], None]:
         pytest.param(correct_a_label, ["evaluate", "ingest", "summarize"], id="ground-truth"),
         pytest.param(change("render", "opacity", 0.4), ["render"], id="opacity"),
         pytest.param(change("ingest", "fps", 5.0), ["ingest", "render"], id="fps"),
-        pytest.param(change("correspond", "rule", "reject"), all_but("ingest", "extract"), id="rule"),
+        pytest.param(change("correspond", "parity", {"rule": "reject"}), all_but("ingest", "extract"), id="rule"),
         pytest.param(replace_a_frame, all_but(), id="frame"),
         pytest.param(lambda project: write_lock(project, "1"), all_but("ingest"), id="weights"),
         pytest.param(raise_number("evaluate"), ["evaluate", "summarize"], id="number-of-evaluate"),
