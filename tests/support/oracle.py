@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.backbone import UNCONDITIONED, Conditioning, Denoised, Keep, Modulated, Motion, Schedule, Tap
 from pipeline.backbone.image.schedule import scaled_linear_schedule
 
-STRIDE = 4
+STRIDE = 8
 CHANNELS = 24
 
 
