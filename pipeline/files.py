@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,18 @@ def refuse_foreign(target: Path, mark: Mark) -> None:
 
     if target.exists() and not ours(target):
         raise DataError(f"{target}: was not written by vidseg; choose another place for the output or move it away")
+
+
+def require_version(place: Path, content: Mapping[str, Any], version: int, remedy: str) -> None:
+    """Check that what lies at `place` has the layout that this program reads, by its `schema_version`.
+
+    Raises:
+        DataError: it has another; `remedy` says what to do.
+    """
+    if content.get("schema_version") != version:
+        raise DataError(
+            f"{place}: schema version {content.get('schema_version')}, this program reads {version}; {remedy}"
+        )
 
 
 @contextmanager

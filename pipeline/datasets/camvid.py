@@ -21,9 +21,16 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from statistics import mode
 
-from pipeline.datasets.listing import Frame, Video, pair_frames, read_lines, read_names, require_annotations
+from pipeline.datasets.listing import (
+    Frame,
+    Video,
+    frame_files,
+    pair_frames,
+    read_lines,
+    read_names,
+    require_annotations,
+)
 from pipeline.errors import DataError
-from pipeline.media.video import images_by_stem
 from pipeline.truth.class_list import ClassList, parse_classes, read_classes
 
 CLASS_LISTS = Path(__file__).parent / "classes"
@@ -53,11 +60,7 @@ def videos(root: Path, split: str | None) -> Iterator[Video]:
 
 def _published(root: Path, split: str | None) -> tuple[Frame, ...]:
     images, labels = root / "701_StillsRaw_full", root / "LabeledApproved_full"
-    if not images.is_dir():
-        raise DataError(f"{images}: no such folder of frames")
-    files = images_by_stem(images)
-    if not files:
-        raise DataError(f"{images}: no pictures in this folder of frames")
+    files = frame_files(images)
     names = list(files) if split is None else sorted(read_names(root / f"{split}.txt"))
     for name in names:
         if name not in files:

@@ -69,6 +69,20 @@ def read_names(file: Path) -> list[str]:
     return names
 
 
+def frame_files(images: Path) -> dict[str, Path]:
+    """The pictures of a folder by stem, in natural order.
+
+    Raises:
+        DataError: no such folder or no picture in it, or two of one stem.
+    """
+    if not images.is_dir():
+        raise DataError(f"{images}: no such folder of frames")
+    files = images_by_stem(images)
+    if not files:
+        raise DataError(f"{images}: no pictures in this folder of frames")
+    return files
+
+
 def pair_frames(images: Path, labels: Path) -> tuple[Frame, ...]:
     """The pictures of a folder in natural order, each with the PNG of the same stem where `labels` has one.
 
@@ -76,11 +90,7 @@ def pair_frames(images: Path, labels: Path) -> tuple[Frame, ...]:
         DataError: no such folder of pictures or none in it, two of one stem, a PNG that belongs to no picture, or a
             label map that is no PNG.
     """
-    if not images.is_dir():
-        raise DataError(f"{images}: no such folder of frames")
-    files = images_by_stem(images)
-    if not files:
-        raise DataError(f"{images}: no pictures in this folder of frames")
+    files = frame_files(images)
     maps = label_maps(labels) if labels.is_dir() else {}
     frames = tuple(Frame(name, file, maps.get(name)) for name, file in files.items())
     if lost := sorted(set(maps) - {frame.name for frame in frames}):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,18 +57,23 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def label_maps(folder: Path) -> dict[str, Path]:
-    """The PNGs of a folder by stem, without hidden ones.
+    """The PNGs of a folder by stem, without hidden ones; raises as `by_stem` does."""
+    files = sorted(folder.iterdir())
+    return by_stem(path for path in files if path.suffix.lower() == ".png" and not path.name.startswith("."))
+
+
+def by_stem(files: Iterable[Path]) -> dict[str, Path]:
+    """Files of a folder by their stems, which are the names of frames.
 
     Raises:
         DataError: two of them have one stem.
     """
-    maps: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() == ".png" and not path.name.startswith("."):
-            other = maps.setdefault(path.stem, path)
-            if other is not path:
-                raise DataError(f"{folder}: both {other.name} and {path.name} are for frame '{path.stem}'")
-    return maps
+    found: dict[str, Path] = {}
+    for file in files:
+        other = found.setdefault(file.stem, file)
+        if other is not file:
+            raise DataError(f"{file.parent}: {other.name} and {file.name} have the same stem; frames need unique names")
+    return found
 
 
 def label_size(path: Path) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from av.stream import Disposition
 
 from pipeline.errors import DataError, UsageError
 from pipeline.files import replacing
-from pipeline.media.pictures import MOST_PIXELS, image_size, read_image
+from pipeline.media.pictures import MOST_PIXELS, by_stem, image_size, read_image
 from pipeline.spans import parse_span
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -136,17 +136,8 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def images_by_stem(folder: Path) -> dict[str, Path]:
-    """The pictures of a folder by their stems, which are the names of frames.
-
-    Raises:
-        DataError: two of them have one stem.
-    """
-    images: dict[str, Path] = {}
-    for file in list_images(folder):
-        other = images.setdefault(file.stem, file)
-        if other is not file:
-            raise DataError(f"{folder}: {other.name} and {file.name} have the same stem; frames need unique names")
-    return images
+    """The pictures of a folder, as `list_images` orders them, by stem; raises as `by_stem` does."""
+    return by_stem(list_images(folder))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError
-from pipeline.files import replacing
+from pipeline.files import replacing, require_version
 from pipeline.scoring.scores import pool
 
 SCHEMA = "scores"
@@ -181,9 +181,5 @@ def parse(path: Path, text: str) -> dict[str, Any]:
         raise DataError(f"{path}: not valid JSON; run `vidseg evaluate` again") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise DataError(f"{path}: not a scores file; run `vidseg evaluate` again")
-    if content.get("schema_version") != SCHEMA_VERSION:
-        raise DataError(
-            f"{path}: schema version {content.get('schema_version')}, this program reads {SCHEMA_VERSION}; "
-            "run `vidseg evaluate` again"
-        )
+    require_version(path, content, SCHEMA_VERSION, "run `vidseg evaluate` again")
     return content

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import DataError
-from pipeline.files import Mark, refuse_foreign, replacing_folder
+from pipeline.files import Mark, refuse_foreign, replacing_folder, require_version
 from pipeline.segmentation.context import Context, Segment
 from pipeline.segmentation.correspondence import Grid
 from pipeline.segmentation.faiss_library import load_faiss
@@ -163,8 +163,5 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         raise DataError(f"{folder}: not a context model (no readable meta.json); {REMEDY}") from error
     if not isinstance(meta, dict) or meta.get("schema") != SCHEMA:
         raise DataError(f"{folder}: not a context model (meta.json says otherwise); {REMEDY}")
-    if meta.get("schema_version") != SCHEMA_VERSION:
-        raise DataError(
-            f"{folder}: schema version {meta.get('schema_version')}, this program reads {SCHEMA_VERSION}; {REMEDY}"
-        )
+    require_version(folder, meta, SCHEMA_VERSION, REMEDY)
     return meta

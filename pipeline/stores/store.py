@@ -22,6 +22,7 @@ import zarr
 from zarr.core.sync import sync
 
 from pipeline.errors import DataError
+from pipeline.files import require_version
 from pipeline.stores.schemas import Schema
 
 #: What Zarr raises on damaged files; its own errors are ValueErrors.
@@ -125,11 +126,7 @@ def open_store(path: Path, schema: Schema) -> Store:
     attrs = group.attrs
     if attrs.get("schema") != schema.name:
         raise DataError(f"{path}: holds '{attrs.get('schema')}', expected '{schema.name}'; {remedy}")
-    if attrs.get("schema_version") != schema.version:
-        raise DataError(
-            f"{path}: schema version {attrs.get('schema_version')}, this program reads {schema.version}; "
-            f"re-run `vidseg {schema.stage}`"
-        )
+    require_version(path, attrs, schema.version, f"re-run `vidseg {schema.stage}`")
     if attrs.get("complete") is not True:
         raise DataError(f"{path}: incomplete, its stage was interrupted; re-run `vidseg {schema.stage}`")
     try:

@@ -148,7 +148,7 @@ def test_a_missing_folder(tmp_path: Path) -> None:
 def test_two_maps_of_one_frame(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, {"a": label_map(0)})
     write_label_png(folder / "a.PNG", label_map(0))
-    with pytest.raises(DataError, match=r"both a\.PNG and a\.png are for frame 'a'"):
+    with pytest.raises(DataError, match=r"a\.PNG and a\.png have the same stem"):
         find_annotations(folder, NAMES, SIZE)
 
 
