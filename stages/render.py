@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,13 +67,13 @@ def run(
     total = passes * clip_store.frames("frames")
     with scratch_folder(out / "tmp" / "render") as scratch, cli.progress("render", total) as advance:
         uses = _write_labels(label_store, clip_store, colours, scratch, advance)
-        legend = _legend(uses, colours)
-        _write_overlay(pictures, label_store, legend, colours, params.opacity, scratch, advance)
-        _write_label_pages(pictures, label_store, coarse_store, legend, colours, params, scratch, advance)
+        drawing = _Drawing(pictures, label_store, _legend(uses, colours), colours, params, scratch, advance)
+        drawing.write_overlay()
+        drawing.write_label_pages(coarse_store)
         if params.extras and feature_store is not None:
-            _write_feature_pages(pictures, feature_store, params, scratch, advance)
+            drawing.write_feature_pages(feature_store)
         if other_store is not None:
-            _write_comparison(pictures, label_store, other_store, colours, params.opacity, scratch, advance)
+            drawing.write_comparison(other_store)
         _publish(scratch, out)
     return out
 
@@ -128,89 +129,68 @@ def _legend(uses: Sequence[LabelUse], colours: np.ndarray) -> list[LegendEntry]:
     return entries
 
 
-def _write_overlay(
-    pictures: ClipPictures,
-    labels: Store,
-    legend: Sequence[LegendEntry],
-    colours: np.ndarray,
-    opacity: float,
-    folder: Path,
-    advance: cli.Advance,
-) -> None:
-    from pipeline.rendering.drawing import overlay
-    from pipeline.rendering.sheets import legend_strip
+@dataclass(frozen=True)
+class _Drawing:
+    """One clip's pictures and labels, and where what is drawn of them goes."""
 
-    frames = (
-        legend_strip(overlay(image, plane, colours, opacity), legend) for image, plane in _pairs(pictures, labels)
-    )
-    _write_video(folder / "overlay.mp4", frames, pictures.fps, advance)
+    pictures: ClipPictures
+    labels: Store
+    legend: Sequence[LegendEntry]
+    colours: np.ndarray
+    params: RenderParams
+    folder: Path
+    advance: cli.Advance
 
+    def write_overlay(self) -> None:
+        from pipeline.rendering.drawing import overlay
+        from pipeline.rendering.sheets import legend_strip
 
-def _write_label_pages(
-    pictures: ClipPictures,
-    labels: Store,
-    coarse: Store | None,
-    legend: Sequence[LegendEntry],
-    colours: np.ndarray,
-    params: RenderParams,
-    folder: Path,
-    advance: cli.Advance,
-) -> None:
-    from pipeline.media.pictures import write_image
-    from pipeline.rendering.label_pages import LabelPages
+        overlays = (overlay(image, plane, self.colours, self.params.opacity) for image, plane in self._pairs())
+        self._write_video("overlay.mp4", (legend_strip(picture, self.legend) for picture in overlays))
 
-    total = labels.frames("labels")
-    pages = LabelPages(total, pictures.size, colours, params.opacity, params.slice_row, coarse)
-    for image, plane in _pairs(pictures, labels):
-        pages.add(image, plane)
-        advance(1)
-    write_image(folder / "contact_sheet.png", pages.sheet(pictures.clip.attrs["names"], legend))
-    if params.extras:
-        write_image(folder / "slices/labels.png", pages.slices())
+    def write_label_pages(self, coarse: Store | None) -> None:
+        from pipeline.media.pictures import write_image
+        from pipeline.rendering.label_pages import LabelPages
 
+        params, pictures = self.params, self.pictures
+        total = self.labels.frames("labels")
+        pages = LabelPages(total, pictures.size, self.colours, params.opacity, params.slice_row, coarse)
+        for image, plane in self._pairs():
+            pages.add(image, plane)
+            self.advance(1)
+        write_image(self.folder / "contact_sheet.png", pages.sheet(pictures.clip.attrs["names"], self.legend))
+        if params.extras:
+            write_image(self.folder / "slices/labels.png", pages.slices())
 
-def _write_feature_pages(
-    pictures: ClipPictures, features: Store, params: RenderParams, folder: Path, advance: cli.Advance
-) -> None:
-    from pipeline.media.pictures import write_image
-    from pipeline.rendering.feature_pages import FeaturePages
+    def write_feature_pages(self, features: Store) -> None:
+        from pipeline.media.pictures import write_image
+        from pipeline.rendering.feature_pages import FeaturePages
 
-    pages = FeaturePages(pictures.clip, features, params.slice_row)
-    _write_video(folder / "features/pca.mp4", pages.pages(), pictures.fps, advance)
-    write_image(folder / "features/pca.png", pages.strip())
-    write_image(folder / "slices/features.png", pages.slices())
+        pages = FeaturePages(self.pictures.clip, features, self.params.slice_row)
+        self._write_video("features/pca.mp4", pages.pages())
+        write_image(self.folder / "features/pca.png", pages.strip())
+        write_image(self.folder / "slices/features.png", pages.slices())
 
+    def write_comparison(self, other: Store) -> None:
+        from pipeline.rendering.comparison import side_by_side
 
-def _write_comparison(
-    pictures: ClipPictures,
-    labels: Store,
-    other: Store,
-    colours: np.ndarray,
-    opacity: float,
-    folder: Path,
-    advance: cli.Advance,
-) -> None:
-    from pipeline.rendering.comparison import side_by_side
+        frames = side_by_side(self.pictures, self.labels, other, self.colours, self.params.opacity)
+        self._write_video("compare.mp4", frames)
 
-    frames = side_by_side(pictures, labels, other, colours, opacity)
-    _write_video(folder / "compare.mp4", frames, pictures.fps, advance)
+    def _write_video(self, name: str, frames: Iterable[np.ndarray]) -> None:
+        from pipeline.media.video import write_video
 
+        def counted() -> Iterator[np.ndarray]:
+            for frame in frames:
+                yield frame
+                self.advance(1)
 
-def _write_video(path: Path, frames: Iterable[np.ndarray], fps: float, advance: cli.Advance) -> None:
-    from pipeline.media.video import write_video
+        write_video(self.folder / name, counted(), self.pictures.fps)
 
-    def counted() -> Iterator[np.ndarray]:
-        for frame in frames:
-            yield frame
-            advance(1)
+    def _pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        from pipeline.rendering.clip_frames import frames_of
 
-    write_video(path, counted(), fps)
-
-
-def _pairs(pictures: ClipPictures, labels: Store) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    from pipeline.rendering.clip_frames import frames_of
-
-    return zip(pictures.images(), frames_of(labels, "labels"), strict=True)
+        return zip(self.pictures.images(), frames_of(self.labels, "labels"), strict=True)
 
 
 def _open(path: Path, schema: Schema, array: str, clip: Store) -> Store:
