@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.errors import DataError, UsageError, WeightsError
-from pipeline.parameters import BackboneParams, DiffusionParams, UpsampleParams
+from pipeline.parameters import BackboneParams, DiffusionParams, UpsampleParams, renamed
 from stages.common import cli
 from stages.common.layout import EVERY_SHARD, Out, item_key, parse_shards, place, scratch_of, videos_of
 from stages.common.resources import stage_version
@@ -336,7 +336,7 @@ def check_same_diffusion(
     for key, value in now.items():
         if made.get(key, value) != value:  # an older store lacks what came later and does not concern it
             raise DataError(
-                f"{latents.path} was made with {key} = {made[key]}, now it is {value}; "
+                f"{latents.path} was made with {renamed().get(key, key)} = {made[key]}, now it is {value}; "
                 "run `vidseg extract` with these parameters first"
             )
 

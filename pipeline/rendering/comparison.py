@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.parameters import renamed
 from pipeline.rendering.clip_frames import ClipPictures, frames_of
 from pipeline.rendering.drawing import overlay, resized, width_within
 from pipeline.rendering.label_summary import corresponding
@@ -41,13 +42,13 @@ def side_by_side(
 
 
 def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[str, str]:
-    """Two captions that name the parameters (section -> key -> value) in which two runs differ."""
+    """Two captions that name the parameters (section -> stored key -> value) in which two runs differ."""
     flat = [
         {f"{section}.{key}": value for section, values in params.items() for key, value in values.items()}
         for params in (first, second)
     ]
     keys = [key for key in sorted({*flat[0], *flat[1]}) if flat[0].get(key) != flat[1].get(key)]
-    texts = [", ".join(f"{key} = {values.get(key, '-')}" for key in keys) for values in flat]
+    texts = [", ".join(f"{renamed().get(key, key)} = {values.get(key, '-')}" for key in keys) for values in flat]
     return (f"A: {texts[0]}", f"B: {texts[1]}") if keys else ("A", "B")
 
 

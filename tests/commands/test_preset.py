@@ -217,3 +217,87 @@ def test_unknown_names_and_files_are_explained(tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match="no such file; run in the project's folder or give --file"):
         preset.apply("paper", tmp_path / "params.yaml")
+
+
+OLD = """\
+# mine
+segment:
+  # how many
+  clusters: 5            # K
+
+  # after the paper
+  label_merge: none      # or first_frame
+  seed: 3                # of K-Means
+
+extract: {window: 14, blocks: [6, 7]}  # svd
+upsample:
+  fast_gap: 1            # tokens
+  strength: 50.0
+  offset: inside
+  fast_steps: 3
+  decode: joint          # a window's frames
+
+# the end
+render:
+  opacity: 0.4
+"""
+NEW = """\
+# mine
+segment:
+  # how many
+  clusters: 5            # K
+
+  # after the paper
+  parity:
+    label_merge: none    # or first_frame
+  seed: 3                # of K-Means
+
+extract: {frames_together: 14, blocks: [6, 7]} # svd
+upsample:
+  fast:
+    gap: 1               # tokens
+    steps: 3
+  strength: 50.0
+  parity:
+    offset: inside
+  video:
+    decode: joint        # a window's frames
+
+# the end
+render:
+  opacity: 0.4
+"""
+
+
+def test_migrate_renames_and_keeps_comments(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(OLD)
+    with pytest.raises(UsageError, match=r"mine.yaml: 6 renamed parameters: .* `vidseg preset migrate .*mine.yaml`"):
+        settings.load(file)
+    with pytest.raises(UsageError, match="6 renamed parameters"):
+        preset.apply("coarse", file)
+    assert file.read_text() == OLD
+    said = vidseg("preset", "migrate", file).stderr
+    assert file.read_text() == NEW
+    assert "mine.yaml: segment.label_merge -> segment.parity.label_merge, extract.window -> extract.frames_toge" in said
+    assert "upsample.decode -> upsample.video.decode" in said
+    assert settings.load(file).flat()["upsample.fast.gap"] == 1
+    assert "nothing to rename" in vidseg("preset", "migrate", file).stderr
+    assert file.read_text() == NEW and [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("upsample: {blur: true, parity: {blur: false}}", "upsample.parity.blur is there by its old and its new name"),
+        ("segmnt: {clusters: 3}", "unknown section 'segmnt'"),
+        ("[1, 2]", "expected a mapping"),
+        ("segment: 3", "expected sections with keys"),
+    ],
+)
+def test_migrate_refuses_what_it_cannot_rename(content: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(content)
+    with pytest.raises(UsageError, match=f"params.yaml: {message}" if "upsample" in content else message):
+        preset.migrate(file)
+    assert file.read_text() == content

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.parameters import SECTIONS
+from pipeline.parameters import SECTIONS, declared, renamed
+from pipeline.stores.store import fingerprint
 from stages.common import settings
-from stages.common.resources import resource
+from stages.common.resources import resource, stage_version
 from tests.support import yaml
+from tests.support.places import ROOT
 
 
 def test_defaults_are_those_of_the_design() -> None:
@@ -122,3 +125,53 @@ def test_a_frame_range_is_not_a_number(text: str) -> None:
 def test_unknown_preset_lists_those_that_exist() -> None:
     with pytest.raises(UsageError, match="unknown preset 'x'; there are: .*compact.*sd21"):
         settings.read_preset("x")
+
+
+DEFAULTS = ROOT / "tests" / "data" / "defaults.json"
+
+
+def watched() -> dict[str, list[str]]:
+    """Stage of dvc.yaml -> the sections of params.yaml that it depends on."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    found = {
+        name: [one for one in stage.get("do", stage)["params"] if isinstance(one, str)]
+        for name, stage in stages.items()
+    }
+    return {name: sections for name, sections in found.items() if sections}
+
+
+@pytest.mark.parametrize("backbone", settings.backbone_names())
+@pytest.mark.parametrize("stage", watched())
+def test_a_default_changes_only_with_the_number_of_its_stage(stage: str, backbone: str) -> None:
+    """DVC sees what params.yaml shows and the numbers, not the defaults of what it does not show."""
+    loaded = settings.load(sets=[f"backbone.name={backbone}"])
+    now = fingerprint({section: settings.plain(loaded[section]) for section in watched()[stage]})
+    number = str(stage_version(stage))
+    assert json.loads(DEFAULTS.read_text())[stage].get(number, {}).get(backbone) == now, (
+        f"the defaults of {stage} with {backbone} are new to its number {number}: raise `{stage}` in versions.yaml if "
+        f'results change, and add "{backbone}": "{now}" under that number to tests/data/defaults.json. Entries of '
+        "earlier numbers stay as they are."
+    )
+
+
+@pytest.mark.parametrize(
+    ("backbone", "recorded"),
+    [("sd21", "9afaaef8876d5b3c9382bf77fa0e5943"), ("svd", "d0df4f99df8ebebe0ce4b5ab5651ca85")],
+)
+def test_features_of_flat_parameters_stay_valid(backbone: str, recorded: str) -> None:
+    """The fingerprint as it was made before parameters had groups: what is in stores keeps its names."""
+    loaded = settings.load(sets=[f"backbone.name={backbone}"])
+    shown = {
+        "extract": settings.plain(loaded["extract"]),
+        "diffusion": settings.plain(loaded["diffusion"]),
+        "backbone": {"name": backbone, "dtype": "float32"},
+    }
+    assert fingerprint("extract", 1, "clip", shown, "weights") == recorded
+
+
+def test_stored_names_are_one_per_parameter() -> None:
+    """Two parameters of one stored name would be one in a fingerprint; an old name must not be a new one."""
+    for section, kind in SECTIONS.items():
+        stored = [one.stored for one in declared(kind).values()]
+        assert len(set(stored)) == len(stored), section
+    assert not set(renamed()) & set(settings.load().flat())
