@@ -372,6 +372,11 @@ def declared(section: type) -> Mapping[str, Declared]:
     return found
 
 
+def choices(section: type, name: str) -> tuple[str, ...]:
+    """What a parameter of a section's class may be, where it has choices."""
+    return typing.get_args(declared(section)[name].kind)
+
+
 def groups(section: type) -> tuple[str, ...]:
     """The groups of a section's class, like `parity`."""
     return tuple(dict.fromkeys(name.partition(".")[0] for name in declared(section) if "." in name))

@@ -14,9 +14,10 @@ import numpy as np
 
 from pipeline.errors import DataError, UsageError
 from pipeline.finite import require_finite
+from pipeline.parameters import CorrespondParams, choices
 
 Grid = tuple[int, int]
-MATCH_RULES = ("constrained", "reject")
+MATCH_RULES = choices(CorrespondParams, "parity.rule")
 NO_MATCH = -1
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.errors import DataError, UsageError
+from pipeline.parameters import SegmentParams, choices
 from pipeline.segmentation.correspondence import NO_MATCH, Matches
 
-VOTE_RULES = ("forward", "both", "none")
+VOTE_RULES = choices(SegmentParams, "vote")
 
 
 def vote(labels: np.ndarray, matches: Matches, rule: str) -> np.ndarray:

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from pipeline.errors import UsageError
-from pipeline.parameters import SECTIONS, BackboneParams, Declared, declared, flat, groups, renamed
+from pipeline.parameters import SECTIONS, BackboneParams, Declared, choices, declared, flat, groups, renamed
 from stages.common import yaml_files
 from stages.common.resources import resource
 
 
 def backbone_names() -> tuple[str, ...]:
     """The backbones that there are."""
-    return typing.get_args(declared(BackboneParams)["name"].kind)
+    return choices(BackboneParams, "name")
 
 
 @dataclass(frozen=True)
