@@ -32,11 +32,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark each test by its folder, leave slow ones out unless they are asked for, and put the longest files first."""
+    """Mark each test by its folder, leave slow ones out unless they are asked for, and put the longest files first.
+
+    A test of another folder that runs many processes is marked whole where it stands.
+    """
     chosen, left_out = [], []
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
-        item.add_marker(folder if folder in ("whole", "reference") else "unit")
+        if item.get_closest_marker("whole") is None:
+            item.add_marker(folder if folder in ("whole", "reference") else "unit")
         is_wanted = item.get_closest_marker("slow") is None or config.option.slow or "slow" in config.option.markexpr
         (chosen if is_wanted else left_out).append(item)
     config.hook.pytest_deselected(items=left_out)

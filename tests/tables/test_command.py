@@ -288,6 +288,7 @@ def test_bad_arguments(restored: Project, arguments: tuple[str, ...], code: int,
     assert message in error_line(vidseg("table", *arguments, check=code))
 
 
+@pytest.mark.whole
 def test_two_rows_share_features_and_a_second_run_runs_nothing(
     restored: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,6 +346,7 @@ def test_two_rows_share_features_and_a_second_run_runs_nothing(
     assert found["nearest"]["clips"]["pooled"]["miou"] == pytest.approx((16 / 24 + 40 / 48) / 2)
 
 
+@pytest.mark.whole
 def test_a_row_that_fails_is_named_with_its_reason(restored: Project) -> None:
     shutil.copytree(restored.data / "a", restored.data / "broken", dirs_exist_ok=True)
     (restored.data / "broken" / "00001.png").write_bytes(b"no picture")
