@@ -25,10 +25,12 @@ from typing import Annotated, Any
 
 import cv2
 import numpy as np
+import torch
 import typer
 from threadpoolctl import threadpool_limits
 
 from benchmarks import released_steps as theirs
+from pipeline.parameters import DiffusionParams, UpsampleParams, UpsampleParity
 from pipeline.segmentation import kmeans as clustering
 from pipeline.segmentation.authors_code import authors_kept, authors_trajectories, authors_vote
 from pipeline.segmentation.context import fit
@@ -40,15 +42,18 @@ from pipeline.stores.store import open_store
 from pipeline.stores.writer import StoreWriter
 from pipeline.tables.pages import markdown
 from pipeline.upsampling import difference as maps
-from pipeline.upsampling.difference import MapSettings
-from pipeline.upsampling.exact import ImagePair, label_frame
+from pipeline.upsampling.label_groups import Region, alone
+from pipeline.upsampling.labelling import label_frame
+from pipeline.upsampling.responses import Response
+from pipeline.upsampling.rules import Rules
+from pipeline.upsampling.upsample import shown_map
 
 NEIGHBORS = 4
 STRENGTH = 0.7
 #: The threshold T on squared distance.
 REACH = 2
 SHARD = 14
-RELEASED_MAPS = MapSettings("wrapped", filter=STRENGTH, filter_resize="lanczos")
+WRAPPED = UpsampleParity(difference="wrapped", filter_resize="lanczos")
 
 
 @dataclass(frozen=True)
@@ -219,7 +224,7 @@ def map_steps(size: Size, folder: Path) -> Iterator[Step]:
         pairs = list(image_pairs(size, frame))
         results = label_every_way(pairs, size, folder)
         costs = {name: costs[name] + cost for name, (_, cost) in results.items()}
-        by_their_rule = label_frame(pairs, size.pixels, RELEASED_MAPS).labels
+        by_their_rule = labelled(pairs, size, UpsampleParams(filter=STRENGTH, parity=WRAPPED))
         equal.append([(results[name][0] == by_their_rule).mean() for name in ("files", "memory")])
     for name, share in zip(("files", "memory"), np.mean(equal, axis=0), strict=True):
         where = "theirs through files" if name == "files" else "both in memory"
@@ -228,31 +233,47 @@ def map_steps(size: Size, folder: Path) -> Iterator[Step]:
         yield Step(title, costs[name], costs["default"], check)
 
 
-def label_every_way(pairs: list[ImagePair], size: Size, folder: Path) -> dict[str, tuple[np.ndarray, Cost]]:
+def label_every_way(pairs: list[Response], size: Size, folder: Path) -> dict[str, tuple[np.ndarray, Cost]]:
     """Labels of one frame and their cost: theirs through files and in memory, and ours."""
-    images = [tuple(maps.released_image(side, size.pixels) for side in (pair.plus, pair.minus)) for pair in pairs]
-    masks = [(pair.mask * 255).astype(np.uint8) for pair in pairs]
+    images = [
+        tuple(maps.image_in_8_bits(side.numpy(), size.pixels) for side in (pair.plus, pair.minus)) for pair in pairs
+    ]
+    masks = [(pair.group.mask * 255).astype(np.uint8) for pair in pairs]
     theirs.save_images(images, masks, folder)
     return {
         "files": timed(lambda: theirs.label_frame_from_files(folder, len(pairs), STRENGTH)),
         "memory": timed(lambda: theirs.label_frame(images, masks, STRENGTH)),
-        "default": timed(lambda: label_frame(pairs, size.pixels, MapSettings(filter=STRENGTH)).labels),
+        "default": timed(lambda: labelled(pairs, size, UpsampleParams(filter=STRENGTH))),
     }
 
 
-def image_pairs(size: Size, frame: int) -> Iterator[ImagePair]:
+def labelled(pairs: list[Response], size: Size, params: UpsampleParams) -> np.ndarray:
+    """Labels (H0, W0) of one frame as the library finds them."""
+    rules, guide = Rules(DiffusionParams(), params), np.empty((*size.pixels, 3), np.uint8)
+    shown = [shown_map(pair, guide, size.pixels, rules) for pair in pairs]
+    return label_frame(shown, coarse_map(size), size.pixels, params).labels
+
+
+def coarse_map(size: Size) -> np.ndarray:
+    """A coarse map (h, w) in which each label is a block of tokens."""
+    height, width = size.grid
+    return np.arange(height * width).reshape(size.grid) * size.clusters // (height * width)
+
+
+def image_pairs(size: Size, frame: int) -> Iterator[Response]:
     """I+ and I- of every label: smooth decoder outputs (3, H, W) that differ most inside a label's block of tokens."""
     rng = np.random.default_rng(frame)
-    height, width = size.grid
-    coarse = np.arange(height * width).reshape(size.grid) * size.clusters // (height * width)
+    coarse = coarse_map(size)
     for label in range(size.clusters):
-        mask = (coarse == label).astype(np.float32)
+        mask = coarse == label
         image, change = (
             np.stack([cv2.resize(plane, size.pixels[::-1], interpolation=cv2.INTER_CUBIC) for plane in planes])
             for planes in rng.standard_normal((2, 3, 60, 107), dtype=np.float32)
         )
         change *= 0.02 + 0.1 * maps.resize_mask(mask, size.pixels, "bilinear")
-        yield ImagePair(frame, label, mask, 0.3 * image + change, 0.3 * image - change)
+        (group,) = alone([Region(label, mask)])
+        plus, minus = (torch.from_numpy(0.3 * image + sign * change) for sign in (1, -1))
+        yield Response(frame, group, plus, minus)
 
 
 def print_disk(folder: Path, size: Size, repeats: int) -> None:

@@ -23,10 +23,10 @@ import typer
 
 from benchmarks.in_memory import LabelledClip, read_clip
 from pipeline.backbone import Backbone, Tap
-from pipeline.features.diffusion import DiffusionSettings, add_noise, clean_pass, conditional_half, draw_noise
+from pipeline.features.diffusion import add_noise, clean_pass, conditional_half, draw_noise
 from pipeline.features.extraction import aggregate, max_abs_normalize
 from pipeline.media.resize import resize_nearest
-from pipeline.parameters import SegmentParams
+from pipeline.parameters import DiffusionParams, SegmentParams
 from pipeline.scoring.assignment import IDENTITY, Assignment, assign
 from pipeline.scoring.metrics import Confusion, Consistency
 from pipeline.segmentation.window_loop import Start as ContextStart
@@ -102,10 +102,8 @@ def score_clip(
     clip: LabelledClip, backbone: Backbone, untrained: Backbone, settings: Settings
 ) -> dict[str, dict[str, Score]]:
     """method -> task -> score. The position weight with the best mIoU counts, for each task."""
-    diffusion = backbones.diffusion_settings(settings["diffusion"])
-    batch = settings["diffusion"].batch
-    of_blocks, latents = backbone_features(backbone, clip.frames, diffusion, batch)
-    random, _ = backbone_features(untrained, clip.frames, diffusion, batch)
+    of_blocks, latents = backbone_features(backbone, clip.frames, settings["diffusion"])
+    random, _ = backbone_features(untrained, clip.frames, settings["diffusion"])
     grid = of_blocks[0].grid
     candidates: dict[str, list[Features]] = {
         "compact": [averaged(of_blocks)],
@@ -128,14 +126,14 @@ def score_clip(
 
 
 def backbone_features(
-    backbone: Backbone, frames: np.ndarray, diffusion: DiffusionSettings, batch: int
+    backbone: Backbone, frames: np.ndarray, diffusion: DiffusionParams
 ) -> tuple[list[Features], Features]:
     """Raw queries of each block at the last step, and the latents of each token (2x2 latents)."""
     taps = [Tap(block, "self", "query") for block in BLOCKS]
     queries: dict[Tap, list[np.ndarray]] = {tap: [] for tap in taps}
     codes: list[np.ndarray] = []
-    for at in range(0, len(frames), batch):
-        part = frames[at : at + batch]
+    for at in range(0, len(frames), diffusion.batch):
+        part = frames[at : at + diffusion.batch]
         latents = backbone.encode(part)
         noise = draw_noise(diffusion, list(range(at, at + len(part))), tuple(latents.shape[1:]))  # type: ignore[arg-type]
         start = add_noise(latents, noise.epsilon, diffusion, backbone)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,16 +24,15 @@ from pipeline.segmentation.voting import vote
 from pipeline.segmentation.window_loop import Start, fit_context, predict_window, update_context, window_ranges
 from pipeline.stores.schemas import CLIP, TRUTH
 from pipeline.stores.store import open_store
-from pipeline.upsampling.exact import ImagePair, image_pairs, label_frame
 from pipeline.upsampling.interpolation import METHODS, nearest
+from pipeline.upsampling.labelling import label_frame
 from pipeline.upsampling.modulation import to_keep
-from pipeline.upsampling.upsample import upsample_fast
-from pipeline.upsampling.windows import WindowPasses
+from pipeline.upsampling.responses import Passes, Response, responses
+from pipeline.upsampling.rules import Rules
+from pipeline.upsampling.upsample import Inputs, shown_map, upsample
 from stages import ingest
-from stages.common.backbones import diffusion_settings
 from stages.common.settings import Settings
-from stages.extract import extraction_settings
-from stages.upsample import fast_settings, map_settings, modulation_settings, small_decoder
+from stages.upsample import small_decoder
 
 Result = TypeVar("Result")
 
@@ -127,7 +126,7 @@ class Runner:
 
     def grid(self, settings: Settings) -> tuple[int, int]:
         """(h, w) of the token grid."""
-        height, width, _ = feature_shape(self.backbone, self._model_size, extraction_settings(settings["extract"]))
+        height, width, _ = feature_shape(self.backbone, self._model_size, settings["extract"])
         return height, width
 
     @property
@@ -147,7 +146,7 @@ class Runner:
             parts = [
                 extract(
                     self.backbone, self.clip.frames[at : at + batch], sources[at : at + batch],
-                    diffusion_settings(settings["diffusion"]), extraction_settings(settings["extract"]),
+                    settings["diffusion"], settings["extract"],
                 )
                 for at in range(0, len(sources), batch)
             ]  # fmt: skip
@@ -201,43 +200,39 @@ class Runner:
 
                 guides = np.stack([resize_image(self.clip.frames[at], self.clip.size) for at in positions])
             return np.stack([METHODS[params.method](*pair) for pair in zip(planes, guides, strict=True)])
-        maps, fast = map_settings(params), fast_settings(params)
-        if fast is not None:
-            guides = np.stack([self.clip.frames[at] for at in positions])
-            start = self._start(settings, grouping)
-            arguments = (
-                self.clip.size,
-                diffusion_settings(settings["diffusion"]),
-                modulation_settings(settings["upsample"]),
-                maps,
-                fast,
-                WindowPasses(params.batch),
-            )
-            small = small_decoder(params, settings["backbone"])
-            frames = upsample_fast(self.backbone, start, planes, guides, *arguments, small)
-            return np.stack([frame.labels for frame in frames])
-        pairs = self.pairs(planes, settings, grouping)
-        return np.stack([label_frame(of_frame, self.clip.size, maps).labels for of_frame in pairs])
+        rules, size = Rules(settings["diffusion"], params), self.clip.size
+        inputs = Inputs(self._start(settings, grouping), planes, self.clip.frames[positions])
+        if params.mode == "fast":
+            passes = Passes(params.batch, small=small_decoder(params, settings["backbone"]))
+            return np.stack([frame.labels for frame in upsample(self.backbone, inputs, size, rules, passes)])
+        labels = []
+        for plane, guide, pairs in zip(planes, inputs.guides, self.pairs(planes, settings, grouping), strict=True):
+            shown = [shown_map(pair, guide, size, rules) for pair in pairs]
+            labels.append(label_frame(shown, plane, size, params).labels)
+        return np.stack(labels)
 
     def coarse(self, settings: Settings, grouping: Grouping = GROUPING) -> np.ndarray:
         """Refined coarse maps (m, h, w) of the m frames that get final labels."""
         positions = [self.clip.positions[index] for index in self.scored]
         return self._coarse(settings, grouping)[positions].reshape(-1, *self.grid(settings))
 
-    def pairs(self, planes: np.ndarray, settings: Settings, grouping: Grouping = GROUPING) -> list[list[ImagePair]]:
+    def pairs(self, planes: np.ndarray, settings: Settings, grouping: Grouping = GROUPING) -> list[list[Response]]:
         """I+ and I- of every label, for each of the m coarse maps (m, h, w)."""
-        modulation, diffusion = modulation_settings(settings["upsample"]), diffusion_settings(settings["diffusion"])
-        sources = self._sources(settings, grouping)
+        rules, sources = Rules(settings["diffusion"], settings["upsample"]), self._sources(settings, grouping)
 
-        def compute() -> list[list[ImagePair]]:
+        def compute() -> list[list[Response]]:
             start = self._start(settings, grouping)
-            clean = clean_pass(self.backbone, start, diffusion, keep=to_keep(modulation, diffusion))
-            pairs = image_pairs(self.backbone, clean, planes, diffusion, modulation, settings["upsample"].batch)
+            clean = clean_pass(self.backbone, start, rules.passes, keep=to_keep(rules), skip=rules.skip)
+            pairs = responses(self.backbone, clean, planes, rules, Passes(rules.upsample.batch))
             return [list(of_frame) for _, of_frame in groupby(pairs, key=lambda pair: pair.frame)]
 
-        return self._once(
-            (planes.tobytes(), tuple(sources), settings["extract"].parity.encode, diffusion, modulation), compute
+        # What is made of the images changes none of them.
+        parity = replace(
+            rules.upsample.parity, difference="squared", blur=True, normalize=True, filter_resize="bilinear"
         )
+        modulation = replace(rules.upsample, filter=1.0, parity=parity)
+        encode = settings["extract"].parity.encode
+        return self._once((planes.tobytes(), tuple(sources), encode, rules.diffusion, modulation), compute)
 
     def prepare(self, settings: Settings) -> None:
         """Compute what `upsampled` needs of the clip, so that it can be timed alone."""
@@ -246,7 +241,7 @@ class Runner:
     def _start(self, settings: Settings, grouping: Grouping) -> torch.Tensor:
         """Noised latents (m, 4, h, w) of the m frames that get final labels."""
         positions = [self.clip.positions[index] for index in self.scored]
-        diffusion = diffusion_settings(settings["diffusion"])
+        diffusion = settings["diffusion"]
         sources = self._sources(settings, grouping)
         latents = torch.from_numpy(self._features(settings, grouping)["latents"][positions])
         noise = draw_noise(diffusion, [sources[at] for at in positions], latents.shape[1:])  # type: ignore[arg-type]

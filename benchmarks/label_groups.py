@@ -16,8 +16,9 @@ import numpy as np
 import typer
 
 from benchmarks.in_memory import Runner, read_clip
+from pipeline.parameters import UpsampleFast
 from pipeline.tables.pages import markdown
-from pipeline.upsampling.upsample import FastSettings
+from pipeline.upsampling.label_groups import grouped
 from stages.common import backbones
 from stages.common.settings import load
 
@@ -43,8 +44,8 @@ def main(
 
 def row(planes: list[np.ndarray], groups: str, gap: int) -> list[str]:
     """A row of the table: how many groups the coarse maps (h, w) need, mean and largest."""
-    fast = replace(FastSettings(), groups=groups, gap=gap)  # type: ignore[arg-type]
-    counts = [len(fast.regrouped(plane)) for plane in planes]
+    fast = replace(UpsampleFast(), groups=groups, gap=gap)  # type: ignore[arg-type]
+    counts = [len(grouped(plane[None], fast)) for plane in planes]
     return [groups, "-" if groups == "single" else str(gap), f"{np.mean(counts):.1f}", str(max(counts))]
 
 

@@ -26,7 +26,7 @@ from pipeline.scoring.coarse_truth import coarse_truth
 from pipeline.scoring.davis import contour_accuracy
 from pipeline.scoring.metrics import Confusion
 from pipeline.upsampling.difference import root_difference
-from pipeline.upsampling.exact import ImagePair
+from pipeline.upsampling.responses import Response
 from stages.common import backbones
 from stages.common.settings import Settings, load
 
@@ -42,7 +42,7 @@ COARSE = ("truth", "method")
 
 
 @dataclass(frozen=True)
-class Response:
+class Contrast:
     """Mean |I+ - I-| in grey levels inside and outside one segment."""
 
     inside: float
@@ -95,11 +95,12 @@ def print_responses(runners: list[Runner], blended: Settings, plain: Settings, p
         planes = runner.coarse(blended)
         found = [_largest(runner.pairs(planes, settings)[0]) for settings in (plain, blended)]
         for without, with_blending in zip(*found, strict=True):
-            pair = response(without), response(with_blending)
+            pair = contrast(without), contrast(with_blending)
             ratios.append((pair[0].inside / pair[0].outside, pair[1].inside / pair[1].outside))
             cells = (f"{one.inside:.2f} / {one.outside:.3f} ({one.inside / one.outside:.1f})" for one in pair)
             name = runner.clip.name
-            print(f"| {name} | {without.label} | {without.mask.mean():.3f} | " + " | ".join(cells) + " |")
+            group = without.group
+            print(f"| {name} | {group.labels[0]} | {group.mask.mean():.3f} | " + " | ".join(cells) + " |")
         if pictures is not None:
             pictures.mkdir(parents=True, exist_ok=True)
             sheet = response_sheet(runner.clip.frames[runner.clip.positions[0]], *found)
@@ -109,18 +110,18 @@ def print_responses(runners: list[Runner], blended: Settings, plain: Settings, p
         print(f"| median ratio | | | {medians[0]:.1f} | {medians[1]:.1f} |\n")
 
 
-def response(pair: ImagePair) -> Response:
+def contrast(pair: Response) -> Contrast:
     """Mean difference inside and outside one segment, at model size; its mask is enlarged by nearest."""
     difference = _magnitude(pair)
-    inside = resize_nearest(pair.mask, difference.shape) > 0.5
-    return Response(float(difference[inside].mean()), float(difference[~inside].mean()))
+    inside = resize_nearest(pair.group.mask.astype(np.uint8), difference.shape) > 0
+    return Contrast(float(difference[inside].mean()), float(difference[~inside].mean()))
 
 
-def response_sheet(frame: np.ndarray, plain: list[ImagePair], blended: list[ImagePair]) -> np.ndarray:
+def response_sheet(frame: np.ndarray, plain: list[Response], blended: list[Response]) -> np.ndarray:
     """Rows of frame with the segment, map without and with blending (each by its own maximum), uint8 RGB."""
     rows = []
     for without, with_blending in zip(plain, blended, strict=True):
-        inside = resize_nearest(without.mask, frame.shape[:2])[..., None] > 0.5
+        inside = resize_nearest(without.group.mask.astype(np.uint8), frame.shape[:2])[..., None] > 0
         shown = np.where(inside, frame, frame // 3)
         maps = [_magnitude(pair) for pair in (without, with_blending)]
         gray = [np.repeat((255 * one / one.max()).astype(np.uint8)[..., None], 3, -1) for one in maps]
@@ -174,12 +175,12 @@ def _majority(clip: LabelledClip, first: np.ndarray) -> Assignment:
     return assign("majority", first, clip.truth[0], clip.classes.ignore, (1, 1), clip.classes.unassigned)
 
 
-def _largest(pairs: list[ImagePair]) -> list[ImagePair]:
-    return sorted(pairs, key=lambda pair: -pair.mask.sum())[:SEGMENTS]
+def _largest(pairs: list[Response]) -> list[Response]:
+    return sorted(pairs, key=lambda pair: -pair.group.mask.sum())[:SEGMENTS]
 
 
-def _magnitude(pair: ImagePair) -> np.ndarray:
-    return root_difference((pair.plus - pair.minus).transpose(1, 2, 0) * np.float32(127.5))
+def _magnitude(pair: Response) -> np.ndarray:
+    return root_difference((pair.plus - pair.minus).permute(1, 2, 0).cpu().numpy() * np.float32(127.5))
 
 
 if __name__ == "__main__":

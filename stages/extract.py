@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pipeline.backbone import Backbone
-    from pipeline.features.diffusion import DiffusionSettings
-    from pipeline.features.extraction import Extracted, ExtractionSettings
+    from pipeline.features.extraction import Extracted
     from pipeline.features.windows import Pass
     from pipeline.stores.store import Store
 
@@ -66,11 +65,10 @@ def run(
         return features_path
     # These import torch, which takes seconds: not where there is nothing to do.
     from pipeline.features import extraction
+    from pipeline.features.steps import check_feature_step
     from pipeline.features.windows import check_window, passes_of
 
-    settings = extraction_settings(params)
-    steps = backbones.diffusion_settings(diffusion)
-    settings.check(steps)
+    check_feature_step(params, diffusion)
     if backbone is None:
         backbone = backbones.load_backbone(backbone_params, weights)
     together = check_window(params.frames_together, backbone)
@@ -80,7 +78,7 @@ def run(
     per_file = params.shard if together == 1 else together
     if frames < together:
         cli.note(f"extract: {clip} has {frames} frames, extract.frames_together is {together}: one shorter window")
-    *grid, channels = extraction.feature_shape(backbone, (height, width), settings)
+    *grid, channels = extraction.feature_shape(backbone, (height, width), params)
     features = StoreWriter(
         features_path,
         scratch_of(out),
@@ -114,7 +112,7 @@ def run(
         for shard in shard_claims.claimed(writers, shards):
             parts = []
             for each in passes_of(shard, backbone, together, diffusion.batch):
-                parts.append(_extract(source, each, backbone, steps, settings, together, diffusion.batch))
+                parts.append(_extract(source, each, backbone, params, diffusion, together))
                 advance(len(each.asked))
             for name in ("aggregated", "matching"):
                 values = extraction.gather(parts, name)
@@ -150,10 +148,9 @@ def _extract(
     clip: Store,
     each: Pass,
     backbone: Backbone,
-    diffusion: DiffusionSettings,
-    settings: ExtractionSettings,
+    params: ExtractParams,
+    diffusion: DiffusionParams,
     together: int,
-    batch: int,
 ) -> Extracted:
     """Features of the frames that are asked for of a pass."""
     from pipeline.features import extraction, micro_batches
@@ -161,22 +158,13 @@ def _extract(
 
     images = clip.read("frames", each.frames.start, each.frames.stop)
     indices = clip.attrs["source_indices"][each.frames.start : each.frames.stop]
-    limit = pass_limit(min(together, len(images)), batch)
+    limit = pass_limit(min(together, len(images)), diffusion.batch)
 
     def work(sizes: micro_batches.Sizes) -> Extracted:
         frames = slice(min(sizes.values()))
-        return extraction.extract(backbone, images[frames], indices[frames], diffusion, settings)
+        return extraction.extract(backbone, images[frames], indices[frames], diffusion, params)
 
     return micro_batches.compute(work, limit).since(each.first)
-
-
-def extraction_settings(params: ExtractParams) -> ExtractionSettings:
-    """The library's settings for the section `extract`."""
-    from pipeline.features.extraction import ExtractionSettings
-
-    return ExtractionSettings(
-        params.blocks, params.matching_block, params.feature_step, params.parity.normalize, params.parity.encode
-    )
 
 
 def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards: slice = EVERY_SHARD) -> None:

@@ -16,15 +16,14 @@ from stages.common.settings import load, plain
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
 
     from pipeline.backbone import Backbone
     from pipeline.backbone.small_decoder import SmallDecoder
-    from pipeline.features.diffusion import DiffusionSettings
+    from pipeline.features.windows import Pass
     from pipeline.stores.store import Store
-    from pipeline.upsampling.difference import MapSettings
-    from pipeline.upsampling.modulation import ModulationSettings
-    from pipeline.upsampling.upsample import FastSettings
+    from pipeline.upsampling.rules import Rules
+    from pipeline.upsampling.upsample import Inputs
+    from stages.common.settings import Settings
 
 
 def run(
@@ -48,16 +47,17 @@ def run(
     from pipeline.stores.schemas import CLIP, COARSE, LABELS, LATENTS, ArraySpec
     from pipeline.stores.store import fingerprint, is_current, open_store, shard_frames
     from pipeline.stores.writer import StoreWriter
+    from pipeline.upsampling.rules import Rules
     from stages.common import backbones
-    from stages.common.backbones import diffusion_settings
-    from stages.common.windows import check_upsampling, stored_window
 
+    modulates, rules = params.method == "modulation", Rules(diffusion, params)
+    if modulates:
+        rules.check()
     frames_store = open_store(clip, CLIP)
     latents_store = open_store(latents, LATENTS)
     coarse_store = open_store(coarse, COARSE)
     check_latents(latents_store, frames_store)
     check_coarse(coarse_store, latents_store)
-    modulates = params.method == "modulation"
     shown = {"upsample": plain(params)}
     weights_hash = None
     small_mark = small_decoder_hash(params, backbone_params)
@@ -78,18 +78,16 @@ def run(
     small = None
     if modulates:
         # Only now: this imports torch, which takes seconds.
-        modulation_settings(params).check(diffusion_settings(diffusion))
         small = small_decoder(params, backbone_params)
         backbone = backbone or backbones.load_backbone(backbone_params, source)
-        check_upsampling(params, backbone)
-    window = stored_window(latents_store) if modulates else None
+        rules.check_backbone(backbone)
     dtype = str(coarse_store.array("refined").dtype)
     writer = StoreWriter(
         path,
         scratch_of(out),
         LABELS,
         mark,
-        {"labels": ArraySpec((total, *size), dtype, window or shard_frames(coarse_store.array("refined")))},
+        {"labels": ArraySpec((total, *size), dtype, shard_frames(coarse_store.array("refined")))},
         params={**coarse_store.params, **shown},
         backbone=coarse_store.attrs.get("backbone"),
         attrs={"clip": frames_store.fingerprint, "names": frames_store.attrs["names"]},
@@ -97,17 +95,10 @@ def run(
     writers = (writer,)
     with progress("upsample", sum(len(shard) for shard in shard_claims.lacking(writers, shards))) as advance:
         for shard in shard_claims.claimed(writers, shards):
-            if window is not None:
-                assert backbone is not None
-                labels = upsample_shard(
-                    frames_store, latents_store, coarse_store, shard, window, size, backbone,
-                    diffusion_settings(diffusion), params, small,
-                )  # fmt: skip
-                advance(len(shard))
-            elif modulates:
+            if modulates:
                 assert backbone is not None
                 stores = frames_store, latents_store, coarse_store
-                labels = _modulated(shard, *stores, size, params, diffusion, backbone, small, advance)
+                labels = _modulated(shard, *stores, size, rules, backbone, small, advance)
             else:
                 labels = _interpolated(shard, frames_store, coarse_store, size, params, advance)
             writer.write("labels", shard.start, labels.astype(dtype))
@@ -117,16 +108,21 @@ def run(
     return writer.commit()
 
 
-def noisy_latents(latents: Store, frames: range, diffusion: DiffusionSettings, backbone: Backbone) -> Tensor:
-    """(b, 4, h, w): what denoising started from in `extract`, from the stored latents."""
+def inputs_of(
+    clip: Store, latents: Store, planes: np.ndarray, frames: range, diffusion: DiffusionParams, backbone: Backbone
+) -> Inputs:
+    """What the frames of a pass with coarse labels (f, h, w) are upsampled from; denoising starts as in `extract`."""
     import torch
 
-    from pipeline.features.diffusion import add_noise, draw_noise
+    from pipeline.features.diffusion import add_noise, condition, draw_noise
+    from pipeline.upsampling.upsample import Inputs
 
     clean = torch.from_numpy(latents.read("latents", frames.start, frames.stop)).to(backbone.device)
     indices = latents.attrs["source_indices"][frames.start : frames.stop]
     noise = draw_noise(diffusion, indices, tuple(clean.shape[1:]))  # type: ignore[arg-type]
-    return add_noise(clean, noise.epsilon, diffusion, backbone)
+    images = clip.read("frames", frames.start, frames.stop)
+    start = add_noise(clean, noise.epsilon, diffusion, backbone)
+    return Inputs(start, planes, images, condition(backbone, images[0], indices[0], diffusion))
 
 
 def _modulated(
@@ -135,61 +131,52 @@ def _modulated(
     latents: Store,
     coarse: Store,
     size: tuple[int, int],
-    params: UpsampleParams,
-    diffusion: DiffusionParams,
+    rules: Rules,
     backbone: Backbone,
     small: SmallDecoder | None,
     advance: cli.Advance,
 ) -> np.ndarray:
+    """Labels (f, H0, W0) of a shard, modulated in the passes in which `extract` saw it: the start is the same."""
     import numpy as np
 
+    from pipeline.features.windows import passes_of
+
+    labels = []
+    for each in passes_of(shard, backbone, stored_window(latents), rules.diffusion.batch):
+        labels += _pass(each, clip, latents, coarse, size, rules, backbone, small)
+        advance(len(each.asked))
+    return np.stack(labels)
+
+
+def _pass(
+    each: Pass,
+    clip: Store,
+    latents: Store,
+    coarse: Store,
+    size: tuple[int, int],
+    rules: Rules,
+    backbone: Backbone,
+    small: SmallDecoder | None,
+) -> list[np.ndarray]:
+    """Labels (H0, W0) of the frames that are asked for of a pass."""
     from pipeline.features import micro_batches
-    from pipeline.upsampling.exact import upsample
-    from pipeline.upsampling.upsample import upsample_fast
-    from pipeline.upsampling.windows import WindowPasses
-    from stages.common.backbones import diffusion_settings
+    from pipeline.features.windows import pass_limit
+    from pipeline.upsampling.responses import Passes
+    from pipeline.upsampling.upsample import upsample
 
-    steps, modulation = diffusion_settings(diffusion), modulation_settings(params)
-    maps, fast = map_settings(params), fast_settings(params)
-    sizes = {"upsample.batch": params.batch, "diffusion.batch": diffusion.batch}
-    results = []
-    # The same groups of frames as in extract, so that the clean pass is the same to the last bit.
-    for first in range(shard.start, shard.stop, diffusion.batch):
-        last = min(first + diffusion.batch, shard.stop)
-        start = noisy_latents(latents, range(first, last), steps, backbone)
-        planes = coarse.read("refined", first, last)
+    planes = coarse.read("refined", each.frames.start, each.frames.stop)
+    inputs = inputs_of(clip, latents, planes, each.frames, rules.diffusion, backbone)
+    together, batch = min(stored_window(latents), len(planes)), rules.upsample.batch
+    limit = pass_limit(together, rules.diffusion.batch)
 
-        def work(
-            sizes: micro_batches.Sizes,
-            start: Tensor = start,
-            planes: np.ndarray = planes,
-            frames: tuple[int, int] = (first, last),
-        ) -> list[np.ndarray]:
-            part, batch = slice(sizes["diffusion.batch"]), sizes["upsample.batch"]
-            if fast is None:
-                labelled = upsample(backbone, start[part], planes[part], size, steps, modulation, maps, batch)
-            else:
-                guides = clip.read("frames", *frames)
-                passes = WindowPasses(batch)
-                rules = steps, modulation, maps, fast
-                labelled = upsample_fast(backbone, start[part], planes[part], guides[part], size, *rules, passes, small)
-            return [frame.labels for frame in labelled]
+    def work(sizes: micro_batches.Sizes) -> list[np.ndarray]:
+        (frames,) = (sizes[name] for name in limit)
+        passes = Passes(sizes.get("upsample.batch", batch), min(together, frames), each.first, small)
+        return [frame.labels for frame in upsample(backbone, inputs[:frames], size, rules, passes)]
 
-        results += micro_batches.compute(work, sizes)
-        advance(last - first)
-    return np.stack(results)
-
-
-def fast_settings(params: UpsampleParams) -> FastSettings | None:
-    """The library's settings for the fast mode; None in the exact mode."""
-    from pipeline.upsampling.upsample import FastSettings
-
-    if params.mode == "exact":
-        return None
-    return FastSettings(
-        params.fast.guidance, params.fast.signs, params.fast.steps, params.fast.groups, params.fast.gap,
-        params.fast.decode, params.fast.deep,
-    )  # fmt: skip
+    # A batch of less than two windows is one window.
+    sizes = {"upsample.batch": batch} if batch >= 2 * together else {}
+    return micro_batches.compute(work, {**sizes, **limit})
 
 
 def small_decoder(params: UpsampleParams, backbone: BackboneParams) -> SmallDecoder | None:
@@ -260,24 +247,6 @@ def small_decoder_config(params: UpsampleParams, backbone: BackboneParams) -> di
     return read_config(folder) if folder is not None else {}
 
 
-def map_settings(params: UpsampleParams) -> MapSettings:
-    """The library's settings for difference maps."""
-    from pipeline.upsampling.difference import MapSettings
-
-    parity = params.parity
-    return MapSettings(parity.difference, parity.blur, parity.normalize, params.filter, parity.filter_resize)
-
-
-def modulation_settings(params: UpsampleParams) -> ModulationSettings:
-    """The library's settings for modulation."""
-    from pipeline.upsampling.modulation import ModulationSettings
-
-    return ModulationSettings(
-        params.strength, params.block, params.modulate_step, params.parity.offset, params.blend,
-        params.parity.blend_last_step, params.parity.mask_resize, params.parity.inject, params.video.attention,
-    )  # fmt: skip
-
-
 def _interpolated(
     shard: range, clip: Store, coarse: Store, size: tuple[int, int], params: UpsampleParams, advance: cli.Advance
 ) -> np.ndarray:
@@ -341,53 +310,45 @@ def check_same_diffusion(
             )
 
 
-def upsample_shard(
-    clip: Store,
-    latents: Store,
-    coarse: Store,
-    shard: range,
-    window: int,
-    size: tuple[int, int],
-    backbone: Backbone,
-    diffusion: DiffusionSettings,
-    params: UpsampleParams,
-    small: SmallDecoder | None,
-) -> np.ndarray:
-    """Labels (f, H0, W0) of a shard's frames, modulated in the window in which they were extracted."""
-    import numpy as np
+def stored_window(latents: Store) -> int:
+    """The frames that were seen together when the latents were made."""
+    return latents.params["extract"].get("window") or 1
 
-    from pipeline.features import micro_batches
-    from pipeline.features.diffusion import condition
-    from pipeline.upsampling.upsample import upsample_fast
-    from pipeline.upsampling.windows import WindowPasses, upsample_window
 
-    frames = range(max(0, shard.stop - window), shard.stop)
-    start = noisy_latents(latents, frames, diffusion, backbone)
-    guides = clip.read("frames", frames.start, frames.stop)
-    conditioning = condition(backbone, guides[0], latents.attrs["source_indices"][frames.start], diffusion)
-    planes = coarse.read("refined", frames.start, frames.stop)
-    rules, fast = (diffusion, modulation_settings(params), map_settings(params)), fast_settings(params)
+def check_same_window(latents: Path, settings: Settings) -> None:
+    """A video model's features depend on the window, so upsampling must be asked for the same.
 
-    def work(sizes: micro_batches.Sizes) -> list[np.ndarray]:
-        part = slice(sizes["extract.frames_together"])
-        batch = sizes.get("upsample.batch", params.batch)
-        passes = WindowPasses(batch, params.video.decode, shard.start - frames.start)
-        if fast is None:
-            return upsample_window(backbone, start[part], conditioning, planes[part], size, *rules, passes)
-        labelled = upsample_fast(
-            backbone, start[part], planes[part], guides[part], size, *rules, fast, passes, small, conditioning
+    Raises:
+        DataError: the latents were made with another window length.
+    """
+    from pipeline.stores.schemas import LATENTS
+    from pipeline.stores.store import open_store
+
+    made, now = stored_window(open_store(latents, LATENTS)), settings["extract"].frames_together
+    if settings["upsample"].method == "modulation" and made != (now or 1):
+        raise DataError(
+            f"{latents} was made with extract.frames_together = {made}, now it is {now or 'null'}; "
+            "run `vidseg extract` with these parameters first"
         )
-        return [frame.labels for frame in labelled]
 
-    # A batch of less than two windows is one window.
-    sizes = {"upsample.batch": params.batch} if params.batch >= 2 * len(frames) else {}
-    return np.stack(micro_batches.compute(work, {**sizes, "extract.frames_together": len(frames)}))
+
+def check_backbone(settings: Settings, backbone: Backbone) -> None:
+    """Refuse parameters of another kind of model.
+
+    Raises:
+        UsageError: names the parameter.
+    """
+    from pipeline.features.windows import check_window
+    from pipeline.upsampling.rules import Rules
+
+    check_window(settings["extract"].frames_together, backbone)
+    if settings["upsample"].method == "modulation":
+        Rules(settings["diffusion"], settings["upsample"]).check_backbone(backbone)
 
 
 def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards: slice = EVERY_SHARD) -> None:
     """Upsample every video of an item, loading the backbone once and only if it is needed."""
     from stages.common import backbones
-    from stages.common.windows import check_same_window
 
     settings = load(params_file, sets or ())
     key, backbone = item_key(item), None
@@ -433,8 +394,6 @@ def main(
     """
     part = parse_shards(shards)
     if clip and latents and coarse and out_dir:
-        from stages.common.windows import check_same_window
-
         settings = load(params, set_ or ())
         check_same_window(latents, settings)
         sections = settings["upsample"], settings["diffusion"], settings["backbone"]

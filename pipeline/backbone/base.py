@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # importing torch takes seconds, and finding weights must not
     from torch import Tensor
 
     from pipeline.backbone.boxes import Box
+    from pipeline.parameters import DiffusionVideo
 
 #: The attentions of a decoder block. The temporal ones are a video model's: sequences of b frames, one per token.
 Layer = Literal["self", "cross", "temporal_self", "temporal_cross"]
@@ -37,21 +38,6 @@ class Tap:
     block: int
     layer: Layer
     tensor: Literal["query", "key", "output"]
-
-
-@dataclass(frozen=True)
-class Motion:
-    """What a video model is told about a window beside its first frame; the names are those of params.yaml.
-
-    Attributes:
-        fps_id: frames per second.
-        motion_bucket: how much moves, 0..255.
-        noise_augmentation: standard deviation of the noise on the first frame, whose values lie in [-1, 1].
-    """
-
-    fps_id: int = 14
-    motion_bucket: int = 127
-    noise_augmentation: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -216,11 +202,12 @@ class Backbone(Protocol):
         """
         ...
 
-    def condition(self, frame: np.ndarray, noise: Tensor, motion: Motion) -> Conditioning:
+    def condition(self, frame: np.ndarray, noise: Tensor, told: DiffusionVideo) -> Conditioning:
         """What a window is conditioned on, from its first frame (H, W, 3) uint8.
 
         Args:
             noise: (3, H, W) standard normal, for the noise augmentation.
+            told: what the model is told beside.
         """
         ...
 

@@ -1,7 +1,8 @@
 """What a clip asks of a backbone and of the disk, counted by running the real code on torch's meta device.
 
 A multiplication with its addition counts as 2 floating-point operations. Counted is what torch does; matching,
-K-Means and nearest neighbours run outside of it, and are small beside the networks.
+K-Means and nearest neighbours run outside of it, and are small beside the networks. What repeats is counted twice and
+multiplied: all steps of all labels would take minutes even without arithmetic.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,15 +21,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.backbone import Backbone
+from pipeline.backbone import Backbone, Conditioning
 from pipeline.backbone.small_decoder import SmallDecoder, outlined
-from pipeline.features.diffusion import CleanPass, DiffusionSettings, clean_pass
-from pipeline.features.extraction import ExtractionSettings, extract, feature_shape, latent_shape
+from pipeline.features.diffusion import CleanPass, clean_pass, condition
+from pipeline.features.extraction import extract, feature_shape, latent_shape
+from pipeline.features.steps import remaining_steps
+from pipeline.parameters import DiffusionParams, ExtractParams, UpsampleParams
 from pipeline.stores.feature_codec import array_specs
 from pipeline.stores.schemas import ArraySpec, label_dtype
-from pipeline.upsampling.label_groups import Group
-from pipeline.upsampling.modulation import ModulationSettings, jobs_of, modulate, to_keep
-from pipeline.upsampling.upsample import EXACT, FastSettings, Response, compared, fast_keep, modulated_groups
+from pipeline.upsampling.modulation import to_keep
+from pipeline.upsampling.responses import Passes, Window, calls, compared, modulated, windows_of
+from pipeline.upsampling.rules import EXACT, Rules
 
 Result = TypeVar("Result")
 Size = tuple[int, int]
@@ -40,84 +44,128 @@ class Workload:
     Attributes:
         size, source_size: (H, W) at model size and of the source.
         labels: of every frame; all are taken to be present in all frames, each in two places.
-        frames: per pass of the encoder and the clean denoising.
-        samples: modulated samples per pass.
-        modulation: None where labels are enlarged without the backbone.
-        fast: None in the exact mode.
+        diffusion, extract, upsample: sections of the parameters.
         small: configuration of the small decoder; empty = AutoencoderTiny's usual size.
-        window: frames that a video model sees together; None = each frame alone (see `window_cost`).
-        together: frames that it decodes together.
     """
 
     size: Size
     source_size: Size
     labels: int
-    frames: int
-    samples: int
-    diffusion: DiffusionSettings
-    extraction: ExtractionSettings
-    modulation: ModulationSettings | None
-    fast: FastSettings | None = None
+    diffusion: DiffusionParams
+    extract: ExtractParams
+    upsample: UpsampleParams
     small: Mapping[str, Any] = field(default_factory=dict)
-    window: int | None = None
-    together: int = 1
 
     @property
-    def decode(self) -> str:
-        """As in `WindowPasses`."""
-        return "joint" if self.together > 1 else "single"
+    def together(self) -> int:
+        """Frames of a window."""
+        return self.extract.frames_together or 1
 
     @property
-    def upsample_guidance(self) -> float | None:
-        """The guidance of modulated passes; None without any."""
-        if self.modulation is None:
-            return None
-        return (self.fast or EXACT).diffusion(self.diffusion, self.modulation).guidance
+    def rules(self) -> Rules | None:
+        """How labels are upsampled; None where they are enlarged without the backbone."""
+        return Rules(self.diffusion, self.upsample) if self.upsample.method == "modulation" else None
+
+    @property
+    def decoded_together(self) -> int:
+        """Frames that are decoded in one call."""
+        return self.together if self.upsample.video.decode == "joint" else 1
 
     def small_decoder(self, device: torch.device) -> SmallDecoder | None:
         """A small decoder of that size without trained weights, where one is used."""
-        return outlined(self.small, device) if self.fast is not None and self.fast.decode == "small" else None
+        return outlined(self.small, device) if self.rules and self.rules.fast.decode == "small" else None
+
+
+@dataclass(frozen=True)
+class PlainSchedule:
+    """A window by the plain schedule: every label and sign runs all steps, nothing is shared.
+
+    Attributes:
+        denoiser_calls: on all halves of the window.
+        decoded: frames, with the unmodulated ones.
+        flops: of all of it.
+    """
+
+    denoiser_calls: int
+    decoded: int
+    flops: float
 
 
 def flops_per_frame(outline: Backbone, load: Workload) -> dict[str, dict[str, float]]:
-    """Floating-point operations of the stages that run a backbone: stage -> operation -> per frame.
+    """Floating-point operations of the stages that run a backbone: stage -> operation -> per frame of a window.
 
     Args:
         outline: the backbone on the meta device. Its operations are `encode`, `denoise` and `decode`.
     """
-    one = replace(load, frames=1, samples=2 * load.labels)
-    frame = np.zeros((1, *load.size, 3), np.uint8)
-    _, encoding = flops_of(lambda: outline.encode(frame))
-    _, extracting = flops_of(lambda: extract(outline, frame, [0], load.diffusion, load.extraction))
-    found = {"extract": {"encode": encoding, "denoise": extracting - encoding}}
-    if load.modulation is not None and load.fast is None:
-        latents, denoising = flops_of(lambda: _modulated(outline, one))
-        _, decoding = flops_of(lambda: outline.decode(latents))
-        found["upsample"] = {"denoise": denoising, "decode": decoding}
-    elif load.modulation is not None:
-        passes, denoising = flops_of(lambda: _Passes.of(outline, one))
-        _, decoding = flops_of(passes.decode)
-        found["upsample"] = {"denoise": denoising, "decode": decoding}
+    steps, conditioned = len(remaining_steps(load.diffusion)), conditioning_flops(outline, load)
+    denoising = denoised_flops(outline, load, load.diffusion)
+    found = {
+        "extract": {
+            "encode": encoded_flops(outline, load) + conditioned / load.together,
+            "denoise": steps * denoising / load.together,
+        }
+    }
+    if load.rules is not None:
+        found["upsample"] = {
+            "denoise": (conditioned + _modulated_flops(outline, load, load.rules)) / load.together,
+            "decode": _compared_flops(outline, load, load.rules),
+        }
     return found
 
 
 def samples_per_frame(outline: Backbone, load: Workload) -> int:
-    """Modulated samples of a frame: both signs of each label, or what the fast mode makes of them."""
-    if load.modulation is None:
-        return 0
-    if load.fast is None:
-        return 2 * load.labels
-    return len(load.fast.regrouped(segment_map(outline, load)[None])) * len(load.fast.directions)
+    """Modulated samples of a frame: each group with each sign."""
+    rules = load.rules
+    return 0 if rules is None else len(_window(outline, load, rules).groups) * len(rules.directions)
+
+
+def plain_schedule(outline: Backbone, load: Workload) -> PlainSchedule:
+    """A window of this workload by the plain schedule, as the authors' code runs it."""
+    calls = len(remaining_steps(load.diffusion)) * (1 + 2 * load.labels)
+    decoded = load.together * (1 + 2 * load.labels)
+    flops = (
+        calls * denoised_flops(outline, load, load.diffusion)
+        + load.together * encoded_flops(outline, load)
+        + conditioning_flops(outline, load)
+        + decoded * decoded_flops(outline, load)
+    )
+    return PlainSchedule(calls, decoded, flops)
+
+
+def encoded_flops(outline: Backbone, load: Workload) -> float:
+    """Operations of encoding one frame."""
+    return flops_of(lambda: outline.encode(_frames(load, 1)))[1]
+
+
+def conditioning_flops(outline: Backbone, load: Workload) -> float:
+    """Operations that get the conditioning of one window ready."""
+    return flops_of(lambda: _conditioned(outline, load))[1]
+
+
+def denoised_flops(outline: Backbone, load: Workload, diffusion: DiffusionParams) -> float:
+    """Operations of one step of a window, in all its halves."""
+    last, start = replace(diffusion, start_step=diffusion.steps - 1), _latents(outline, load)
+    conditioning = _conditioned(outline, load)
+    return flops_of(lambda: clean_pass(outline, start, last, conditioning=conditioning))[1]
+
+
+def decoded_flops(outline: Backbone, load: Workload) -> float:
+    """Operations of decoding one frame as the workload says."""
+    latents = _latents(outline, load)[: load.decoded_together]
+    return flops_of(lambda: outline.decode(latents, len(latents)))[1] / len(latents)
 
 
 def peak_bytes(outline: Backbone, load: Workload) -> dict[str, int]:
     """Bytes of tensors that are alive at once in the stages that run a backbone, beside the weights."""
-    frames = np.zeros((load.frames, *load.size, 3), np.uint8)
-    found = {"extract": peak_of(lambda: extract(outline, frames, range(load.frames), load.diffusion, load.extraction))}
-    if load.modulation is not None and load.fast is None:
-        found["upsample"] = peak_of(lambda: outline.decode(_modulated(outline, load)))
-    elif load.modulation is not None:
-        found["upsample"] = peak_of(lambda: _Passes.of(outline, load).decode())
+    frames = _frames(load, outline.frames_per_pass(load.together, load.diffusion.batch))
+    last = load.diffusion.steps - 1
+    diffusion, params = replace(load.diffusion, start_step=last), replace(load.extract, feature_step=last)
+    found = {"extract": peak_of(lambda: extract(outline, frames, range(len(frames)), diffusion, params))}
+    rules = load.rules
+    if rules is not None:
+        # Each step keeps the same for the modulated passes.
+        peak = _extended(len(rules.modulated_steps), lambda n: peak_of(lambda: _upsampled(outline, load, rules, n)))
+        found["upsample"] = int(peak)
     return found
 
 
@@ -132,7 +180,7 @@ def cache_bytes(outline: Backbone, load: Workload, encoding: str) -> dict[str, f
     Args:
         encoding: of the features, `extract.dtype`.
     """
-    grid = feature_shape(outline, load.size, load.extraction)
+    grid = feature_shape(outline, load.size, load.extract)
     tokens = grid[0] * grid[1]
     labels = label_dtype(load.labels)
     specs = {
@@ -166,55 +214,114 @@ def peak_of(work: Callable[[], object]) -> int:
     return memory.peak
 
 
-def _modulated(outline: Backbone, load: Workload) -> Tensor:
-    """The first pass of samples through all steps, after the clean pass of the frames: (j, 4, h, w)."""
-    assert load.modulation is not None
-    plane = torch.from_numpy(segment_map(outline, load))
-    jobs = jobs_of(plane.expand(load.frames, -1, -1))[: load.samples]
-    start = torch.empty(load.frames, *latent_shape(outline, load.size), device=outline.device)
-    clean = clean_pass(outline, start, load.diffusion, keep=to_keep(load.modulation, load.diffusion))
-    return modulate(outline, clean, jobs, load.diffusion, load.modulation, load.samples).final
-
-
 def segment_map(outline: Backbone, load: Workload) -> np.ndarray:
     """A coarse map (h, w) of K segments, each in two places: a token has the label of the nearest of 2 K seeded points.
 
     In one place each they would need fewer passes than those of real clips when several share one
     (docs/explanation/performance.md).
     """
-    assert load.modulation is not None
-    shape = outline.token_shape(load.modulation.block, load.size)[:2]
+    shape = outline.token_shape(load.upsample.block, load.size)[:2]
     points = np.random.default_rng(0).random((2 * load.labels, 2)) * np.array(shape)
     tokens = np.moveaxis(np.indices(shape), 0, -1) + 0.5
     return np.square(tokens[:, :, None] - points).sum(axis=-1).argmin(axis=-1) % load.labels
 
 
-@dataclass(frozen=True)
-class _Passes:
-    """The passes of one frame in the fast mode, after the clean pass of all."""
+def _extended(count: int, of_first: Callable[[int], float]) -> float:
+    """The sum over so many, of which all but the first are equal: `of_first(k)` is that over the first k."""
+    one = of_first(1)
+    return one if count == 1 else one + (count - 1) * (of_first(2) - one)
 
-    outline: Backbone
-    load: Workload
-    clean: CleanPass
-    groups: list[Group]
-    latents: Tensor
 
-    @classmethod
-    def of(cls, outline: Backbone, load: Workload) -> _Passes:
-        fast, modulation = load.fast, load.modulation
-        assert fast is not None and modulation is not None
-        steps = fast.diffusion(load.diffusion, modulation)
-        start = torch.empty(load.frames, *latent_shape(outline, load.size), device=outline.device)
-        clean = clean_pass(outline, start, steps, keep=fast_keep(modulation, steps, fast))
-        groups = fast.regrouped(segment_map(outline, load)[None])
-        latents = modulated_groups(outline, clean, [0], groups, steps, modulation, fast, load.samples)
-        return cls(outline, load, clean, groups, latents)
+def _modulated_flops(outline: Backbone, load: Workload, rules: Rules) -> float:
+    """Operations of the clean pass of a window and of its modulated passes."""
+    steps, groups = len(rules.modulated_steps), len(_window(outline, load, rules).groups) * len(rules.directions)
+    before = len(rules.steps) - steps
+    whole = denoised_flops(outline, load, rules.passes) if before else 0.0
+    # What the groups of a window share is counted with the first of them.
+    counted = cache(lambda some, of_groups: _kept_and_varied(outline, load, rules, some, of_groups))
+    kept = _extended(steps, lambda some: counted(some, 1)[0])
+    varied = _extended(groups, lambda some: _extended(steps, lambda of_steps: counted(of_steps, some)[1]))
+    return before * whole + kept + varied
 
-    def decode(self) -> list[Response]:
-        assert self.load.fast is not None and self.load.modulation is not None
-        arguments = self.latents, self.groups, self.load.modulation, self.load.fast, "single"
-        small = self.load.small_decoder(self.outline.device)
-        return list(compared(self.outline, self.clean.final[:1], [0], *arguments, small))
+
+def _kept_and_varied(outline: Backbone, load: Workload, rules: Rules, steps: int, groups: int) -> tuple[float, float]:
+    """Operations of the last steps of a window: of the clean pass, and of so many groups with one sign."""
+    last = _last_steps(rules, steps)
+    window = _window(outline, load, last)
+    repeated = replace(window, groups=[window.groups[0]] * groups)
+    conditioning = _conditioned(outline, load)
+    clean, kept = flops_of(lambda: _clean(outline, load, last, load.together, conditioning))
+    one_sign = replace(last, upsample=replace(last.upsample, mode="fast", fast=replace(last.fast, signs="plus")))
+    _, varied = flops_of(lambda: modulated(outline, clean, [repeated], one_sign, load.together))
+    return kept, varied
+
+
+def _compared_flops(outline: Backbone, load: Workload, rules: Rules) -> float:
+    """Operations of what is compared in one frame."""
+    window, small = _window(outline, load, rules), load.small_decoder(outline.device)
+    asked = range(load.decoded_together)
+
+    def of(count: int) -> float:
+        some = replace(window, asked=asked, groups=window.groups[:count])
+        reference = _latents(outline, load)
+        latents = reference.expand(count, len(rules.directions), -1, -1, -1, -1)
+        return flops_of(lambda: list(compared(outline, reference, some, latents, rules, small)))[1] / len(asked)
+
+    # Boxes differ in size.
+    return of(len(window.groups)) if rules.fast.decode == "box" else _extended(len(window.groups), of)
+
+
+def _upsampled(outline: Backbone, load: Workload, rules: Rules, steps: int) -> None:
+    """One call of modulated windows through the last steps, compared in one frame."""
+    last, batch = _last_steps(rules, steps), load.upsample.batch
+    frames = outline.frames_per_pass(load.together, load.diffusion.batch)
+    clean = _clean(outline, load, last, frames, _conditioned(outline, load))
+    planes = np.broadcast_to(plane := segment_map(outline, load), (frames, *plane.shape))
+    passes = Passes(batch, load.together, small=load.small_decoder(outline.device))
+    windows = windows_of(planes, last, passes)
+    windows = windows[next(calls(windows, last, batch))]
+    most = max(1, batch // load.together // len(last.directions))
+    windows = [replace(window, groups=window.groups[:most]) for window in windows]
+    latents = modulated(outline, clean, windows, last, batch)
+    first = replace(windows[0], asked=range(load.decoded_together))
+    for _ in compared(outline, clean.final[: load.together], first, latents[0], last, passes.small):
+        pass
+
+
+def _last_steps(rules: Rules, steps: int) -> Rules:
+    """The rules as if these were the only steps, modulated at the first."""
+    first, last = rules.diffusion.steps - steps, rules.diffusion.steps - 1
+    params = rules.upsample
+    parity = replace(params.parity, blend_last_step=last)
+    fast = replace(rules.fast, steps=EXACT.steps)
+    return Rules(
+        replace(rules.diffusion, start_step=first),
+        replace(params, mode="fast", modulate_step=first, parity=parity, fast=fast),
+    )
+
+
+def _window(outline: Backbone, load: Workload, rules: Rules) -> Window:
+    """A window whose frames all have the same segments."""
+    planes = np.broadcast_to(plane := segment_map(outline, load), (load.together, *plane.shape))
+    return windows_of(planes, rules, Passes(load.upsample.batch, load.together))[0]
+
+
+def _clean(outline: Backbone, load: Workload, rules: Rules, frames: int, conditioning: Conditioning) -> CleanPass:
+    start = _latents(outline, load, frames)
+    return clean_pass(outline, start, rules.passes, keep=to_keep(rules), conditioning=conditioning)
+
+
+def _conditioned(outline: Backbone, load: Workload) -> Conditioning:
+    return condition(outline, _frames(load, 1)[0], 0, load.diffusion)
+
+
+def _frames(load: Workload, count: int) -> np.ndarray:
+    return np.zeros((count, *load.size, 3), np.uint8)
+
+
+def _latents(outline: Backbone, load: Workload, frames: int | None = None) -> Tensor:
+    """Noised latents of a window, or of so many frames."""
+    return torch.empty(frames or load.together, *latent_shape(outline, load.size), device=outline.device)
 
 
 class _FusedAttention(TorchFunctionMode):

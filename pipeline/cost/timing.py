@@ -12,11 +12,13 @@ import numpy as np
 import torch
 
 from pipeline.backbone import Backbone
-from pipeline.features.diffusion import DiffusionSettings, clean_pass, condition
+from pipeline.features.diffusion import clean_pass, condition
 from pipeline.media.resize import MULTIPLE
+from pipeline.parameters import DiffusionParams
 from pipeline.upsampling.label_groups import alone, whole_labels
-from pipeline.upsampling.modulation import ModulationSettings
-from pipeline.upsampling.upsample import EXACT, FastSettings, Images, compared, fast_keep, modulated_groups
+from pipeline.upsampling.modulation import to_keep
+from pipeline.upsampling.responses import Images, Window, compared, modulated
+from pipeline.upsampling.rules import Rules
 
 Result = TypeVar("Result")
 Size = tuple[int, int]
@@ -56,12 +58,7 @@ class Costs:
 
 
 def calibrate(
-    backbone: Backbone,
-    size: Size,
-    diffusion: DiffusionSettings,
-    modulation: ModulationSettings | None,
-    fast: FastSettings | None = None,
-    small: Images | None = None,
+    backbone: Backbone, size: Size, diffusion: DiffusionParams, rules: Rules | None, small: Images | None = None
 ) -> Costs:
     """Time one frame of size (H, W) and one of its labels through the real code: a video model's in a window of two.
 
@@ -69,13 +66,12 @@ def calibrate(
     still smaller than `size` is scaled by area; small frames are slower per pixel, so this errs on the long side.
 
     Args:
-        modulation: None where labels are enlarged without the backbone.
-        fast: None in the exact mode.
+        rules: None where labels are enlarged without the backbone.
         small: the small decoder; only needed where `fast.decode` is `small`.
     """
     part: Size = (MULTIPLE, MULTIPLE)
     while True:
-        costs = _round(backbone, part, diffusion, modulation, fast or EXACT, small)
+        costs = _round(backbone, part, diffusion, rules, small)
         following = min(2 * part[0], size[0]), min(2 * part[1], size[1])
         growth = following[0] * following[1] / (part[0] * part[1])
         if part == size or growth * costs.total > LONGEST:
@@ -84,35 +80,24 @@ def calibrate(
 
 
 def _round(
-    backbone: Backbone,
-    size: Size,
-    diffusion: DiffusionSettings,
-    modulation: ModulationSettings | None,
-    fast: FastSettings,
-    small: Images | None,
+    backbone: Backbone, size: Size, diffusion: DiffusionParams, rules: Rules | None, small: Images | None
 ) -> Costs:
-    # In a window of one frame there would be no guidance.
+    # In a video model's window of one frame there would be no guidance.
     count = min(2, backbone.window)
     frames = np.zeros((count, *size, 3), np.uint8)
     latents, encode = _timed(backbone, partial(backbone.encode, frames))
     conditioning = condition(backbone, frames[0], 0, diffusion)
-    if modulation is None:
-        _, clean = _timed(backbone, partial(clean_pass, backbone, latents, diffusion, conditioning=conditioning))
+    denoise = partial(clean_pass, backbone, latents, conditioning=conditioning)
+    if rules is None:
+        _, clean = _timed(backbone, partial(denoise, diffusion))
         return Costs(encode / count, clean / count)
-    steps = fast.diffusion(diffusion, modulation)
-    keep = fast_keep(modulation, steps, fast)
-    passed, clean = _timed(
-        backbone, partial(clean_pass, backbone, latents, steps, keep=keep, conditioning=conditioning)
-    )
-    groups = alone(whole_labels(np.zeros((count, *backbone.token_shape(modulation.block, size)[:2]), np.int64)))
-    result, modulated = _timed(
-        backbone,
-        partial(modulated_groups, backbone, passed, range(count), groups, steps, modulation, fast, batch=2 * count),
-    )
-    arguments = passed.final, range(count), result, groups, modulation, fast, "single", small
-    _, decode = _timed(backbone, lambda: list(compared(backbone, *arguments)))
-    samples = result.shape[1] * count
-    return Costs(encode / count, clean / count, modulated / samples, decode / samples)
+    passed, clean = _timed(backbone, partial(denoise, rules.passes, keep=to_keep(rules), skip=rules.skip))
+    grid = backbone.token_shape(rules.upsample.block, size)[:2]
+    window = Window(range(count), range(count), alone(whole_labels(np.zeros((count, *grid), np.int64))))
+    result, varied = _timed(backbone, partial(modulated, backbone, passed, [window], rules, 2 * count))
+    _, decode = _timed(backbone, lambda: list(compared(backbone, passed.final, window, result[0], rules, small)))
+    samples = len(rules.directions) * count
+    return Costs(encode / count, clean / count, varied / samples, decode / samples)
 
 
 def _timed(backbone: Backbone, work: Callable[[], Result]) -> tuple[Result, float]:

@@ -12,7 +12,6 @@ from torch import Tensor
 from pipeline.backbone import Backbone, Tap
 from pipeline.errors import DataError, UsageError
 from pipeline.features.diffusion import (
-    DiffusionSettings,
     add_noise,
     clean_pass,
     condition,
@@ -20,29 +19,8 @@ from pipeline.features.diffusion import (
     draw_noise,
     psnr,
 )
-
-
-@dataclass(frozen=True)
-class ExtractionSettings:
-    """Which features are kept; the names are those of params.yaml, section `extract`."""
-
-    blocks: tuple[int, ...] = (6, 7, 8)
-    matching_block: int = 7
-    feature_step: int = 24
-    normalize: str = "max_abs"
-    encode: str = "mode"
-
-    def check(self, diffusion: DiffusionSettings) -> None:
-        """Refuse a feature step that is not run.
-
-        Raises:
-            UsageError: names the parameter.
-        """
-        if self.feature_step not in diffusion.remaining():
-            raise UsageError(
-                f"extract.feature_step must be between diffusion.start_step = {diffusion.start_step} and "
-                f"{diffusion.steps - 1}, not {self.feature_step}"
-            )
+from pipeline.features.steps import check_feature_step
+from pipeline.parameters import DiffusionParams, ExtractParams
 
 
 @dataclass(frozen=True)
@@ -71,30 +49,30 @@ def extract(
     backbone: Backbone,
     frames: np.ndarray,
     source_indices: Sequence[int],
-    diffusion: DiffusionSettings,
-    settings: ExtractionSettings,
+    diffusion: DiffusionParams,
+    params: ExtractParams,
 ) -> Extracted:
     """Features of the frames of one pass (b, H, W, 3) uint8, whose noise is keyed by their source indices.
 
     Raises:
         UsageError: feature_step is not among the steps that are run, or a block has no attention.
     """
-    settings.check(diffusion)
+    check_feature_step(params, diffusion)
     shape = latent_shape(backbone, frames.shape[1:3])
     noise = draw_noise(diffusion, source_indices, shape)
-    latents = backbone.encode(frames, noise.posterior if settings.encode == "sample" else None)
+    latents = backbone.encode(frames, noise.posterior if params.parity.encode == "sample" else None)
     start = add_noise(latents, noise.epsilon, diffusion, backbone)
-    taps = [Tap(block, "self", "query") for block in sorted({*settings.blocks, settings.matching_block})]
+    taps = [Tap(block, "self", "query") for block in sorted({*params.blocks, params.matching_block})]
     conditioning = condition(backbone, frames[0], source_indices[0], diffusion)
-    clean = clean_pass(backbone, start, diffusion, {settings.feature_step: taps}, conditioning=conditioning)
+    clean = clean_pass(backbone, start, diffusion, {params.feature_step: taps}, conditioning=conditioning)
     queries = {
         tap.block: conditional_half(value, len(frames)).float()
-        for tap, value in clean.taps[settings.feature_step].items()
+        for tap, value in clean.taps[params.feature_step].items()
     }
-    aggregated = aggregate([queries[block] for block in settings.blocks])
-    if settings.normalize == "max_abs":
+    aggregated = aggregate([queries[block] for block in params.blocks])
+    if params.parity.normalize == "max_abs":
         aggregated = max_abs_normalize(aggregated)
-    return Extracted(latents, aggregated, queries[settings.matching_block], clean.final)
+    return Extracted(latents, aggregated, queries[params.matching_block], clean.final)
 
 
 def aggregate(queries: Sequence[Tensor]) -> Tensor:
@@ -121,13 +99,13 @@ def latent_shape(backbone: Backbone, size: tuple[int, ...]) -> tuple[int, int, i
     return 4, height // backbone.latent_stride, width // backbone.latent_stride
 
 
-def feature_shape(backbone: Backbone, size: tuple[int, int], settings: ExtractionSettings) -> tuple[int, int, int]:
+def feature_shape(backbone: Backbone, size: tuple[int, int], params: ExtractParams) -> tuple[int, int, int]:
     """(h, w, c): token grid and width of the features of frames of size (H, W).
 
     Raises:
         UsageError: the chosen blocks differ in resolution or width.
     """
-    shapes = {block: backbone.token_shape(block, size) for block in (*settings.blocks, settings.matching_block)}
+    shapes = {block: backbone.token_shape(block, size) for block in (*params.blocks, params.matching_block)}
     if len(set(shapes.values())) > 1:
         listed = ", ".join(f"{block}: {'x'.join(map(str, shape))}" for block, shape in shapes.items())
         raise UsageError(

@@ -69,8 +69,8 @@ def check_window(together: int | None, backbone: Backbone) -> int:
     remedy = f"(`vidseg preset apply {backbone.name}` sets all that depends on the backbone)"
     if backbone.window == 1 and together is not None:
         raise UsageError(
-            f"extract.frames_together is {together}, but {backbone.name} sees every frame alone; "
-            f"set it to null {remedy}"
+            f"extract.frames_together is {together}, but {backbone.name} sees every frame alone; set it to null "
+            f"{remedy}"
         )
     if backbone.window > 1 and together is None:
         raise UsageError(

@@ -10,7 +10,7 @@ from pipeline.media.resize import resize_nearest
 from pipeline.rendering.drawing import heat, overlay, resized, width_within
 from pipeline.rendering.label_summary import corresponding
 from pipeline.rendering.sheets import Panel, montage
-from pipeline.upsampling.exact import LabelledFrame
+from pipeline.upsampling.labelling import LabelledFrame
 
 #: The longer side of a panel.
 SIDE = 400

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from pipeline.upsampling.difference import RunningArgmax, resize_mask
+from pipeline.upsampling.difference import resize_mask
+from pipeline.upsampling.labelling import RunningArgmax
 
 #: Joint bilateral upsampling looks at (2 * RADIUS + 1)^2 coarse cells, with these scales in cells and grey levels.
 RADIUS = 2

@@ -8,6 +8,8 @@ from itertools import combinations
 
 import numpy as np
 
+from pipeline.parameters import UpsampleFast
+
 
 @dataclass(frozen=True)
 class Region:
@@ -38,6 +40,13 @@ class Group:
     def labels(self) -> list[int]:
         """Its labels, ascending."""
         return [int(label) for label in np.unique(self.owners)]
+
+
+def grouped(planes: np.ndarray, fast: UpsampleFast) -> list[Group]:
+    """What is modulated in one pass each, of the coarse maps (f, h, w) of a window."""
+    if fast.groups == "single":
+        return alone(whole_labels(planes))
+    return coloured(whole_labels(planes) if fast.groups == "labels" else connected_parts(planes), fast.gap)
 
 
 def whole_labels(planes: np.ndarray) -> list[Region]:

@@ -31,28 +31,11 @@ COLUMNS = {
 def workload(settings: Settings, size: Size, source_size: Size) -> Workload:
     """What the parameters ask for, at these sizes (H, W) of the model and of the source."""
     from pipeline.cost.counting import Workload
-    from stages.common.backbones import diffusion_settings
-    from stages.extract import extraction_settings
-    from stages.upsample import fast_settings, modulation_settings, small_decoder_config
+    from stages.upsample import small_decoder_config
 
-    upsample, modulation, diffusion = settings["upsample"], None, diffusion_settings(settings["diffusion"])
-    if upsample.method == "modulation":
-        modulation = modulation_settings(upsample)
-        modulation.check(diffusion)
-    return Workload(
-        size,
-        source_size,
-        settings["segment"].clusters,
-        settings["diffusion"].batch,
-        upsample.batch,
-        diffusion,
-        extraction_settings(settings["extract"]),
-        modulation,
-        fast_settings(upsample),
-        small_decoder_config(upsample, settings["backbone"]),
-        settings["extract"].frames_together,
-        (settings["extract"].frames_together or 1) if upsample.video.decode == "joint" else 1,
-    )
+    diffusion, extract, upsample = (settings[section] for section in ("diffusion", "extract", "upsample"))
+    small = small_decoder_config(upsample, settings["backbone"])
+    return Workload(size, source_size, settings["segment"].clusters, diffusion, extract, upsample, small)
 
 
 def seconds_per_frame(backbone: Backbone, load: Workload) -> dict[str, float]:
@@ -61,7 +44,7 @@ def seconds_per_frame(backbone: Backbone, load: Workload) -> dict[str, float]:
     from pipeline.cost.timing import calibrate
 
     small = load.small_decoder(backbone.device)
-    costs = calibrate(backbone, load.size, load.diffusion, load.modulation, load.fast, small)
+    costs = calibrate(backbone, load.size, load.diffusion, load.rules, small)
     return {"extract": costs.extract, "upsample": costs.upsample(samples_per_frame(backbone, load))}
 
 
@@ -73,17 +56,17 @@ def collect(settings: Settings, source_size: Size, timed: bool) -> dict[str, Any
     """
     from pipeline.backbone.outline import filled, networks
     from pipeline.cost import counting as cost
-    from pipeline.cost import window_cost
     from pipeline.media.resize import model_size
     from stages.common import backbones
-    from stages.common.windows import check_model
+    from stages.upsample import check_backbone
 
     outline = backbones.outline(settings["backbone"])
     task = workload(settings, model_size(*source_size, settings["ingest"].size), source_size)
-    check_model(settings, outline)
+    check_backbone(settings, outline)
+    if task.rules is not None:
+        task.rules.check()
     weights = cost.weight_bytes(*networks(outline))
-    counting = cost if task.window is None else window_cost
-    flops, peaks = counting.flops_per_frame(outline, task), counting.peak_bytes(outline, task)
+    flops, peaks = cost.flops_per_frame(outline, task), cost.peak_bytes(outline, task)
     cache = cost.cache_bytes(outline, task, settings["extract"].dtype)
     device = backbones.choose_device()
     seconds = seconds_per_frame(filled(outline, device), task) if timed else {}
@@ -96,10 +79,10 @@ def collect(settings: Settings, source_size: Size, timed: bool) -> dict[str, Any
         if stage in seconds:
             stages[stage]["seconds_per_frame"] = seconds[stage]
     windows: dict[str, Any] = {}
-    if task.window is not None and task.modulation is not None:
-        plain = window_cost.plain_schedule(outline, task)
+    if task.rules is not None:
+        plain = cost.plain_schedule(outline, task)
         windows = {
-            "window": task.window,
+            "window": task.together,
             "plain_schedule": {"denoiser_calls": plain.denoiser_calls, "tflop_per_window": plain.flops / 1e12},
         }
     return {
@@ -109,7 +92,7 @@ def collect(settings: Settings, source_size: Size, timed: bool) -> dict[str, Any
         "model_size": list(task.size),
         "labels": task.labels,
         "guidance": task.diffusion.guidance,
-        "upsample_guidance": task.upsample_guidance,
+        "upsample_guidance": None if task.rules is None else task.rules.passes.guidance,
         "weights_gb": weights / 1e9,
         **windows,
         "stages": stages,
@@ -175,7 +158,7 @@ def _table(found: dict[str, Any]) -> str:
         plain = found["plain_schedule"]
         lines += [
             "",
-            f"a window is {found['window']} frames; with nothing shared it would be "
+            f"a window is {found['window']} frame{'s' * (found['window'] > 1)}; with nothing shared it would be "
             f"{plain['denoiser_calls']} denoiser calls and {plain['tflop_per_window']:.0f} TFLOP",
         ]
     return "\n".join(lines)

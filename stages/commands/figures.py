@@ -11,7 +11,7 @@ import typer
 from pipeline.errors import DataError, UsageError
 from pipeline.parameters import UpsampleParams
 from stages import render, upsample
-from stages.common import backbones, cli, windows
+from stages.common import backbones, cli
 from stages.common.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pipeline.backbone import Backbone
     from pipeline.stores.store import Store
-    from pipeline.upsampling.exact import LabelledFrame
+    from pipeline.upsampling.labelling import LabelledFrame
 
 #: lambda where nothing is blended (paper, section 5.2): blending is what asks for more.
 UNBLENDED_STRENGTH = 10.0
@@ -133,10 +133,10 @@ class _Shot:
             raise UsageError(f"--frame must be between 0 and {total - 1} for {clip}, not {frame}")
         source = backbones.find(settings["backbone"])
         upsample.check_same_diffusion(latents_store, settings["diffusion"], settings["backbone"], source.sha256)
-        windows.check_same_window(latents, settings)
+        upsample.check_same_window(latents, settings)
         backbone = backbones.load_backbone(settings["backbone"], source)
-        windows.check_model(settings, backbone)
-        frames = window_with(frame, windows.stored_window(latents_store) or 1, total).frames
+        upsample.check_backbone(settings, backbone)
+        frames = window_with(frame, upsample.stored_window(latents_store), total).frames
         return cls(clip_store, latents_store, frame, frames, settings, backbone)
 
     @property
@@ -152,33 +152,18 @@ class _Shot:
 
     def upsample(self, planes: np.ndarray, params: UpsampleParams) -> LabelledFrame:
         """Masked modulation of the frame, with coarse labels (f, h, w) of all that are modulated together."""
-        from pipeline.features.diffusion import condition
-        from pipeline.upsampling.upsample import EXACT, upsample_fast
-        from pipeline.upsampling.windows import WindowPasses
+        from pipeline.upsampling.responses import Passes
+        from pipeline.upsampling.rules import Rules
+        from pipeline.upsampling.upsample import upsample as upsample_frames
 
-        params = replace(params, method="modulation")  # whatever the labels were made with
-        windows.check_upsampling(params, self.backbone)
-        steps = backbones.diffusion_settings(self.settings["diffusion"])
-        modulation = upsample.modulation_settings(params)
-        modulation.check(steps)
-        start = upsample.noisy_latents(self.latents, self.frames, steps, self.backbone)
-        images = self.clip.read("frames", self.frames.start, self.frames.stop)
-        conditioning = condition(self.backbone, images[0], self.latents.attrs["source_indices"][self.frames[0]], steps)
-        labelled = upsample_fast(
-            self.backbone,
-            start,
-            planes,
-            images,
-            tuple(self.clip.attrs["source_size"]),
-            steps,
-            modulation,
-            upsample.map_settings(params),
-            upsample.fast_settings(params) or EXACT,
-            WindowPasses(params.batch, params.video.decode, self.position),
-            upsample.small_decoder(params, self.settings["backbone"]),
-            conditioning,
-        )
-        return next(labelled)
+        rules = Rules(self.settings["diffusion"], replace(params, method="modulation"))  # however the labels were made
+        rules.check()
+        rules.check_backbone(self.backbone)
+        inputs = upsample.inputs_of(self.clip, self.latents, planes, self.frames, rules.diffusion, self.backbone)
+        small = upsample.small_decoder(rules.upsample, self.settings["backbone"])
+        passes = Passes(params.batch, len(self.frames), self.position, small)
+        size = tuple(self.clip.attrs["source_size"])
+        return next(upsample_frames(self.backbone, inputs, size, rules, passes))
 
 
 FrameOption = Annotated[int, typer.Option(help="number of the frame in the clip, from 0")]

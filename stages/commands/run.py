@@ -101,17 +101,15 @@ def _check_folders(video: Path, out: Path) -> None:
 
 def _check_params(settings: Settings, backbone: Backbone, size: tuple[int, int]) -> None:
     """What a later stage would refuse, refused now: hours may lie between."""
-    from stages.common.backbones import diffusion_settings
-    from stages.common.windows import check_model
-    from stages.extract import extraction_settings
-    from stages.upsample import modulation_settings, small_decoder
+    from pipeline.features.steps import check_feature_step
+    from pipeline.upsampling.rules import Rules
+    from stages.upsample import check_backbone, small_decoder
 
     extract, segment = settings["extract"], settings["segment"]
-    steps = diffusion_settings(settings["diffusion"])
-    extraction_settings(extract).check(steps)
-    check_model(settings, backbone)
+    check_feature_step(extract, settings["diffusion"])
+    check_backbone(settings, backbone)
     if settings["upsample"].method == "modulation":
-        modulation_settings(settings["upsample"]).check(steps)
+        Rules(settings["diffusion"], settings["upsample"]).check()
         small_decoder(settings["upsample"], settings["backbone"])
     height, width, _ = backbone.token_shape(extract.matching_block, size)
     for name in ("clusters", "neighbors"):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError, WeightsError
-from pipeline.parameters import BackboneParams, DiffusionParams
+from pipeline.parameters import BackboneParams
 from stages.common.resources import resource
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from pipeline.backbone import Backbone
     from pipeline.backbone.family import WeightsSource
-    from pipeline.features.diffusion import DiffusionSettings
 
 LOCK = Path("backbone.lock")
 _RELOCK = "run `vidseg backbone lock --params params.yaml`"
@@ -115,18 +114,6 @@ def _dtype_on(device: str, name: str) -> str:
     if name != "auto":
         return name
     return "float32" if device.partition(":")[0] == "cpu" else "float16"
-
-
-def diffusion_settings(params: DiffusionParams) -> DiffusionSettings:
-    """The library's settings for the section `diffusion`."""
-    from pipeline.backbone import Motion
-    from pipeline.features.diffusion import DiffusionSettings
-
-    video = params.video
-    motion = Motion(video.fps_id, video.motion_bucket, video.noise_augmentation)
-    return DiffusionSettings(
-        params.steps, params.start_step, params.guidance, params.noise, params.seed, video.guidance_first, motion
-    )
 
 
 def small_decoder_folder(named: str | None, params: BackboneParams) -> Path | None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.backbone import Keep, Motion, Offset, Tap
+from pipeline.backbone import Keep, Offset, Tap
 from pipeline.backbone.attention import attention_of, tapped_module
 from pipeline.backbone.load import load_model
 from pipeline.backbone.locate import identify, locate
@@ -19,18 +19,23 @@ from pipeline.backbone.video.embedding import resize_smoothly
 from pipeline.backbone.video.model import StableVideoDiffusion
 from pipeline.backbone.video.schedule import VideoStep, karras_schedule
 from pipeline.errors import WeightsError
-from pipeline.features.diffusion import DiffusionSettings, add_noise, clean_pass, condition, draw_noise
-from pipeline.upsampling.difference import MapSettings
-from pipeline.upsampling.exact import ImagePair, label_frame
-from pipeline.upsampling.modulation import ModulationSettings, blend, enlarge, modulate, to_keep
-from pipeline.upsampling.windows import WindowPasses, upsample_window, window_jobs, window_pairs
+from pipeline.features.diffusion import add_noise, clean_pass, condition, draw_noise
+from pipeline.features.steps import remaining_steps
+from pipeline.parameters import DiffusionParams, DiffusionVideo
+from pipeline.upsampling.label_groups import Region, alone
+from pipeline.upsampling.labelling import label_frame
+from pipeline.upsampling.modulation import blend, enlarge, to_keep
+from pipeline.upsampling.responses import Passes, Response, modulated, responses, windows_of
+from pipeline.upsampling.rules import Rules
+from pipeline.upsampling.upsample import Inputs, shown_map, upsample
 from tests.support import tiny, tiny_video
+from tests.support.params import changed, make_rules
 from tests.support.plain import Hook, hooked, replacing, storing
 
 FRAMES, SIZE = 3, (64, 64)
-DIFFUSION = DiffusionSettings(start_step=23, guidance=2.5)
-MODULATION = ModulationSettings(
-    block=8, modulate_step=23, blend_last_step=24, mask_resize="nearest", attention="self_spatial_temporal"
+DIFFUSION = DiffusionParams(start_step=23, guidance=2.5)
+MODULATION = make_rules(
+    DIFFUSION, block=8, modulate_step=23, blend_last_step=24, mask_resize="nearest", attention="self_spatial_temporal"
 )
 LAYERS = {
     "cross_spatial": ("cross",), "self_spatial": ("self",), "self_temporal": ("temporal_self",),
@@ -93,7 +98,7 @@ def test_without_guidance_only_the_conditional_half_runs(backbone: StableVideoDi
 
 def condition_of(backbone: StableVideoDiffusion, augmentation: float = 0.02) -> Any:
     frame = np.random.default_rng(1).integers(0, 256, (*SIZE, 3), np.uint8)
-    return backbone.condition(frame, torch.ones(3, *SIZE), Motion(7, 100, augmentation))
+    return backbone.condition(frame, torch.ones(3, *SIZE), DiffusionVideo(1.0, 7, 100, augmentation))
 
 
 def test_conditioning_is_the_noisy_frames_mean_its_embedding_and_the_ids(backbone: StableVideoDiffusion) -> None:
@@ -105,7 +110,7 @@ def test_conditioning_is_the_noisy_frames_mean_its_embedding_and_the_ids(backbon
     torch.testing.assert_close(found.latent, mean)
     assert found.token.shape == (1, tiny_video.WIDTH)
     assert found.ids.tolist() == pytest.approx([7, 100, 0.02])
-    other = backbone.condition(frame, -torch.ones(3, *SIZE), Motion(7, 100, 0.02))
+    other = backbone.condition(frame, -torch.ones(3, *SIZE), DiffusionVideo(1.0, 7, 100, 0.02))
     assert not torch.equal(other.latent, found.latent) and torch.equal(other.token, found.token)
 
 
@@ -168,13 +173,14 @@ def test_eq2_offset_is_added_to_the_chosen_attentions(
 @torch.inference_mode()
 def plain_modulated(
     backbone: StableVideoDiffusion, start: Tensor, conditioning: Any, masks: Tensor, sign: float,
-    settings: ModulationSettings,
+    rules: Rules,
 ) -> Tensor:  # fmt: skip
     """The plain schedule, written out with hooks: both halves in one batch, nothing shared."""
+    params, parity = rules.upsample, rules.upsample.parity
     unet, schedule = backbone.unet, backbone.schedule(DIFFUSION.steps)
     injected = [tapped_module(unet, Tap(block, "temporal_self", kind))
                 for block in range(3, 12) for kind in ("query", "key")]  # type: ignore[arg-type]  # fmt: skip
-    guidance = backbone.guidance_of(DIFFUSION.guidance_first, DIFFUSION.guidance, len(start))
+    guidance = backbone.guidance_of(DIFFUSION.video.guidance_first, DIFFUSION.guidance, len(start))
     scales = torch.tensor(guidance)[:, None, None, None]
     latent = torch.stack([torch.zeros_like(conditioning.latent), conditioning.latent])
     token = torch.stack([torch.zeros_like(conditioning.token), conditioning.token])
@@ -190,29 +196,29 @@ def plain_modulated(
         return x + (following - sigma) * (x - guided) / sigma
 
     clean = modulated = start
-    large = enlarge(masks, start.shape[-2:], settings.mask_resize)[:, None]
-    for step in DIFFUSION.remaining():
+    large = enlarge(masks, start.shape[-2:], parity.mask_resize)[:, None]
+    for step in remaining_steps(DIFFUSION):
         stored: dict[torch.nn.Module, Tensor] = {}
         with hooked({layer: storing(stored) for layer in injected}):
             next_clean = euler(clean, step)
         hooks: dict[torch.nn.Module, Hook] = {}
-        if settings.inject:
+        if parity.inject:
             hooks = {layer: replacing(stored[layer]) for layer in injected}
         before: dict[torch.nn.Module, Hook] = {}
-        if step == settings.modulate_step:
-            values = settings.strength * sign * masks.flatten(1)
-            for layer in LAYERS[settings.attention]:
+        if step == params.modulate_step:
+            values = params.strength * sign * masks.flatten(1)
+            for layer in LAYERS[params.video.attention]:
                 spatial = layer in ("self", "cross")
                 shift = (values if spatial else values.T)[..., None].repeat(2, 1, 1)
-                module = attention_of(unet, settings.block, layer)  # type: ignore[arg-type]
-                if settings.offset == "after":
+                module = attention_of(unet, params.block, layer)  # type: ignore[arg-type]
+                if parity.offset == "after":
                     hooks[module] = lambda module, inputs, output, shift=shift: output + shift
                 else:
                     before[module.to_out[0]] = lambda module, inputs, shift=shift: (inputs[0] + shift,)
         with hooked(hooks, before):
             modulated = euler(modulated, step)
         clean = next_clean
-        if settings.blend and step <= settings.blend_last_step:
+        if params.blend and step <= parity.blend_last_step:
             modulated = blend(modulated, clean, large)
     return modulated
 
@@ -231,20 +237,21 @@ def plain_modulated(
 def test_modulation_equals_the_plain_schedule(
     backbone: StableVideoDiffusion, frames: np.ndarray, start: Tensor, changes: dict[str, Any]
 ) -> None:
-    settings = replace(MODULATION, **changes)
-    coarse = torch.zeros(FRAMES, 4, 4, dtype=torch.int64)
+    rules = Rules(DIFFUSION, changed(MODULATION.upsample, **changes))
+    coarse = np.zeros((FRAMES, 4, 4), np.int64)
     coarse[:, :, 2:] = 1
     coarse[2] = 1  # label 0 is absent from the last frame
     conditioning = condition(backbone, frames[0], 0, DIFFUSION)
-    clean = clean_pass(backbone, start, DIFFUSION, keep=to_keep(settings, DIFFUSION), conditioning=conditioning)
-    jobs = window_jobs(coarse)
-    assert jobs.labels == [0] * 6 + [1] * 6 and jobs.signs.tolist() == ([1.0] * 3 + [-1.0] * 3) * 2
-    result = modulate(backbone, clean, jobs, DIFFUSION, settings, batch=6).final
-    for place, (label, sign) in ((0, (0, 1.0)), (3, (1, -1.0))):
-        expected = plain_modulated(backbone, start, conditioning, (coarse == label).float(), sign, settings)
-        torch.testing.assert_close(result[3 * place : 3 * place + 3], expected, atol=1e-3, rtol=1e-4)
-    if settings.blend and settings.blend_last_step == 24:
-        assert torch.equal(result[2], clean.final[2])
+    clean = clean_pass(backbone, start, DIFFUSION, keep=to_keep(rules), conditioning=conditioning)
+    windows = windows_of(coarse, rules, Passes(6, FRAMES))
+    assert [group.labels for window in windows for group in window.groups] == [[0], [1]]
+    (result,) = modulated(backbone, clean, windows, rules, batch=6)
+    for label, place, sign in ((0, 0, 1.0), (1, 1, -1.0)):
+        masks = torch.from_numpy(coarse == label).float()
+        expected = plain_modulated(backbone, start, conditioning, masks, sign, rules)
+        torch.testing.assert_close(result[label, place], expected, atol=1e-3, rtol=1e-4)
+    if rules.upsample.blend and rules.upsample.parity.blend_last_step == 24:
+        assert torch.equal(result[0, 0, 2], clean.final[2])
 
 
 @pytest.mark.slow
@@ -254,21 +261,27 @@ def test_labels_are_those_of_the_plain_schedule(
     """What labels and signs share changes rounding and nothing else."""
     coarse = np.zeros((FRAMES, 4, 4), np.int64)
     coarse[:, :, 2:] = 1
-    conditioning, maps = condition(backbone, frames[0], 0, DIFFUSION), MapSettings()
-    labels = upsample_window(
-        backbone, start, conditioning, coarse, SIZE, DIFFUSION, MODULATION, maps, WindowPasses(FRAMES)
-    )
-    pairs: dict[int, list[ImagePair]] = {frame: [] for frame in range(FRAMES)}
-    for label in (0, 1):
-        masks = torch.from_numpy(coarse == label).float()
-        images = [
-            backbone.decode(plain_modulated(backbone, start, conditioning, masks, sign, MODULATION)).numpy()
-            for sign in (1.0, -1.0)
+    inputs = Inputs(start, coarse, frames, condition(backbone, frames[0], 0, DIFFUSION))
+    labels = [frame.labels for frame in upsample(backbone, inputs, SIZE, MODULATION, Passes(FRAMES, FRAMES))]
+    images = {
+        (label, sign): backbone.decode(
+            plain_modulated(
+                backbone, start, inputs.conditioning, torch.from_numpy(coarse == label).float(), sign, MODULATION
+            )
+        )
+        for label in (0, 1)
+        for sign in (1.0, -1.0)
+    }
+    plain = []
+    for frame, plane in enumerate(coarse):
+        groups = alone([Region(label, plane == label) for label in (0, 1)])
+        pairs = [
+            Response(frame, group, images[label, 1.0][frame], images[label, -1.0][frame])
+            for label, group in enumerate(groups)
         ]
-        for frame, (plus, minus) in enumerate(zip(*images, strict=True)):
-            pairs[frame].append(ImagePair(frame, label, masks[frame].numpy(), plus, minus))
-    plain = np.stack([label_frame(of_frame, SIZE, maps).labels for of_frame in pairs.values()])
-    assert (np.stack(labels) == plain).mean() >= 0.999
+        shown = [shown_map(pair, frames[frame], SIZE, MODULATION) for pair in pairs]
+        plain.append(label_frame(shown, plane, SIZE, MODULATION.upsample).labels)
+    assert (np.stack(labels) == np.stack(plain)).mean() >= 0.999
 
 
 @pytest.mark.parametrize("decode", ["single", "joint"])
@@ -279,10 +292,11 @@ def test_pairs_are_of_the_labels_that_are_present(
     coarse[:, :, 2:] = 1
     coarse[2] = 1
     conditioning = condition(backbone, frames[0], 0, DIFFUSION)
-    clean = clean_pass(backbone, start, DIFFUSION, keep=to_keep(MODULATION, DIFFUSION), conditioning=conditioning)
-    passes = WindowPasses(batch=1, decode=decode, first=1)
-    pairs = list(window_pairs(backbone, clean, coarse, DIFFUSION, MODULATION, passes))
-    assert [(pair.label, pair.frame) for pair in pairs] == [(0, 1), (1, 1), (1, 2)]
+    clean = clean_pass(backbone, start, DIFFUSION, keep=to_keep(MODULATION), conditioning=conditioning)
+    video = replace(MODULATION.upsample.video, decode=decode)  # type: ignore[arg-type]
+    rules = Rules(DIFFUSION, replace(MODULATION.upsample, video=video))
+    pairs = list(responses(backbone, clean, coarse, rules, Passes(batch=1, together=FRAMES, first=1)))
+    assert [(pair.group.labels, pair.frame) for pair in pairs] == [([0], 1), ([1], 1), ([1], 2)]
     assert all(pair.plus.shape == pair.minus.shape == (3, *SIZE) for pair in pairs)
 
 

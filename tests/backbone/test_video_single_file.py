@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.backbone import Motion
 from pipeline.backbone.load import load_model
 from pipeline.backbone.locate import identify
 from pipeline.backbone.video.folder import VideoParts
 from pipeline.backbone.video.single_file import SVD_IMAGE_ENCODER, SVD_UNET, SVD_VAE, load_single_file
 from pipeline.errors import WeightsError
+from pipeline.parameters import DiffusionVideo
 from tests.support import checkpoint_layouts, tiny_video
 from tests.support.video_checkpoint_layout import original_tensors, write_single_file
 
@@ -76,7 +76,7 @@ def test_outputs_equal_those_of_the_folder(parts: VideoParts, checkpoint: Path, 
     results = []
     for path in (checkpoint, folder):
         model: Any = load_model(identify("svd", path, None), torch.float32, torch.device("cpu"))
-        given = model.condition(frames[0], torch.zeros(3, 64, 64), Motion())
+        given = model.condition(frames[0], torch.zeros(3, 64, 64), DiffusionVideo())
         latents = model.encode(frames)
         results.append(model.denoise(latents, 24, model.schedule(25), 2.0, conditioning=given).latents)
     torch.testing.assert_close(*results, atol=1e-6, rtol=0)

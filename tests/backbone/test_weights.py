@@ -18,8 +18,8 @@ from pipeline.backbone.image.single_file import SD21_UNET, SD21_VAE, load_single
 from pipeline.backbone.load import load_model
 from pipeline.backbone.locate import identify, locate
 from pipeline.errors import WeightsError
-from pipeline.features.diffusion import DiffusionSettings
-from pipeline.features.extraction import Extracted, ExtractionSettings, extract
+from pipeline.features.extraction import Extracted, extract
+from pipeline.parameters import DiffusionParams, ExtractParams
 from tests.support import checkpoint_layouts as layouts
 from tests.support import tiny
 from tests.support.places import SHARED
@@ -49,7 +49,7 @@ def load(path: Path | str) -> StableDiffusion:
 
 def features_of(backbone: StableDiffusion) -> Extracted:
     frames = np.random.default_rng(0).integers(0, 256, (1, 64, 128, 3), dtype=np.uint8)
-    return extract(backbone, frames, [0], DiffusionSettings(), ExtractionSettings())
+    return extract(backbone, frames, [0], DiffusionParams(), ExtractParams())
 
 
 def expected_prompt(model: layouts.Model) -> torch.Tensor:

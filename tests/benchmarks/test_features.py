@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -14,7 +15,8 @@ from benchmarks import features, modulation
 from benchmarks.in_memory import LabelledClip, Runner
 from pipeline.backbone.image.model import StableDiffusion
 from pipeline.scoring.scores import ScoredClasses
-from pipeline.upsampling.exact import ImagePair
+from pipeline.upsampling.label_groups import Region, alone
+from pipeline.upsampling.responses import Response
 from stages.common.settings import load
 from tests.support import tiny
 from tests.support.commands import write_frames, write_labels
@@ -104,8 +106,9 @@ def test_the_response_is_averaged_inside_and_outside_the_segment() -> None:
     plus = np.zeros((3, 32, 32), np.float32)
     plus[0, :16, :16] = 2 / 127.5  # two grey levels in one channel of one quarter
     plus[:, 16:] = 1 / 127.5
-    mask = np.array([[1, 0], [0, 0]], np.float32)
-    response = modulation.response(ImagePair(0, 0, mask, plus, np.zeros_like(plus)))
+    (group,) = alone([Region(0, np.array([[1, 0], [0, 0]], bool))])
+    images = torch.from_numpy(plus), torch.zeros(plus.shape)
+    response = modulation.contrast(Response(0, group, *images))
     assert response.inside == pytest.approx(2.0)
     assert response.outside == pytest.approx(3**0.5 * 2 / 3)
 

@@ -11,7 +11,7 @@ from pipeline.rendering import method_figures
 from pipeline.rendering.palette import overlay_colours
 from pipeline.stores.schemas import FEATURES
 from pipeline.stores.store import open_store
-from pipeline.upsampling.exact import LabelledFrame
+from pipeline.upsampling.labelling import LabelledFrame
 from stages import extract
 from stages.commands import figures
 from stages.common.settings import Settings, load

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,18 @@ import torch
 from pipeline.backbone.image.model import StableDiffusion
 from pipeline.cost import counting
 from pipeline.cost.timing import Costs, calibrate
-from pipeline.features.diffusion import DiffusionSettings
-from pipeline.upsampling.modulation import ModulationSettings
-from pipeline.upsampling.upsample import FastSettings
+from pipeline.parameters import DiffusionParams
+from pipeline.upsampling.rules import Rules
 from stages.commands.cost import workload
 from stages.common import backbones
 from stages.common.settings import Settings, load
 from tests.support import tiny
 from tests.support.commands import error_line, vidseg, write_frames
+from tests.support.params import make_rules
 
 SIZE = (448, 832)
 LABELS = 20
+DIFFUSION = DiffusionParams(guidance=1.0)
 #: TFLOP of SD 2.1 at that size: the network for one frame and half, and the decoder.
 UNET, DECODER = 1.215, 3.596
 
@@ -175,15 +177,13 @@ def test_seconds_of_a_stage_are_those_of_its_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("modulation", "fast"), [(None, None), (ModulationSettings(), None), (ModulationSettings(), FastSettings())]
+    "rules", [None, make_rules(DIFFUSION), make_rules(DIFFUSION, mode="fast")], ids=["none", "exact", "fast"]
 )
-def test_calibration_ends_and_times_what_will_run(
-    modulation: ModulationSettings | None, fast: FastSettings | None
-) -> None:
+def test_calibration_ends_and_times_what_will_run(rules: Rules | None) -> None:
     backbone = StableDiffusion(tiny.make_unet(), tiny.make_vae(), tiny.make_context(), "tiny", "hash")
-    costs = calibrate(backbone, (64, 192), DiffusionSettings(guidance=1.0), modulation, fast)
+    costs = calibrate(backbone, (64, 192), DIFFUSION, rules)
     assert costs.encode > 0 and costs.clean > 0
-    assert (costs.modulate > 0 and costs.decode > 0) == (modulation is not None)
+    assert (costs.modulate > 0 and costs.decode > 0) == (rules is not None)
 
 
 @pytest.mark.parametrize(
@@ -203,3 +203,77 @@ def test_a_model_of_the_other_family_is_refused(tiny_model: Path, tiny_video_mod
     other = tiny_model if name == "svd" else tiny_video_model
     line = error_line(vidseg("cost", "--no-time", "--backbone", name, "--set", f"backbone.path={other}", check=4))
     assert f"but backbone.name = '{name}' needs a" in line
+
+
+# Windows of a video model
+
+
+@pytest.mark.slow
+def test_the_plain_schedule_of_the_published_video_model() -> None:
+    """Shapes, calls and operations of a window of 14 frames and 20 labels at 448x832."""
+    settings = load(None, ["backbone.name=svd"])
+    outline = backbones.outline(settings["backbone"])
+    load_ = workload(settings, (448, 832), (448, 832))
+    assert [outline.token_shape(block, (448, 832)) for block in (3, 7, 8, 11)] == [
+        (14, 26, 1280), (28, 52, 640), (28, 52, 640), (56, 104, 320),
+    ]  # fmt: skip
+    assert counting.denoised_flops(outline, load_, load_.diffusion) == pytest.approx(5.26e13, rel=2e-3)
+    assert counting.encoded_flops(outline, load_) == pytest.approx(1.61e12, rel=2e-3)
+    assert counting.decoded_flops(outline, load_) == pytest.approx(4.35e12, rel=2e-3)
+    plain = counting.plain_schedule(outline, load_)
+    assert (plain.denoiser_calls, plain.decoded) == (328, 574)
+    assert plain.flops == pytest.approx(1.98e16, rel=3e-3)
+
+
+def test_every_stage_of_a_small_video_model(tiny_video_model: Path) -> None:
+    given = ("backbone.name=svd", f"backbone.path={tiny_video_model}", "extract.frames_together=2",
+             "diffusion.start_step=23", "upsample.modulate_step=23")  # fmt: skip
+    options = [f"--set={text}" for text in given]
+    found = json.loads(vidseg("cost", "--size", "64x64", "--labels", 2, "--json", "--no-time", *options).stdout)
+    assert found["window"] == 2
+    assert found["plain_schedule"]["denoiser_calls"] == 2 * (1 + 2 * 2)
+    for stage in ("extract", "upsample"):
+        assert found["stages"][stage]["tflop_per_frame"] > 0 and found["stages"][stage]["memory_gb"] > 0
+    # All that the plain schedule counts is run, and the clean pass twice: once to extract, once to modulate. What lies
+    # before the modulated block labels share.
+    whole = 2 * sum(found["stages"][stage]["tflop_per_frame"] for stage in ("extract", "upsample"))
+    assert 0.7 < whole / found["plain_schedule"]["tflop_per_window"] < 1
+
+
+@pytest.mark.slow
+def test_levers_of_the_fast_mode_save_with_windows(tiny_video_model: Path) -> None:
+    """Groups, box and small decoder are what they are for an image model."""
+    given = ("backbone.name=svd", f"backbone.path={tiny_video_model}", "extract.frames_together=2",
+             "diffusion.start_step=23", "upsample.modulate_step=23", "segment.clusters=3")  # fmt: skip
+    exact = ("mode=fast", "fast.guidance=null", "fast.steps=99", "fast.groups=single", "fast.decode=full",
+             "fast.deep=own")  # fmt: skip
+    costs = {}
+    for change in (
+        "mode=exact",
+        "mode=fast",
+        "fast.signs=plus",
+        "fast.steps=1",
+        "fast.decode=latent",
+        "fast.deep=clean",
+    ):
+        settings = load(None, [*given, *(f"upsample.{lever}" for lever in (*exact, change))])
+        outline = backbones.outline(settings["backbone"])
+        load_ = workload(settings, (64, 64), (64, 64))
+        costs[change] = sum(counting.flops_per_frame(outline, load_)["upsample"].values())
+    reference = costs.pop("mode=exact")
+    assert costs.pop("mode=fast") == reference
+    assert all(cost < reference for cost in costs.values())
+
+
+def test_parameters_of_an_image_model_are_refused_by_a_video_model(tiny_video_model: Path) -> None:
+    given = ("backbone.name=svd", f"backbone.path={tiny_video_model}", "extract.frames_together=null")
+    options = [f"--set={text}" for text in given]
+    assert "extract.frames_together is null, but svd sees a window" in error_line(vidseg("cost", *options, check=2))
+
+
+def test_an_image_encoder_that_does_not_fit_is_refused(tiny_video_model: Path, tmp_path: Path) -> None:
+    """One that is missing is counted as the published one, whose embedding this denoiser does not read."""
+    shutil.copytree(tiny_video_model, tmp_path / "model", ignore=shutil.ignore_patterns("image_encoder"))
+    options = ["--no-time", "--backbone", "svd", "--set", f"backbone.path={tmp_path / 'model'}"]
+    line = error_line(vidseg("cost", *options, check=4))
+    assert "the image embedding has 1024 values, the denoiser needs 32; fetch image_encoder/" in line

@@ -12,23 +12,18 @@ from pipeline.backbone.image.model import StableDiffusion
 from pipeline.backbone.image.schedule import scaled_linear_schedule
 from pipeline.backbone.midway import at_timestep, first_part, second_part
 from pipeline.errors import UsageError
-from pipeline.features.diffusion import CleanPass, DiffusionSettings, add_noise, clean_pass, draw_noise, psnr
-from pipeline.features.extraction import ExtractionSettings, extract, feature_shape
+from pipeline.features.diffusion import CleanPass, add_noise, clean_pass, draw_noise, psnr
+from pipeline.features.extraction import extract, feature_shape
 from pipeline.features.noise import batch_noise, frame_noise
-from pipeline.upsampling.modulation import (
-    Jobs,
-    Modulated,
-    ModulationSettings,
-    blend,
-    enlarge,
-    jobs_of,
-    modulate,
-    to_keep,
-)
+from pipeline.features.steps import remaining_steps
+from pipeline.parameters import DiffusionParams, ExtractParams
+from pipeline.upsampling.modulation import Jobs, ModulatedStep, blend, enlarge, modulate, to_keep
+from pipeline.upsampling.rules import Rules
 from tests.support import tiny
+from tests.support.params import make_rules
 from tests.support.plain import plain_modulated
 
-DIFFUSION = DiffusionSettings(guidance=1.0)
+DIFFUSION = DiffusionParams(guidance=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +36,11 @@ def frames() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (3, 64, 128, 3), dtype=np.uint8)
 
 
-def clean_of(
-    backbone: StableDiffusion, frames: np.ndarray, diffusion: DiffusionSettings, settings: ModulationSettings
-) -> CleanPass:
+def clean_of(backbone: StableDiffusion, frames: np.ndarray, rules: Rules) -> CleanPass:
     latents = backbone.encode(frames)
-    noise = draw_noise(diffusion, range(len(frames)), tuple(latents.shape[1:]))
-    start = add_noise(latents, noise.epsilon, diffusion, backbone)
-    return clean_pass(backbone, start, diffusion, keep=to_keep(settings, diffusion))
+    noise = draw_noise(rules.diffusion, range(len(frames)), tuple(latents.shape[1:]))
+    start = add_noise(latents, noise.epsilon, rules.diffusion, backbone)
+    return clean_pass(backbone, start, rules.diffusion, keep=to_keep(rules))
 
 
 def modulated(
@@ -55,13 +48,11 @@ def modulated(
     clean: CleanPass,
     masks: torch.Tensor,
     frames: list[int],
-    diffusion: DiffusionSettings,
-    settings: ModulationSettings,
+    rules: Rules,
     batch: int = 8,
-) -> Modulated:
-    """Jobs of label 0 with these masks (j, h, w), signs +1."""
-    jobs = Jobs(frames, [0] * len(frames), torch.ones(len(frames)), masks)
-    return modulate(backbone, clean, jobs, diffusion, settings, batch)
+) -> list[ModulatedStep]:
+    """Jobs with these masks (j, h, w), signs +1."""
+    return list(modulate(backbone, clean, Jobs(frames, torch.ones(len(frames)), masks), rules, batch))
 
 
 def test_schedule_equals_a_literal_computation() -> None:
@@ -87,7 +78,7 @@ def test_noise_of_a_frame_depends_on_its_source_index_only() -> None:
 
 @pytest.mark.parametrize(("noise", "equal"), [("shared", True), ("per_frame", False)])
 def test_noise_rules(noise: str, equal: bool) -> None:
-    drawn = draw_noise(DiffusionSettings(noise=noise), [5, 9], (4, 2, 2)).epsilon
+    drawn = draw_noise(DiffusionParams(noise=noise), [5, 9], (4, 2, 2)).epsilon
     assert torch.equal(drawn[0], drawn[1]) == equal
 
 
@@ -213,18 +204,17 @@ SCHEDULES = {
 def test_modulation_equals_the_plain_schedule(backbone: StableDiffusion, frames: np.ndarray, name: str) -> None:
     """Sharing changes nothing but rounding: for jobs of several frames, in batches that cut through frames."""
     given, changed = SCHEDULES[name]
-    diffusion, settings = replace(DIFFUSION, **given), ModulationSettings(**changed)
-    clean = clean_of(backbone, frames, diffusion, settings)
-    jobs = jobs_of(torch.tensor([[0, 3, 3, 5, 5, 5, 0, 0]]).expand(3, 4, -1).clone().triu())
-    some = [0, 3, 6, 7, 12, 15]
-    chosen = Jobs([jobs.frames[i] for i in some], [jobs.labels[i] for i in some], jobs.signs[some], jobs.masks[some])
-    result = modulate(backbone, clean, chosen, diffusion, settings, batch=4).final
-    for job, frame in enumerate(chosen.frames):
-        expected = plain_modulated(
-            backbone, clean.start[[frame]], chosen.masks[job], float(chosen.signs[job]), diffusion, settings
-        )
+    rules = make_rules(replace(DIFFUSION, **given), **changed)
+    clean = clean_of(backbone, frames, rules)
+    plane = torch.tensor([[0, 3, 3, 5, 5, 5, 0, 0]]).expand(4, -1).clone().triu()
+    masks = torch.stack([(plane == label).float() for label in (0, 3, 0, 0, 0, 3)])
+    jobs = Jobs([0, 0, 1, 1, 2, 2], torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0]), masks)
+    *_, last = modulate(backbone, clean, jobs, rules, batch=4)
+    for job, frame in enumerate(jobs.frames):
+        start, sign = clean.start[[frame]], float(jobs.signs[job])
+        expected = plain_modulated(backbone, start, jobs.masks[job], sign, rules)
         assert (expected[0] - clean.final[frame]).abs().max() > 1e-3
-        torch.testing.assert_close(result[job], expected[0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(last.latents[job], expected[0], rtol=1e-4, atol=1e-4)
 
 
 def test_eq6_blend() -> None:
@@ -237,17 +227,17 @@ def test_eq6_blend() -> None:
 def test_modulation_moves_the_mask_and_blending_leaves_the_rest_untouched(
     backbone: StableDiffusion, frames: np.ndarray
 ) -> None:
-    settings = ModulationSettings(mask_resize="nearest", blend_last_step=24)
-    clean = clean_of(backbone, frames, DIFFUSION, settings)
+    rules = make_rules(DIFFUSION, mask_resize="nearest", blend_last_step=24)
+    clean = clean_of(backbone, frames, rules)
     masks = torch.zeros(1, 4, 8)
     masks[0, 1:3, 2:4] = 1
-    result = modulated(backbone, clean, masks, [1], DIFFUSION, settings)
+    result = modulated(backbone, clean, masks, [1], rules)
     inside = enlarge(masks, (8, 16), "nearest")[0].bool()
-    for step, state in result.states.items():
-        change = (state[0] - clean.states[step][1]).abs().amax(dim=0)
+    for after in result:
+        change = (after.latents[0] - clean.states[after.step][1]).abs().amax(dim=0)
         assert change[~inside].max() == 0
         assert change[inside].min() > 0
-    images = backbone.decode(torch.cat([result.final, clean.final[1:2]]))
+    images = backbone.decode(torch.cat([result[-1].latents, clean.final[1:2]]))
     difference = (images[0] - images[1]).abs().sum(dim=0)
     pixels = enlarge(masks, (64, 128), "nearest")[0].bool()
     # The decoder's group norms carry a little of the change everywhere.
@@ -255,12 +245,12 @@ def test_modulation_moves_the_mask_and_blending_leaves_the_rest_untouched(
 
 
 def test_without_blending_the_outside_moves_too(backbone: StableDiffusion, frames: np.ndarray) -> None:
-    settings = ModulationSettings(blend=False)
-    clean = clean_of(backbone, frames, DIFFUSION, settings)
+    rules = make_rules(DIFFUSION, blend=False)
+    clean = clean_of(backbone, frames, rules)
     masks = torch.zeros(1, 4, 8)
     masks[0, 1:3, 2:4] = 1
-    result = modulated(backbone, clean, masks, [0], DIFFUSION, settings)
-    assert (result.final[0] - clean.final[0]).abs()[:, 6:].max() > 0
+    result = modulated(backbone, clean, masks, [0], rules)
+    assert (result[-1].latents[0] - clean.final[0]).abs()[:, 6:].max() > 0
 
 
 @pytest.mark.parametrize("inject", [True, False])
@@ -268,63 +258,51 @@ def test_without_blending_the_outside_moves_too(backbone: StableDiffusion, frame
 def test_zero_strength_reproduces_the_clean_pass(
     backbone: StableDiffusion, frames: np.ndarray, inject: bool, guidance: float
 ) -> None:
-    diffusion = DiffusionSettings(guidance=guidance)
-    settings = ModulationSettings(strength=0.0, inject=inject, mask_resize="nearest")
-    clean = clean_of(backbone, frames, diffusion, settings)
-    result = modulated(backbone, clean, torch.ones(3, 4, 8), [0, 1, 2], diffusion, settings)
-    torch.testing.assert_close(result.final, clean.final, rtol=1e-5, atol=1e-5)
+    rules = make_rules(DiffusionParams(guidance=guidance), strength=0.0, inject=inject, mask_resize="nearest")
+    clean = clean_of(backbone, frames, rules)
+    result = modulated(backbone, clean, torch.ones(3, 4, 8), [0, 1, 2], rules)
+    torch.testing.assert_close(result[-1].latents, clean.final, rtol=1e-5, atol=1e-5)
 
 
 def test_an_empty_mask_returns_the_clean_latents(backbone: StableDiffusion, frames: np.ndarray) -> None:
-    settings = ModulationSettings(blend_last_step=24)
-    clean = clean_of(backbone, frames, DIFFUSION, settings)
-    result = modulated(backbone, clean, torch.zeros(2, 4, 8), [0, 0], DIFFUSION, settings)
-    torch.testing.assert_close(result.final, clean.final[[0, 0]], rtol=0, atol=0)
+    rules = make_rules(DIFFUSION, blend_last_step=24)
+    clean = clean_of(backbone, frames, rules)
+    result = modulated(backbone, clean, torch.zeros(2, 4, 8), [0, 0], rules)
+    torch.testing.assert_close(result[-1].latents, clean.final[[0, 0]], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4])
 def test_jobs_do_not_depend_on_their_batch(backbone: StableDiffusion, frames: np.ndarray, batch: int) -> None:
-    settings = ModulationSettings()
-    clean = clean_of(backbone, frames, DIFFUSION, settings)
+    rules = make_rules(DIFFUSION)
+    clean = clean_of(backbone, frames, rules)
     masks = (torch.rand(4, 4, 8, generator=torch.Generator().manual_seed(0)) > 0.5).float()
-    together = modulated(backbone, clean, masks, [0, 0, 2, 1], DIFFUSION, settings).final
-    cut = modulated(backbone, clean, masks, [0, 0, 2, 1], DIFFUSION, settings, batch).final
+    together = modulated(backbone, clean, masks, [0, 0, 2, 1], rules)[-1].latents
+    cut = modulated(backbone, clean, masks, [0, 0, 2, 1], rules, batch)[-1].latents
     torch.testing.assert_close(cut, together, rtol=1e-4, atol=1e-4)
 
 
-def test_jobs_are_the_labels_present_with_both_signs() -> None:
-    jobs = jobs_of(torch.tensor([[[0, 3]], [[3, 3]]]))
-    assert jobs.frames == [0, 0, 0, 0, 1, 1]
-    assert jobs.labels == [0, 0, 3, 3, 3, 3]
-    assert jobs.signs.tolist() == [1, -1, 1, -1, 1, -1]
-    assert jobs.masks.sum(dim=(1, 2)).tolist() == [1, 1, 1, 1, 2, 2]
-
-
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("values", "message"),
     [
-        (
-            ModulationSettings(modulate_step=21),
-            "upsample.modulate_step must be between diffusion.start_step = 22",
-        ),
-        (ModulationSettings(modulate_step=25), "upsample.modulate_step must be"),
-        (ModulationSettings(blend_last_step=25), "upsample.parity.blend_last_step must be between"),
-        (ModulationSettings(modulate_step=24), "upsample.parity.blend_last_step must be .*modulate_step = 24"),
+        ({"modulate_step": 21}, "upsample.modulate_step must be between diffusion.start_step = 22"),
+        ({"modulate_step": 25}, "upsample.modulate_step must be"),
+        ({"blend_last_step": 25}, "upsample.parity.blend_last_step must be between"),
+        ({"modulate_step": 24}, "upsample.parity.blend_last_step must be .*modulate_step = 24"),
     ],
 )
-def test_steps_outside_the_schedule_are_refused(settings: ModulationSettings, message: str) -> None:
+def test_steps_outside_the_schedule_are_refused(values: dict[str, int], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        settings.check(DIFFUSION)
+        make_rules(DIFFUSION, **values).check()
 
 
 def test_start_step_outside_the_schedule_is_refused() -> None:
     with pytest.raises(UsageError, match="diffusion.start_step must be between 0 and diffusion.steps - 1 = 9"):
-        DiffusionSettings(steps=10, start_step=10)
+        remaining_steps(DiffusionParams(steps=10, start_step=10))
 
 
 def test_extract_gives_aggregated_matching_and_latents(backbone: StableDiffusion, frames: np.ndarray) -> None:
     """Section 4.1: F~ is the mean of blocks 6, 7, 8; the matching features are block 7 alone, unnormalised."""
-    settings = ExtractionSettings()
+    settings = ExtractParams()
     result = extract(backbone, frames, [0, 1, 2], DIFFUSION, settings)
     h, w, c = feature_shape(backbone, (64, 128), settings)
     assert result.aggregated.shape == result.matching.shape == (3, h * w, c)
@@ -340,9 +318,9 @@ def test_extract_gives_aggregated_matching_and_latents(backbone: StableDiffusion
 
 
 def test_extract_reads_the_conditional_half(backbone: StableDiffusion, frames: np.ndarray) -> None:
-    diffusion = DiffusionSettings(start_step=24, guidance=5.0)
-    guided = extract(backbone, frames, [0, 1, 2], diffusion, ExtractionSettings())
-    alone = extract(backbone, frames, [0, 1, 2], DiffusionSettings(start_step=24, guidance=1.0), ExtractionSettings())
+    diffusion = DiffusionParams(start_step=24, guidance=5.0)
+    guided = extract(backbone, frames, [0, 1, 2], diffusion, ExtractParams())
+    alone = extract(backbone, frames, [0, 1, 2], DiffusionParams(start_step=24, guidance=1.0), ExtractParams())
     torch.testing.assert_close(guided.matching, alone.matching, rtol=1e-4, atol=1e-5)
 
 
@@ -357,14 +335,14 @@ def test_a_sampled_posterior_differs_from_its_mode(backbone: StableDiffusion, fr
     ("settings", "message"),
     [
         (
-            ExtractionSettings(feature_step=21),
+            ExtractParams(feature_step=21),
             "extract.feature_step must be between diffusion.start_step = 22 and 24",
         ),
-        (ExtractionSettings(feature_step=25), "extract.feature_step must be"),
+        (ExtractParams(feature_step=25), "extract.feature_step must be"),
     ],
 )
 def test_feature_step_must_be_run(
-    backbone: StableDiffusion, frames: np.ndarray, settings: ExtractionSettings, message: str
+    backbone: StableDiffusion, frames: np.ndarray, settings: ExtractParams, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
         extract(backbone, frames, [0, 1, 2], DIFFUSION, settings)
@@ -372,7 +350,7 @@ def test_feature_step_must_be_run(
 
 def test_blocks_of_different_resolution_are_refused(backbone: StableDiffusion) -> None:
     with pytest.raises(UsageError, match="must share one resolution and width"):
-        feature_shape(backbone, (64, 128), ExtractionSettings(blocks=(6, 9)))
+        feature_shape(backbone, (64, 128), ExtractParams(blocks=(6, 9)))
 
 
 def test_psnr() -> None:

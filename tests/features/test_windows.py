@@ -97,8 +97,8 @@ def test_frames_that_are_done_keep_their_first_features(made: Path, settings: An
     assert shard_frames(store.array("matching")) == 3
     clip = open_store(made / "clip.zarr", CLIP)
     images, indices = clip.read("frames"), clip.attrs["source_indices"]
-    steps, rules = backbones.diffusion_settings(settings["diffusion"]), extract.extraction_settings(settings["extract"])
-    parts = [extract_frames(backbone, images[part], indices[part], steps, rules) for part in (slice(3), slice(2, 5))]
+    given = settings["diffusion"], settings["extract"]
+    parts = [extract_frames(backbone, images[part], indices[part], *given) for part in (slice(3), slice(2, 5))]
     expected = torch.cat([parts[0].matching, parts[1].matching[1:]]).numpy().astype(np.float16)
     np.testing.assert_array_equal(store.read("matching"), expected)
     assert not np.array_equal(parts[1].matching[0].numpy(), parts[0].matching[2].numpy())

@@ -22,9 +22,13 @@ import torch
 
 from pipeline.backbone import Tap
 from pipeline.backbone.image.model import StableDiffusion
-from pipeline.features.diffusion import CleanPass, DiffusionSettings, clean_pass
+from pipeline.features.diffusion import CleanPass, clean_pass
+from pipeline.features.steps import remaining_steps
 from pipeline.media.resize import model_size, resize_frame
-from pipeline.upsampling.modulation import ModulationSettings, to_keep
+from pipeline.parameters import DiffusionParams
+from pipeline.upsampling.modulation import to_keep
+from pipeline.upsampling.rules import Rules
+from tests.support.params import changed, make_rules
 from tests.support.places import SHARED
 
 DEFAULT_FOLDER = SHARED / "reference"
@@ -220,15 +224,16 @@ class Case(Mapping[str, np.ndarray]):
         return self.meta["batch_size"], 4, self.meta["network_height"] // 8, self.meta["network_width"] // 8
 
     @property
-    def diffusion(self) -> DiffusionSettings:
+    def diffusion(self) -> DiffusionParams:
         meta = self.meta
-        return DiffusionSettings(meta["num_steps"], meta["start_step"], meta["cfg_scale"], "batch", meta["seed"])
+        return DiffusionParams(meta["num_steps"], meta["start_step"], meta["cfg_scale"], seed=meta["seed"])
 
     @property
-    def modulation(self) -> ModulationSettings:
+    def rules(self) -> Rules:
         """The released rules."""
         meta = self.meta
-        return ModulationSettings(
+        return make_rules(
+            self.diffusion,
             strength=meta["offset_lambda"],
             block=meta["modulated_block"],
             modulate_step=meta["modulated_step"],
@@ -254,11 +259,11 @@ class Case(Mapping[str, np.ndarray]):
 
     def _denoised(self, index: int, inject: bool) -> CleanPass:
         start, settings, backbone = self.tensor(f"p{index}_x_start"), self.diffusion, self.vectors.backbone
-        keep = to_keep(replace(self.modulation, inject=inject), settings)
-        free = clean_pass(backbone, start, settings, {step: RECORDED for step in settings.remaining()}, keep)
+        keep = to_keep(Rules(settings, changed(self.rules.upsample, inject=inject)))
+        free = clean_pass(backbone, start, settings, {step: RECORDED for step in remaining_steps(settings)}, keep)
         states, taps, kept = dict(free.states), dict(free.taps), dict(free.kept)
         schedule = backbone.schedule(settings.steps)
-        for step in settings.remaining()[1:]:
+        for step in remaining_steps(settings)[1:]:
             given = self._given_state(index, step - 1)
             if given is not None:
                 restarted = backbone.denoise(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal, cast
 
 import numpy as np
@@ -15,8 +14,10 @@ from pipeline.backbone.attention import recorded
 from pipeline.features.diffusion import add_noise, conditional_half
 from pipeline.features.extraction import aggregate, max_abs_normalize
 from pipeline.features.noise import batch_noise
-from pipeline.upsampling.modulation import Jobs, Modulated, ModulationSettings, modulate
+from pipeline.upsampling.modulation import Jobs, ModulatedStep, modulate
+from pipeline.upsampling.rules import Rules
 from tests.reference.cases import Case, Rule, Vectors, within
+from tests.support.params import changed
 
 #: Deviations from the released rules that have a recorded array of their own.
 VARIANTS: dict[str, dict[str, object]] = {
@@ -92,49 +93,49 @@ def jobs(case: Case, index: int, label: int, sign: str, positions: Sequence[int]
     """One label in some frames of a pass."""
     planes = case.tensor(f"p{index}_cbr_labels")[list(positions)]
     masks = (planes.reshape(len(positions), *case.grid) == label).float()
-    return Jobs(list(positions), [label] * len(positions), torch.full((len(positions),), SIGNS[sign]), masks)
+    return Jobs(list(positions), torch.full((len(positions),), SIGNS[sign]), masks)
 
 
 def modulated(
-    case: Case, index: int, label: int, sign: str, positions: Sequence[int], settings: ModulationSettings
-) -> Modulated:
-    """Modulated latents of one label in some frames of a pass."""
-    clean = case.from_given(index, settings.inject)
+    case: Case, index: int, label: int, sign: str, positions: Sequence[int], rules: Rules
+) -> dict[int, ModulatedStep]:
+    """Step -> modulated latents of one label in some frames of a pass."""
+    clean = case.from_given(index, rules.upsample.parity.inject)
     todo = jobs(case, index, label, sign, positions)
-    return modulate(case.vectors.backbone, clean, todo, case.diffusion, settings, batch=4)
+    return {after.step: after for after in modulate(case.vectors.backbone, clean, todo, rules, batch=4)}
 
 
 def modulated_state(case: Case, index: int, match: re.Match[str]) -> np.ndarray:
     label, sign, step, unblended = match.groups()[1:]
     key = (f"modulated l{label} {sign}", index)  # several of its steps are recorded
     if key not in case.memo:
-        case.memo[key] = modulated(case, index, int(label), sign, range(len(case.frames(index))), case.modulation)
-    result = case.memo[key]
-    return (result.unblended if unblended else result.states)[int(step)].numpy()
+        case.memo[key] = modulated(case, index, int(label), sign, range(len(case.frames(index))), case.rules)
+    result = case.memo[key][int(step)]
+    return (result.unblended if unblended else result.latents).numpy()
 
 
 def variant(case: Case, index: int, match: re.Match[str]) -> np.ndarray:
     label, sign, strength, name, step = match.groups()[1:]
-    changes = dict(VARIANTS[name])
+    changes: dict[str, object] = dict(VARIANTS[name])
     if changes.get("blend_last_step") == -1:
         changes["blend_last_step"] = case.diffusion.steps - 1
     if strength:
         changes["strength"] = float(strength)
-    settings = replace(case.modulation, **changes)  # type: ignore[arg-type]
-    result = modulated(case, index, int(label), sign, range(len(case.frames(index))), settings)
-    return result.states[int(step)].numpy()
+    rules = Rules(case.diffusion, changed(case.rules.upsample, **changes))
+    result = modulated(case, index, int(label), sign, range(len(case.frames(index))), rules)
+    return result[int(step)].latents.numpy()
 
 
 def cross_output(case: Case, index: int, match: re.Match[str]) -> np.ndarray:
     """The cross-attention output of a block in one frame, both halves, at the modulated step."""
     label, sign, block, frame = match.groups()[1:]
-    settings, frames, offset = case.modulation, list(range(len(case.frames(index)))), None
+    params, frames, offset = case.rules.upsample, list(range(len(case.frames(index)))), None
     if label:
         todo = jobs(case, index, int(label), sign, frames)
-        offset = Offset((settings.strength * todo.signs[:, None, None] * todo.masks).flatten(1))
+        offset = Offset((params.strength * todo.signs[:, None, None] * todo.masks).flatten(1))
     clean, tap = case.from_given(index), Tap(int(block), "cross", "output")
     with recorded(case.vectors.backbone.unet, [tap]) as taps:
-        clean.kept[settings.modulate_step].variants(frames).denoise(clean.start, frames, offset)
+        clean.kept[params.modulate_step].variants(frames).denoise(clean.start, frames, offset)
     return of_frame(taps[tap], int(frame), len(frames))
 
 

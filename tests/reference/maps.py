@@ -14,7 +14,8 @@ from itertools import groupby
 import numpy as np
 
 from pipeline.upsampling import difference as maps
-from pipeline.upsampling.exact import image_pairs
+from pipeline.upsampling.labelling import RunningArgmax
+from pipeline.upsampling.responses import Passes, responses
 from tests.reference.cases import Case, Rule, equal_share, grey_levels, within
 from tests.reference.diffusion import modulated
 
@@ -38,13 +39,17 @@ def squared(plus: np.ndarray, minus: np.ndarray) -> np.ndarray:
 
 
 def stored(values: np.ndarray) -> np.ndarray:
-    return maps.normalize(maps.released_stored(values))
+    return normalised(maps.jpeg_stored(values).astype(float))
+
+
+def normalised(values: np.ndarray) -> np.ndarray:
+    return maps.normalize(values, values.max())
 
 
 MAP_RULES = {
-    "": MapRule(lambda plus, minus: stored(maps.released_difference(plus, minus)), "lanczos"),
+    "": MapRule(lambda plus, minus: stored(maps.wrapped_difference(plus, minus)), "lanczos"),
     "nowrap": MapRule(lambda plus, minus: stored(maps.blur(root(plus, minus))), "lanczos"),
-    "float": MapRule(lambda plus, minus: maps.normalize(maps.blur(root(plus, minus))), "bilinear"),
+    "float": MapRule(lambda plus, minus: normalised(maps.blur(root(plus, minus))), "bilinear"),
     "nonorm": MapRule(lambda plus, minus: maps.blur(root(plus, minus)), "bilinear"),
     "paper": MapRule(squared, "bilinear"),
 }
@@ -61,14 +66,14 @@ def label_maps(
         coarse: (h, w) labels.
     """
     size = next(iter(pairs.values()))[0].shape[:2]
-    winners: dict[str, maps.RunningArgmax] = {}
+    winners: dict[str, RunningArgmax] = {}
     for label, (plus, minus) in sorted(pairs.items()):
         for name in variants:
             rule = MAP_RULES[name]
             values = rule.values(plus, minus)
             mask = maps.resize_mask((coarse == label).astype(np.float32), size, rule.mask)
             for kind, competing in (("unfiltered", values), ("filtered", maps.filtered(values, mask, strength))):
-                winners.setdefault(f"{name}_{kind}", maps.RunningArgmax.empty(size)).add(label, competing)
+                winners.setdefault(f"{name}_{kind}", RunningArgmax.empty(size)).add(label, competing)
     return {name: winner.labels for name, winner in winners.items()}
 
 
@@ -94,7 +99,7 @@ def decoder_output(case: Case, index: int, label: int, sign: str, position: int)
     if name in case.given and name in case.recorded:
         latents = case.tensor(name)[position : position + 1]
     else:
-        latents = modulated(case, index, label, sign, [position], case.modulation).final
+        latents = modulated(case, index, label, sign, [position], case.rules)[case.diffusion.steps - 1].latents
     return case.vectors.backbone.decode(latents)[0].numpy()
 
 
@@ -102,7 +107,7 @@ def decoded_image(case: Case, index: int, label: int, sign: str, position: int) 
     """The 8-bit image (H, W, 3), computed."""
     if not case.is_recorded:
         return pass_pairs(case, index)[position][label][0 if sign == "pos" else 1]
-    return maps.released_image(decoder_output(case, index, label, sign, position), case.frame_size)
+    return maps.image_in_8_bits(decoder_output(case, index, label, sign, position), case.frame_size)
 
 
 def known_image(case: Case, index: int, label: int, sign: str, position: int) -> np.ndarray:
@@ -115,7 +120,7 @@ def known_image(case: Case, index: int, label: int, sign: str, position: int) ->
 
 
 def pass_pairs(case: Case, index: int) -> dict[int, dict[int, Images]]:
-    """Position -> label -> I+, I- of a pass, all through `image_pairs`."""
+    """Position -> label -> I+, I- of a pass, all through `responses`."""
     key = ("pairs", index)
     if key not in case.memo:
         case.memo[key] = dict(_pass_pairs(case, index))
@@ -124,13 +129,14 @@ def pass_pairs(case: Case, index: int) -> dict[int, dict[int, Images]]:
 
 def _pass_pairs(case: Case, index: int) -> Iterator[tuple[int, dict[int, Images]]]:
     coarse = case[f"p{index}_cbr_labels"].reshape(-1, *case.grid)
-    pairs = image_pairs(case.vectors.backbone, case.clean(index), coarse, case.diffusion, case.modulation, batch=4)
+    pairs = responses(case.vectors.backbone, case.clean(index), coarse, case.rules, Passes(batch=4))
     size = case.frame_size
     nothing = np.zeros((*size, 3), np.uint8)
     for position, of_frame in groupby(pairs, key=lambda pair: pair.frame):
         images = {label: (nothing, nothing) for label in case.labels}
         for pair in of_frame:
-            images[pair.label] = maps.released_image(pair.plus, size), maps.released_image(pair.minus, size)
+            plus, minus = (maps.image_in_8_bits(image.numpy(), size) for image in (pair.plus, pair.minus))
+            images[pair.group.labels[0]] = plus, minus
         yield position, images
 
 
@@ -188,8 +194,8 @@ def difference(case: Case, index: int, match: re.Match[str]) -> np.ndarray:
     planes = []
     for position in decoded_positions(case, index):
         plus, minus = (known_image(case, index, int(label), sign, position) for sign in ("pos", "neg"))
-        values = maps.blur(root(plus, minus)) if nowrap else maps.released_difference(plus, minus)
-        planes.append(maps.released_stored(values) if quantised else values)
+        values = maps.blur(root(plus, minus)) if nowrap else maps.wrapped_difference(plus, minus)
+        planes.append(maps.jpeg_stored(values) if quantised else values)
     return np.stack(planes)
 
 
@@ -215,10 +221,10 @@ def unit_difference_arrays(unit: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     labels, size = unit["labels"].tolist(), unit["plus"].shape[1:3]
     pairs = dict(zip(labels, zip(unit["plus"], unit["minus"], strict=True), strict=True))
     masks = [(unit["coarse"] == label).astype(np.float32) for label in labels]
-    differences = [maps.released_difference(*pair) for pair in pairs.values()]
+    differences = [maps.wrapped_difference(*pair) for pair in pairs.values()]
     computed = {
         "difference": np.stack(differences),
-        "difference_stored": np.stack([maps.released_stored(values) for values in differences]),
+        "difference_stored": np.stack([maps.jpeg_stored(values) for values in differences]),
         "difference_nowrap": np.stack([maps.blur(root(*pair)) for pair in pairs.values()]),
         "mask_lanczos": np.stack([maps.resize_mask(mask, size, "lanczos") for mask in masks]),
         "mask_bilinear": np.stack([maps.resize_mask(mask, size, "bilinear") for mask in masks]),

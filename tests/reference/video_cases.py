@@ -12,16 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.backbone import Conditioning, Keep, Motion, Tap
+from pipeline.backbone import Conditioning, Keep, Tap
 from pipeline.backbone.attention import GivenPattern, attention_of, processed
 from pipeline.backbone.base import Layer
 from pipeline.backbone.video.model import StableVideoDiffusion
 from pipeline.backbone.video.variants import KeptWindow, NetworkInput
-from pipeline.features.diffusion import CleanPass, DiffusionSettings, clean_pass
+from pipeline.features.diffusion import CleanPass, clean_pass
 from pipeline.features.noise import Noise, window_noise
 from pipeline.media.resize import model_size, resize_frame
-from pipeline.upsampling.modulation import Jobs, Modulated, ModulationSettings, modulate, to_keep
+from pipeline.parameters import DiffusionParams, DiffusionVideo
+from pipeline.upsampling.modulation import Jobs, ModulatedStep, modulate, to_keep
+from pipeline.upsampling.rules import Rules
 from tests.reference.cases import Case
+from tests.support.params import changed, make_rules
 from tests.support.places import SHARED
 
 DEFAULT_FOLDER = SHARED / "reference" / "svd"
@@ -100,20 +103,20 @@ class VideoCase(Case):
         return int(self.meta["batch_size"])
 
     @property
-    def diffusion(self) -> DiffusionSettings:
+    def diffusion(self) -> DiffusionParams:
         meta = self.meta
         fps, bucket, augmentation = meta["added_time_ids"]
         assert augmentation == meta["image_noise_scale"]
-        return DiffusionSettings(
-            meta["num_steps"], meta["start_step"], meta["guidance_max"], "batch", meta["seed"], meta["guidance_min"],
-            Motion(fps, bucket, augmentation),
-        )  # fmt: skip
+        told = DiffusionVideo(meta["guidance_min"], fps, bucket, augmentation)
+        steps = meta["num_steps"], meta["start_step"]
+        return DiffusionParams(*steps, meta["guidance_max"], seed=meta["seed"], video=told)
 
     @property
-    def modulation(self) -> ModulationSettings:
+    def rules(self) -> Rules:
         """The released rules."""
         meta = self.meta
-        return ModulationSettings(
+        return make_rules(
+            self.diffusion,
             strength=meta["offset_lambda"],
             block=meta["modulated_block"],
             modulate_step=meta["modulated_step"],
@@ -138,7 +141,7 @@ class VideoCase(Case):
         key = (f"clean {inject} {injected}", index)
         if key not in self.memo:
             settings = self.diffusion
-            keep = to_keep(replace(self.modulation, inject=inject), settings)
+            keep = to_keep(Rules(settings, changed(self.rules.upsample, inject=inject)))
             backbone, start = self.vectors.injecting(injected), self.tensor(f"p{index}_x_start")
             self.memo[key] = clean_pass(backbone, start, settings, RECORDED, keep, self.conditioning(index))
         return self.memo[key]
@@ -151,26 +154,28 @@ class VideoCase(Case):
         index: int,
         label: int,
         sign: str,
-        settings: ModulationSettings | None = None,
+        rules: Rules | None = None,
         injected: tuple[Layer, ...] = TEMPORAL,
         early: bool = True,
-    ) -> Modulated:
-        """One label in all frames of a pass.
+    ) -> dict[int, ModulatedStep]:
+        """Step -> latents of one label in all frames of a pass.
 
         Args:
-            settings: None = the released rules, whose result is kept.
+            rules: None = the released rules, whose result is kept.
             early: whether the single-video script's runs begin at its early step.
         """
         key = (f"modulated l{label} {sign}", index)
-        if settings is None and key in self.memo:
+        if rules is None and key in self.memo:
             return self.memo[key]
-        rules = settings or self.modulation
-        clean = self.passed(index, rules.inject, injected)
+        chosen = rules or self.rules
+        inject = chosen.upsample.parity.inject
+        clean = self.passed(index, inject, injected)
         if early:
-            clean = self.met_early(clean, index, rules.inject, injected)
+            clean = self.met_early(clean, index, inject, injected)
         todo = self.jobs(index, label, sign)
-        result = modulate(self.vectors.backbone, clean, todo, self.diffusion, rules, batch=self.frame_count)
-        if settings is None:
+        steps = modulate(self.vectors.backbone, clean, todo, chosen, batch=self.frame_count)
+        result = {after.step: after for after in steps}
+        if rules is None:
             self.memo[key] = result
         return result
 
@@ -193,7 +198,7 @@ class VideoCase(Case):
         """The first kept step, with other latents ahead of the modulated block and all its attention taken over."""
         settings, backbone, given = self.diffusion, self.vectors.injecting(injected), self.conditioning(index)
         schedule = backbone.schedule(settings.steps)
-        guidance = backbone.guidance_of(settings.guidance_first, settings.guidance, len(start))
+        guidance = backbone.guidance_of(settings.video.guidance_first, settings.guidance, len(start))
         own = backbone.denoise(
             clean.start, settings.start_step, schedule, guidance, keep=Keep(inject), conditioning=given
         ).kept
@@ -204,14 +209,14 @@ class VideoCase(Case):
             patterns = {attention_of(kept.unet, *at): GivenPattern(w) for at, w in all_blocks.patterns.items()}
             whole = NetworkInput.of(kept.unet, start[None], kept.move, given, half.conditional)
             with processed(patterns):
-                halves.append(replace(half, midway=whole.first_part(kept.unet, self.modulation.block)))
+                halves.append(replace(half, midway=whole.first_part(kept.unet, self.rules.upsample.block)))
         return replace(kept, halves=tuple(halves))
 
     def jobs(self, index: int, label: int, sign: str) -> Jobs:
         planes = self.tensor(f"p{index}_cbr_labels").reshape(-1, *self.grid)
         frames = list(range(len(planes)))
         signs = torch.full((len(planes),), SIGNS[sign])
-        return Jobs(frames, [label] * len(planes), signs, (planes == label).float())
+        return Jobs(frames, signs, (planes == label).float())
 
     def before(self, index: int) -> Tensor:
         """The latents at which modulated runs meet the modulated step: those of the early start are an evident slip."""
@@ -220,7 +225,7 @@ class VideoCase(Case):
         if key not in self.memo:
             settings, backbone = self.diffusion, self.vectors.backbone
             schedule = backbone.schedule(settings.steps)
-            guidance = backbone.guidance_of(settings.guidance_first, settings.guidance, len(start))
+            guidance = backbone.guidance_of(settings.video.guidance_first, settings.guidance, len(start))
             for step in range(self.meta["modulation_start_step"], settings.start_step):
                 conditioning = self.conditioning(index)
                 start = backbone.denoise(start, step, schedule, guidance, conditioning=conditioning).latents

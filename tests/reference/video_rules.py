@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,14 @@ from pipeline.backbone.base import Layer
 from pipeline.features.diffusion import add_noise, conditional_half
 from pipeline.features.extraction import aggregate, max_abs_normalize
 from pipeline.upsampling import difference as maps
-from pipeline.upsampling.windows import WindowPasses, window_pairs
+from pipeline.upsampling.responses import Passes, responses
+from pipeline.upsampling.rules import Rules
 from tests.reference import rules
 from tests.reference.cases import Rule, equal_share, grey_levels, within
 from tests.reference.maps import SEG, label_maps, root
 from tests.reference.segmentation import NEIGHBORS, context_before, nearest_tokens
 from tests.reference.video_cases import ALL_SELF, TEMPORAL, VideoCase
+from tests.support.params import changed
 
 Match = re.Match[str]
 LAYER: dict[str, Layer] = {"self": "self", "temporal_self": "temporal_self", "cross": "cross"}
@@ -68,7 +69,7 @@ def image_embedding(case: VideoCase, index: int, match: Match) -> np.ndarray:
 
 def cond_latent(case: VideoCase, index: int, match: Match) -> np.ndarray:
     backbone = case.vectors.backbone
-    conditioning = backbone.condition(first_frame(case, index), case.tensor("image_noise"), case.diffusion.motion)
+    conditioning = backbone.condition(first_frame(case, index), case.tensor("image_noise"), case.diffusion.video)
     assert conditioning.latent is not None
     return conditioning.latent.numpy()
 
@@ -163,30 +164,29 @@ def knn_gap(case: VideoCase, index: int, match: Match) -> np.ndarray:
 
 def modulated_state(case: VideoCase, index: int, match: Match) -> np.ndarray:
     label, sign, step, unblended = match.groups()[1:]
-    result = case.modulated(index, int(label), sign)
-    return picked(case, (result.unblended if unblended else result.states)[int(step)], match[0])
+    result = case.modulated(index, int(label), sign)[int(step)]
+    return picked(case, result.unblended if unblended else result.latents, match[0])
 
 
 def variant(case: VideoCase, index: int, match: Match) -> np.ndarray:
     label, sign, strength, name, step = match.groups()[1:]
-    settings = replace(case.modulation, **VARIANTS[name])  # type: ignore[arg-type]
-    if strength:
-        settings = replace(settings, strength=float(strength))
+    values = {**VARIANTS[name], **({"strength": float(strength)} if strength else {})}
+    rules = Rules(case.diffusion, changed(case.rules.upsample, **values))
     injected = ALL_SELF if name == "inject_all_qk" else TEMPORAL
-    result = case.modulated(index, int(label), sign, settings, injected, early=name != "start_17")
-    return picked(case, result.states[int(step)], match[0])
+    result = case.modulated(index, int(label), sign, rules, injected, early=name != "start_17")
+    return picked(case, result[int(step)].latents, match[0])
 
 
 def shifted_output(case: VideoCase, index: int, match: Match) -> np.ndarray:
     """The attention outputs of block 8 at the modulated step, both halves."""
     label, sign, layer = int(match[2]), match[3], LAYER[match[4]]
-    todo, settings = case.jobs(index, label, sign), case.modulation
-    values = (settings.strength * todo.signs[:, None, None] * todo.masks).flatten(1)
-    offset = Offset(values, settings.offset, settings.attention)
+    todo, params = case.jobs(index, label, sign), case.rules.upsample
+    values = (params.strength * todo.signs[:, None, None] * todo.masks).flatten(1)
+    offset = Offset(values, params.parity.offset, params.video.attention)
     module = tapped_module(case.vectors.backbone.unet, Tap(8, layer, "output"))
     with every_output(module) as outputs:
         clean = case.met_early(case.clean(index), index)
-        kept = clean.kept[settings.modulate_step].variants(todo.frames)
+        kept = clean.kept[params.modulate_step].variants(todo.frames)
         kept.denoise(case.before(index), todo.frames, offset)
     return of_first_frame(case, torch.cat(outputs), layer)
 
@@ -218,7 +218,7 @@ def final_latents(case: VideoCase, index: int, label: int, sign: str) -> Tensor:
     name = f"p{index}_mod_l{label}_{sign}_x24"
     if name in case.given and name in case.recorded and len(case.recorded[name]) == case.frame_count:
         return case.tensor(name)
-    return case.modulated(index, label, sign).final
+    return case.modulated(index, label, sign)[24].latents
 
 
 def decoder_rows(case: VideoCase, index: int, match: Match) -> np.ndarray:
@@ -248,7 +248,7 @@ def decoded_image(case: VideoCase, index: int, label: int, sign: str, position: 
     if not case.is_recorded:
         return pass_pairs(case, index)[position][label][sign == "neg"]
     latents = final_latents(case, index, label, sign)[position : position + 1]
-    return maps.released_image(case.vectors.backbone.decode(latents)[0].numpy(), case.frame_size)
+    return maps.image_in_8_bits(case.vectors.backbone.decode(latents)[0].numpy(), case.frame_size)
 
 
 def decoded(case: VideoCase, index: int, match: Match) -> np.ndarray:
@@ -261,23 +261,23 @@ def difference(case: VideoCase, index: int, match: Match) -> np.ndarray:
     planes = []
     for position in decoded_positions(case, index):
         plus, minus = image_pair(case, index, int(label), position)
-        values = maps.blur(root(plus, minus)) if nowrap else maps.released_difference(plus, minus)
-        planes.append(maps.released_stored(values) if quantised else values)
+        values = maps.blur(root(plus, minus)) if nowrap else maps.wrapped_difference(plus, minus)
+        planes.append(maps.jpeg_stored(values) if quantised else values)
     return np.stack(planes)
 
 
 def pass_pairs(case: VideoCase, index: int) -> dict[int, dict[int, tuple[np.ndarray, np.ndarray]]]:
-    """Position -> label -> I+, I- of a pass, all through `window_pairs`; an absent label's are equal."""
+    """Position -> label -> I+, I- of a pass, all through `responses`; an absent label's are equal."""
     key = ("pairs", index)
     if key not in case.memo:
         coarse = case[f"p{index}_cbr_labels"].reshape(-1, *case.grid)
         clean = case.met_early(case.clean(index), index)
-        passes = WindowPasses(batch=case.frame_count)
+        passes = Passes(case.frame_count, together=case.frame_count)
         nothing = np.zeros((*case.frame_size, 3), np.uint8)
         pairs = {at: dict.fromkeys(case.labels, (nothing, nothing)) for at in range(len(coarse))}
-        for pair in window_pairs(case.vectors.backbone, clean, coarse, case.diffusion, case.modulation, passes):
-            plus, minus = (maps.released_image(output, case.frame_size) for output in (pair.plus, pair.minus))
-            pairs[pair.frame][pair.label] = plus, minus
+        for pair in responses(case.vectors.backbone, clean, coarse, case.rules, passes):
+            plus, minus = (maps.image_in_8_bits(image.numpy(), case.frame_size) for image in (pair.plus, pair.minus))
+            pairs[pair.frame][pair.group.labels[0]] = plus, minus
         case.memo[key] = pairs
     return case.memo[key]
 

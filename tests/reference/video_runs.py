@@ -149,9 +149,9 @@ def clip_arrays(vectors: VideoVectors) -> dict[str, np.ndarray]:
 
 
 def _released_motion():  # type: ignore[no-untyped-def]
-    from pipeline.backbone import Motion
+    from pipeline.parameters import DiffusionVideo
 
-    return Motion()
+    return DiffusionVideo()
 
 
 @torch.inference_mode()

@@ -51,15 +51,14 @@ def test_the_clean_pass_equals_extracts(stores: tuple[Path, Path, Path], tiny_mo
     """latents.zarr keeps float32, so that upsampling starts from the very same latents."""
     import torch
 
-    from pipeline.features.diffusion import DiffusionSettings, add_noise, draw_noise
-    from pipeline.features.extraction import ExtractionSettings
+    from pipeline.features.diffusion import add_noise, draw_noise
     from pipeline.features.extraction import extract as extract_frames
     from stages.common.backbones import load_backbone
 
     backbone = load_backbone(BackboneParams(path=str(tiny_model)))
     frames = open_store(stores[0], CLIP).read("frames", 0, 2)
-    settings = DiffusionSettings(guidance=1.0)
-    fresh = extract_frames(backbone, frames, [0, 3], settings, ExtractionSettings()).latents
+    settings = DiffusionParams(guidance=1.0)
+    fresh = extract_frames(backbone, frames, [0, 3], settings, ExtractParams()).latents
     stored = torch.from_numpy(open_store(stores[1], LATENTS).read("latents", 0, 2))
     torch.testing.assert_close(fresh, stored, rtol=0, atol=0)
     noise = draw_noise(settings, [0, 3], (4, 8, 16))

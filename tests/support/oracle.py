@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.backbone import UNCONDITIONED, Conditioning, Denoised, Keep, Modulated, Motion, Schedule, Tap
+from pipeline.backbone import UNCONDITIONED, Conditioning, Denoised, Keep, Modulated, Schedule, Tap
 from pipeline.backbone.image.schedule import scaled_linear_schedule
+from pipeline.parameters import DiffusionVideo
 
 STRIDE = 8
 CHANNELS = 24
@@ -69,7 +70,7 @@ class OracleBackbone:
         self._window = [self._known[frame.tobytes()] for frame in frames]
         return torch.zeros(len(frames), 4, frames.shape[1] // 8, frames.shape[2] // 8)
 
-    def condition(self, frame: np.ndarray, noise: Tensor, motion: Motion) -> Conditioning:
+    def condition(self, frame: np.ndarray, noise: Tensor, told: DiffusionVideo) -> Conditioning:
         return UNCONDITIONED
 
     def denoise(

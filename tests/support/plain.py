@@ -13,47 +13,42 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.backbone.image.model import StableDiffusion
-from pipeline.features.diffusion import DiffusionSettings
-from pipeline.upsampling.modulation import ModulationSettings, enlarge
+from pipeline.features.steps import remaining_steps
+from pipeline.upsampling.modulation import enlarge
+from pipeline.upsampling.rules import Rules
 
 Hook = Callable[..., Any]
 
 
 @torch.inference_mode()
-def plain_modulated(
-    backbone: StableDiffusion,
-    start: Tensor,
-    mask: Tensor,
-    sign: float,
-    diffusion: DiffusionSettings,
-    settings: ModulationSettings,
-) -> Tensor:
+def plain_modulated(backbone: StableDiffusion, start: Tensor, mask: Tensor, sign: float, rules: Rules) -> Tensor:
     """Final latents (1, 4, h, w) of one job, from the frame's noised latents (1, 4, h, w) and its mask (h', w')."""
+    diffusion, params, parity = rules.diffusion, rules.upsample, rules.upsample.parity
     schedule = backbone.schedule(diffusion.steps)
     layers = injected_layers(backbone.unet)
     clean = modulated = start
-    for step in diffusion.remaining():
+    for step in remaining_steps(diffusion):
         stored: dict[nn.Module, Tensor] = {}
         with hooked({layer: storing(stored) for layer in layers}):
             next_clean = euler(backbone, clean, step, schedule, diffusion.guidance)
         hooks: dict[nn.Module, Hook] = {}
-        if settings.inject and step >= settings.modulate_step:
+        if parity.inject and step >= params.modulate_step:
             hooks = {layer: replacing(stored[layer]) for layer in layers}
         before: dict[nn.Module, Hook] = {}
-        if step == settings.modulate_step:
+        if step == params.modulate_step:
             modulated = clean
-            grid = backbone.token_shape(settings.block, tuple(8 * side for side in start.shape[-2:]))[:2]
-            values = settings.strength * sign * enlarge(mask[None], grid, "nearest").flatten()[None, :, None]
-            cross = attention(backbone.unet, settings.block, "attn2")
-            if settings.offset == "after":
+            grid = backbone.token_shape(params.block, tuple(8 * side for side in start.shape[-2:]))[:2]
+            values = params.strength * sign * enlarge(mask[None], grid, "nearest").flatten()[None, :, None]
+            cross = attention(backbone.unet, params.block, "attn2")
+            if parity.offset == "after":
                 hooks[cross] = lambda module, inputs, output, values=values: output + values
             else:
                 before[cross.to_out[0]] = lambda module, inputs, values=values: (inputs[0] + values,)
         with hooked(hooks, before):
             modulated = euler(backbone, modulated, step, schedule, diffusion.guidance)
         clean = next_clean
-        if settings.blend and settings.modulate_step <= step <= settings.blend_last_step:
-            large = enlarge(mask[None], start.shape[-2:], settings.mask_resize)[:, None]
+        if params.blend and params.modulate_step <= step <= parity.blend_last_step:
+            large = enlarge(mask[None], start.shape[-2:], parity.mask_resize)[:, None]
             modulated = large * modulated + (1 - large) * clean
     return modulated
 

@@ -10,11 +10,12 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
 from pipeline.backbone.attention import recorded, recorded_outputs, token_shape
-from pipeline.backbone.base import UNCONDITIONED, Conditioning, Denoised, Keep, Modulated, Motion, Schedule, Tap
+from pipeline.backbone.base import UNCONDITIONED, Conditioning, Denoised, Keep, Modulated, Schedule, Tap
 from pipeline.backbone.image.schedule import GuidedStep, scaled_linear_schedule
 from pipeline.backbone.image.variants import KeptStep, shared_taps
 from pipeline.backbone.local_decoding import LocalDecoder
 from pipeline.backbone.midway import at_timestep, deep_level, first_part, second_part
+from pipeline.parameters import DiffusionVideo
 
 
 class StableDiffusion:
@@ -71,7 +72,7 @@ class StableDiffusion:
         sample = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(self.device)
         return sample.float().contiguous() * self.vae.config.scaling_factor
 
-    def condition(self, frame: np.ndarray, noise: Tensor, motion: Motion) -> Conditioning:
+    def condition(self, frame: np.ndarray, noise: Tensor, told: DiffusionVideo) -> Conditioning:
         return UNCONDITIONED
 
     @torch.inference_mode()

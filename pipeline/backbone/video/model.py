@@ -14,11 +14,12 @@ from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionM
 from torch import Tensor, nn
 
 from pipeline.backbone.attention import attention_of, attention_weights, recorded, recorded_outputs, token_shape
-from pipeline.backbone.base import UNCONDITIONED, Conditioning, Denoised, Keep, Layer, Modulated, Motion, Schedule, Tap
+from pipeline.backbone.base import UNCONDITIONED, Conditioning, Denoised, Keep, Layer, Modulated, Schedule, Tap
 from pipeline.backbone.local_decoding import LocalDecoder
 from pipeline.backbone.midway import Midway, deep_level, second_part
 from pipeline.backbone.video.schedule import VideoStep, karras_schedule
 from pipeline.backbone.video.variants import LAYERS, KeptHalf, KeptWindow, NetworkInput, kept_layers
+from pipeline.parameters import DiffusionVideo
 
 #: Frame (H, W, 3) uint8 -> its embedding (1, c) float32.
 Embed = Callable[[np.ndarray], Tensor]
@@ -91,11 +92,11 @@ class StableVideoDiffusion:
         return torch.cat(coded).float().contiguous() * self.vae.config.scaling_factor
 
     @torch.inference_mode()
-    def condition(self, frame: np.ndarray, noise: Tensor, motion: Motion) -> Conditioning:
-        noisy = self._pixels(frame) + motion.noise_augmentation * noise.to(self.device)
+    def condition(self, frame: np.ndarray, noise: Tensor, told: DiffusionVideo) -> Conditioning:
+        noisy = self._pixels(frame) + told.noise_augmentation * noise.to(self.device)
         # The posterior's mean, not multiplied by the scaling factor.
         latent = self.vae.encode(noisy[None]).latent_dist.mean[0].float().contiguous()
-        ids = torch.tensor([motion.fps_id, motion.motion_bucket, motion.noise_augmentation], device=self.device)
+        ids = torch.tensor([told.fps_id, told.motion_bucket, told.noise_augmentation], device=self.device)
         return Conditioning(latent, self.embed(frame).to(self.device), ids)
 
     @torch.inference_mode()

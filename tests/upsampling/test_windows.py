@@ -1,4 +1,4 @@
-"""The fast mode with windows of a video model, and what a kept window shares with its variants."""
+"""Masked modulation of a video model's windows, and what a kept window shares with its variants."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ from pipeline.backbone.video.model import StableVideoDiffusion
 from pipeline.backbone.video.schedule import VideoStep
 from pipeline.backbone.video.variants import NetworkInput
 from pipeline.errors import UsageError
-from pipeline.features.diffusion import DiffusionSettings, condition
-from pipeline.parameters import UpsampleFast, UpsampleParams, UpsampleVideo
-from pipeline.upsampling.difference import MapSettings
-from pipeline.upsampling.modulation import ModulationSettings
-from pipeline.upsampling.upsample import EXACT, FastSettings, upsample_fast
-from pipeline.upsampling.windows import WindowPasses, upsample_window
-from stages.common.windows import check_upsampling
+from pipeline.features.diffusion import condition
+from pipeline.parameters import DiffusionParams, UpsampleFast, UpsampleParams, UpsampleVideo
+from pipeline.upsampling.responses import Passes
+from pipeline.upsampling.rules import EXACT, Rules
+from pipeline.upsampling.upsample import Inputs, upsample
 from tests.support import tiny_video
+from tests.support.params import make_rules
 from tests.support.tiny import save_small_decoder
 
-DIFFUSION = DiffusionSettings(start_step=23, guidance=2.5)
-MODULATION = ModulationSettings(
-    block=8, modulate_step=23, blend_last_step=24, mask_resize="nearest", attention="self_spatial_temporal"
+DIFFUSION = DiffusionParams(start_step=23, guidance=2.5)
+MODULATION = make_rules(
+    DIFFUSION, block=8, modulate_step=23, blend_last_step=24, mask_resize="nearest", attention="self_spatial_temporal"
 )
 SIZE = (60, 60)
 #: Label 2 appears in the second frame; 0 is absent from the last.
@@ -93,26 +92,37 @@ def test_the_top_level_alone_is_the_pass_when_nothing_below_changes(
     assert 0 < (moved - own).abs().max() < (moved - clean.latents).abs().max()
 
 
-def fast_labels(
-    backbone: StableVideoDiffusion, start: Tensor, conditioning: Conditioning, frames: np.ndarray, fast: FastSettings,
-    passes: WindowPasses = WindowPasses(batch=6), **more: Any,
+def labels_of(
+    backbone: StableVideoDiffusion, start: Tensor, conditioning: Conditioning, frames: np.ndarray,
+    fast: UpsampleFast = EXACT, **more: Any,
 ) -> np.ndarray:  # fmt: skip
-    rules = DIFFUSION, MODULATION, MapSettings()
-    found = upsample_fast(
-        backbone, start, COARSE, frames, SIZE, *rules, fast, passes, conditioning=conditioning, **more
-    )
+    video = UpsampleVideo("self_spatial_temporal", more.pop("decode", "single"))
+    rules = Rules(DIFFUSION, replace(MODULATION.upsample, mode="fast", fast=fast, video=video))
+    passes = Passes(more.pop("batch", 6), together=3, **more)
+    found = upsample(backbone, Inputs(start, COARSE, frames, conditioning), SIZE, rules, passes)
     return np.stack([frame.labels for frame in found])
 
 
-@pytest.mark.parametrize("passes", [WindowPasses(1), WindowPasses(6, "joint"), WindowPasses(6, "single", 2)], ids=str)
-def test_without_any_approximation_it_is_the_exact_mode(
-    backbone: StableVideoDiffusion, start: Tensor, conditioning: Conditioning, frames: np.ndarray, passes: WindowPasses
+def test_labels_do_not_depend_on_the_batch_nor_on_which_frames_are_asked_for(
+    backbone: StableVideoDiffusion, start: Tensor, conditioning: Conditioning, frames: np.ndarray
 ) -> None:
-    rules = DIFFUSION, MODULATION, MapSettings()
-    exact = np.stack(upsample_window(backbone, start, conditioning, COARSE, SIZE, *rules, passes))
-    labels = fast_labels(backbone, start, conditioning, frames, EXACT, passes)
-    assert labels.shape == exact.shape == (3 - passes.first, *SIZE)
-    assert (labels == exact).mean() >= 0.999
+    given = start, conditioning, frames
+    labels = labels_of(backbone, *given)
+    assert labels.shape == (3, *SIZE)
+    assert (labels_of(backbone, *given, batch=1) == labels).mean() >= 0.999
+    np.testing.assert_array_equal(labels_of(backbone, *given, first=2), labels[2:])
+
+
+def test_frames_that_are_decoded_together_come_in_order(
+    backbone: StableVideoDiffusion, start: Tensor, conditioning: Conditioning, frames: np.ndarray
+) -> None:
+    given = start, conditioning, frames
+    joint = labels_of(backbone, *given, decode="joint")
+    for plane, coarse in zip(joint, COARSE, strict=True):
+        assert set(np.unique(plane)) == set(np.unique(coarse))
+    np.testing.assert_array_equal(labels_of(backbone, *given, decode="joint", first=1), joint[1:])
+    plus = labels_of(backbone, *given, replace(EXACT, signs="plus"), decode="joint")
+    assert plus.shape == joint.shape and (plus != joint).any()
 
 
 @pytest.mark.parametrize(
@@ -127,18 +137,18 @@ def test_each_approximation_gives_labels_of_its_own(
 ) -> None:  # fmt: skip
     small = load_small_decoder(save_small_decoder(tmp_path / "small"), torch.device("cpu"))
     given = start, conditioning, frames
-    labels = fast_labels(backbone, *given, replace(EXACT, **change), small=small)
+    labels = labels_of(backbone, *given, replace(EXACT, **change), small=small)
     for plane, coarse in zip(labels, COARSE, strict=True):
         assert set(np.unique(plane)) <= set(np.unique(coarse))
-    assert (labels != fast_labels(backbone, *given, EXACT)).any()
+    assert (labels != labels_of(backbone, *given, EXACT)).any()
 
 
 def test_groups_of_touching_labels_are_the_labels(
     backbone: StableVideoDiffusion, start: Tensor, conditioning: Conditioning, frames: np.ndarray
 ) -> None:
     given = start, conditioning, frames
-    wide = fast_labels(backbone, *given, replace(EXACT, groups="labels", gap=2))  # no two are so far apart
-    np.testing.assert_array_equal(wide, fast_labels(backbone, *given, EXACT))
+    wide = labels_of(backbone, *given, replace(EXACT, groups="labels", gap=2))  # no two are so far apart
+    np.testing.assert_array_equal(wide, labels_of(backbone, *given, EXACT))
 
 
 def test_a_box_is_decoded_as_in_the_whole(backbone: StableVideoDiffusion) -> None:
@@ -164,5 +174,5 @@ def test_frames_that_are_not_decoded_whole_cannot_be_decoded_together(
     params = UpsampleParams(mode="fast", fast=UpsampleFast(decode=decode), video=video)
     message = f"upsample.video.decode is joint, but upsample.fast.decode = {decode} takes frames"
     with pytest.raises(UsageError, match=message):
-        check_upsampling(params, backbone)
-    check_upsampling(replace(params, fast=UpsampleFast(decode="full")), backbone)
+        Rules(DIFFUSION, params).check_backbone(backbone)
+    Rules(DIFFUSION, replace(params, fast=UpsampleFast(decode="full"))).check_backbone(backbone)

@@ -1,0 +1,92 @@
+"""From what the passes show of a frame to its labels: the full-resolution argmax (paper section 3.2, Eq. 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.media.resize import resize_nearest
+from pipeline.parameters import UpsampleParams
+from pipeline.upsampling import difference as maps
+
+if TYPE_CHECKING:
+    from pipeline.upsampling.label_groups import Group
+
+
+@dataclass
+class RunningArgmax:
+    """Argmax over labels of maps that arrive one by one, ascending; the lowest label wins ties.
+
+    Attributes:
+        best: (H, W) float64, the largest value so far.
+        labels: (H, W) int, the label that has it.
+    """
+
+    best: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def empty(cls, size: tuple[int, int]) -> RunningArgmax:
+        return cls(np.full(size, -np.inf), np.zeros(size, np.int64))
+
+    def add(self, label: int | np.ndarray, values: np.ndarray) -> None:
+        """Let a label compete with its map (H, W), or at each pixel the label (H, W) that the map shows there."""
+        better = values > self.best
+        np.copyto(self.labels, label, where=better)
+        np.copyto(self.best, values, where=better)
+
+
+@dataclass(frozen=True)
+class GroupMap:
+    """What a group shows of one frame: the group (h, w), and its difference map D (H0, W0), not normalised."""
+
+    group: Group
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class LabelledFrame:
+    """One frame's result: labels (H0, W0) int64 and, per label, its map before Eq. 7 (H0, W0), floats."""
+
+    labels: np.ndarray
+    differences: dict[int, np.ndarray]
+
+
+def label_frame(
+    shown: Sequence[GroupMap], plane: np.ndarray, size: tuple[int, int], params: UpsampleParams
+) -> LabelledFrame:
+    """Section 3.2 and Eq. 7 where each pixel of a group's map shows one label: the largest value wins.
+
+    Args:
+        shown: the groups of a frame; a label may be in several.
+        plane: the frame's coarse map (h, w). Labels that are not in it never compete.
+    """
+    labels = np.unique(plane)
+    regions = [_regions(part.group, labels, size) for part in shown]
+    largest = np.zeros(len(labels), shown[0].values.dtype)
+    for part, region in zip(shown, regions, strict=True):
+        for place, where in region.items():
+            largest[place] = max(largest[place], part.values.max(where=where, initial=0))
+    masks = [maps.resize_mask(plane == label, size, params.parity.filter_resize) for label in labels]
+    differences = np.zeros((len(labels), *size), largest.dtype)
+    winner = RunningArgmax.empty(size)
+    for part, region in zip(shown, regions, strict=True):
+        for place, where in region.items():
+            values = maps.normalize(part.values, largest[place]) if params.parity.normalize else part.values
+            competing = maps.filtered(values, masks[place], params.filter)
+            winner.add(int(labels[place]), np.where(where, competing, -np.inf))
+            np.copyto(differences[place], values, where=where)
+    return LabelledFrame(winner.labels, dict(zip(labels.tolist(), differences, strict=True)))
+
+
+def _regions(group: Group, labels: np.ndarray, size: tuple[int, int]) -> dict[int, np.ndarray | bool]:
+    """Place of each of a group's labels -> where its map shows that label, (H0, W0) bool or everywhere."""
+    places = np.searchsorted(labels, group.owners)
+    found = np.unique(places).tolist()
+    if len(found) == 1:
+        return {found[0]: True}
+    owners = resize_nearest(places, size)
+    return {place: owners == place for place in found}
