@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import struct
 import subprocess
 import tempfile
@@ -89,11 +90,10 @@ PATHS = (
 
 def test_no_shell_reads_the_paths_of_an_item(project: Project) -> None:
     """The real `dvc repro`: a path is the name of a folder, whatever it holds."""
-    for number, path in enumerate(PATHS):
-        (project.folder / "frames").rename(project.folder / path)
-        project.write_videos({f"item{number}": [{"path": path}]})
-        assert project.run_stages("ingest") == [f"ingest@item{number}"]
-        (project.folder / path).rename(project.folder / "frames")
+    for path in PATHS:
+        shutil.copytree(project.folder / "frames", project.folder / path)
+    project.write_videos({f"item{number}": [{"path": path}] for number, path in enumerate(PATHS)})
+    assert sorted(project.run_stages("ingest")) == [f"ingest@item{number}" for number in range(len(PATHS))]
     assert not list(project.folder.rglob("pwned*"))
 
 
