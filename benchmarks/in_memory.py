@@ -26,7 +26,7 @@ from pipeline.stores.schemas import CLIP, TRUTH
 from pipeline.stores.store import open_store
 from pipeline.upsampling.interpolation import METHODS, nearest
 from pipeline.upsampling.labelling import label_frame
-from pipeline.upsampling.modulation import to_keep
+from pipeline.upsampling.modulation import to_share
 from pipeline.upsampling.responses import Passes, Response, responses
 from pipeline.upsampling.rules import Rules
 from pipeline.upsampling.upsample import Inputs, shown_map, upsample
@@ -222,7 +222,7 @@ class Runner:
 
         def compute() -> list[list[Response]]:
             start = self._start(settings, grouping)
-            clean = clean_pass(self.backbone, start, rules.passes, keep=to_keep(rules), skip=rules.skip)
+            clean = clean_pass(self.backbone, start, rules.passes, share=to_share(rules), skip=rules.skip)
             pairs = responses(self.backbone, clean, planes, rules, Passes(rules.upsample.batch))
             return [list(of_frame) for _, of_frame in groupby(pairs, key=lambda pair: pair.frame)]
 

@@ -2,15 +2,15 @@
 
 from pipeline.backbone.base import (
     UNCONDITIONED,
+    AttentionName,
     Backbone,
     Conditioning,
     DecodesParts,
     Denoised,
-    Keep,
-    Kept,
-    Modulated,
     Offset,
+    RepeatableStep,
     Schedule,
+    Share,
     Tap,
     Variants,
 )
@@ -18,16 +18,16 @@ from pipeline.backbone.boxes import Box
 
 __all__ = [
     "UNCONDITIONED",
+    "AttentionName",
     "Backbone",
     "Box",
     "Conditioning",
     "DecodesParts",
     "Denoised",
-    "Keep",
-    "Kept",
-    "Modulated",
     "Offset",
+    "RepeatableStep",
     "Schedule",
+    "Share",
     "Tap",
     "Variants",
 ]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # importing torch takes seconds, and finding weights must not
 #: The attentions of a decoder block. The temporal ones are a video model's: sequences of b frames, one per token.
 Layer = Literal["self", "cross", "temporal_self", "temporal_cross"]
 #: What Eq. 2 offsets, by the names of `upsample.video.attention`; which of them a model has is `Backbone.modulated`.
-Modulated = Literal["cross_spatial", "self_spatial", "self_temporal", "self_spatial_temporal"]
+AttentionName = Literal["cross_spatial", "self_spatial", "self_temporal", "self_spatial_temporal"]
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ UNCONDITIONED = Conditioning()
 
 
 @dataclass(frozen=True)
-class Keep:
-    """What a step keeps for variants of its frames, so that they need not compute it again.
+class Share:
+    """What a step shares with variants of its frames, so that they need not compute it again.
 
     Attributes:
         attention: the attention of the decoder blocks; variants take over its queries and keys (injection).
@@ -77,7 +77,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class Offset:
-    """The modulation +-lambda * M_l of Eq. 2 on an attention of the block that was kept.
+    """The modulation +-lambda * M_l of Eq. 2 on an attention of the shared block.
 
     Attributes:
         values: (j, n) float, signed strength times the mask of each token; the same for all channels and halves.
@@ -88,7 +88,7 @@ class Offset:
 
     values: Tensor
     place: Literal["after", "inside"] = "after"
-    attention: Modulated = "cross_spatial"
+    attention: AttentionName = "cross_spatial"
 
     def __getitem__(self, part: slice) -> Offset:
         return replace(self, values=self.values[part])
@@ -119,16 +119,16 @@ class Variants(Protocol):
         """The next latents (j, 4, h, w) of j variants.
 
         Args:
-            latents: (j, 4, h, w); at a step kept with its block, they are those of the frames themselves.
-            frames: (j,) which frame of the kept step each variant is of; a video model's are whole windows, each
+            latents: (j, 4, h, w); at a step that shares its block, they are those of the frames themselves.
+            frames: (j,) which frame of the step each variant is of; a video model's are whole windows, each
                 all frames in order.
-            offset: modulation, at a step kept with its block.
+            offset: modulation, at a step that shares its block.
         """
         ...
 
 
-class Kept(Protocol):
-    """A step of some frames, kept to be repeated with changes."""
+class RepeatableStep(Protocol):
+    """A step of some frames that can be repeated with changes."""
 
     def variants(self, frames: Collection[int]) -> Variants:
         """Get ready for variants of these frames.
@@ -140,11 +140,11 @@ class Kept(Protocol):
 
 @dataclass(frozen=True)
 class Denoised:
-    """Result of one step: the next noisy latents (b, 4, h, w) float32, the tapped tensors and what was kept."""
+    """Result of one step: the next latents (b, 4, h, w) float32, the tapped tensors, the step to repeat if asked."""
 
     latents: Tensor
     taps: Mapping[Tap, Tensor] = field(default_factory=dict)
-    kept: Kept | None = None
+    repeatable: RepeatableStep | None = None
 
 
 class PartDecoder(Protocol):
@@ -172,7 +172,7 @@ class Backbone(Protocol):
     #: Frames that it was trained to see together; an image model's window is one frame.
     window: int
     #: The attentions that can be modulated.
-    modulated: tuple[Modulated, ...]
+    modulated: tuple[AttentionName, ...]
 
     @property
     def device(self) -> torch.device:
@@ -219,7 +219,7 @@ class Backbone(Protocol):
         guidance: float | Sequence[float],
         *,
         record: Collection[Tap] = (),
-        keep: Keep | None = None,
+        share: Share | None = None,
         conditioning: Conditioning = UNCONDITIONED,
     ) -> Denoised:
         """One Euler step of the noisy latents (b, 4, h, w) of a pass.
@@ -228,7 +228,7 @@ class Backbone(Protocol):
             guidance: scale against the all-zero context; 1 runs the conditional half only. A video model's may
                 differ by frame: (b,).
             record: taps to return.
-            keep: what to keep for variants; None: there will be none.
+            share: what to share with variants; None: there will be none.
             conditioning: of this window, from `condition`.
         """
         ...

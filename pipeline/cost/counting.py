@@ -29,7 +29,7 @@ from pipeline.features.steps import remaining_steps
 from pipeline.parameters import DiffusionParams, ExtractParams, UpsampleParams
 from pipeline.stores.feature_codec import array_specs
 from pipeline.stores.schemas import ArraySpec, label_dtype
-from pipeline.upsampling.modulation import to_keep
+from pipeline.upsampling.modulation import to_share
 from pipeline.upsampling.responses import Passes, Window, calls, compared, modulated, windows_of
 from pipeline.upsampling.rules import EXACT, Rules
 
@@ -308,7 +308,7 @@ def _window(outline: Backbone, load: Workload, rules: Rules) -> Window:
 
 def _clean(outline: Backbone, load: Workload, rules: Rules, frames: int, conditioning: Conditioning) -> CleanPass:
     start = _latents(outline, load, frames)
-    return clean_pass(outline, start, rules.passes, keep=to_keep(rules), conditioning=conditioning)
+    return clean_pass(outline, start, rules.passes, share=to_share(rules), conditioning=conditioning)
 
 
 def _conditioned(outline: Backbone, load: Workload) -> Conditioning:

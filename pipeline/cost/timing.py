@@ -16,7 +16,7 @@ from pipeline.features.diffusion import clean_pass, condition
 from pipeline.media.resize import MULTIPLE
 from pipeline.parameters import DiffusionParams
 from pipeline.upsampling.label_groups import alone, whole_labels
-from pipeline.upsampling.modulation import to_keep
+from pipeline.upsampling.modulation import to_share
 from pipeline.upsampling.responses import Images, Window, compared, modulated
 from pipeline.upsampling.rules import Rules
 
@@ -91,7 +91,7 @@ def _round(
     if rules is None:
         _, clean = _timed(backbone, partial(denoise, diffusion))
         return Costs(encode / count, clean / count)
-    passed, clean = _timed(backbone, partial(denoise, rules.passes, keep=to_keep(rules), skip=rules.skip))
+    passed, clean = _timed(backbone, partial(denoise, rules.passes, share=to_share(rules), skip=rules.skip))
     grid = backbone.token_shape(rules.upsample.block, size)[:2]
     window = Window(range(count), range(count), alone(whole_labels(np.zeros((count, *grid), np.int64))))
     result, varied = _timed(backbone, partial(modulated, backbone, passed, [window], rules, 2 * count))

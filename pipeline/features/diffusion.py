@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.backbone import UNCONDITIONED, Backbone, Conditioning, Keep, Kept, Tap
+from pipeline.backbone import UNCONDITIONED, Backbone, Conditioning, RepeatableStep, Share, Tap
 from pipeline.features.noise import Noise, frame_noise, image_noise, shared_noise
 from pipeline.features.steps import remaining_steps
 from pipeline.parameters import DiffusionParams
@@ -23,13 +23,13 @@ class CleanPass:
         start: (b, 4, h, w) noised latents before the first step.
         states: step -> (b, 4, h, w) latents after that step (z_t of Eq. 6).
         taps: step -> tapped tensors, each (halves * b, n, c).
-        kept: step -> what variants of it share.
+        repeatable: step -> the step, where it shares anything with variants.
     """
 
     start: Tensor
     states: Mapping[int, Tensor]
     taps: Mapping[int, Mapping[Tap, Tensor]]
-    kept: Mapping[int, Kept] = field(default_factory=dict)
+    repeatable: Mapping[int, RepeatableStep] = field(default_factory=dict)
 
     @property
     def final(self) -> Tensor:
@@ -61,7 +61,7 @@ def clean_pass(
     start: Tensor,
     params: DiffusionParams,
     record: Mapping[int, Sequence[Tap]] | None = None,
-    keep: Mapping[int, Keep] | None = None,
+    share: Mapping[int, Share] | None = None,
     conditioning: Conditioning = UNCONDITIONED,
     skip: Collection[int] = (),
 ) -> CleanPass:
@@ -73,17 +73,17 @@ def clean_pass(
     """
     schedule = backbone.schedule(params.steps).without(skip)
     guidance = backbone.guidance_of(params.video.guidance_first, params.guidance, len(start))
-    latents, states, taps, kept = start, {}, {}, {}
+    latents, states, taps, repeatable = start, {}, {}, {}
     for step in remaining_steps(params, skip):
-        asked = (record or {}).get(step, ()), (keep or {}).get(step)
+        asked = (record or {}).get(step, ()), (share or {}).get(step)
         result = backbone.denoise(
-            latents, step, schedule, guidance, record=asked[0], keep=asked[1], conditioning=conditioning
+            latents, step, schedule, guidance, record=asked[0], share=asked[1], conditioning=conditioning
         )
         latents = states[step] = result.latents
         taps[step] = result.taps
-        if result.kept is not None:
-            kept[step] = result.kept
-    return CleanPass(start, states, taps, kept)
+        if result.repeatable is not None:
+            repeatable[step] = result.repeatable
+    return CleanPass(start, states, taps, repeatable)
 
 
 def conditional_half(tensor: Tensor, frames: int) -> Tensor:

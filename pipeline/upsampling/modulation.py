@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pipeline.backbone import Backbone, Keep, Kept, Offset
+from pipeline.backbone import Backbone, Offset, RepeatableStep, Share
 from pipeline.features.diffusion import CleanPass
 from pipeline.parameters import UpsampleParams
 from pipeline.upsampling.rules import Rules
@@ -42,18 +42,18 @@ class ModulatedStep:
     latents: Tensor
 
 
-def to_keep(rules: Rules) -> dict[int, Keep]:
-    """What the clean pass must keep for the modulated passes: step -> parts."""
+def to_share(rules: Rules) -> dict[int, Share]:
+    """What the clean pass shares with the modulated passes: step -> parts."""
     first, inject = rules.upsample.modulate_step, rules.upsample.parity.inject
-    kept = {step: Keep(inject, deep=rules.fast.deep == "clean") for step in rules.modulated_steps}
-    return {**kept, first: Keep(inject, rules.upsample.block)}
+    shared = {step: Share(inject, deep=rules.fast.deep == "clean") for step in rules.modulated_steps}
+    return {**shared, first: Share(inject, rules.upsample.block)}
 
 
 def modulate(backbone: Backbone, clean: CleanPass, jobs: Jobs, rules: Rules, batch: int) -> Iterator[ModulatedStep]:
     """Repeat the denoising of j jobs with Eq. 2, blending by Eq. 6, step by step.
 
     Args:
-        clean: the clean pass of f frames, kept as `to_keep` says. What the jobs of a frame share is computed once
+        clean: the clean pass of f frames, sharing what `to_share` says. What the jobs of a frame share is computed once
             per step, so all jobs of a frame belong in one call.
         batch: jobs per pass of the network.
     """
@@ -64,15 +64,17 @@ def modulate(backbone: Backbone, clean: CleanPass, jobs: Jobs, rules: Rules, bat
     blending = enlarge(masks, latents.shape[-2:], parity.mask_resize)[:, None]
     offset: Offset | None = Offset(_offsets(backbone, jobs, latents, params), parity.offset, params.video.attention)
     for step in rules.modulated_steps:
-        latents = unblended = _repeated(clean.kept[step], latents, frames, offset, batch)
+        latents = unblended = _repeated(clean.repeatable[step], latents, frames, offset, batch)
         if params.blend and step <= parity.blend_last_step:
             latents = blend(unblended, clean.states[step][frames], blending)
         yield ModulatedStep(step, unblended, latents)
         offset = None
 
 
-def _repeated(kept: Kept, latents: Tensor, frames: Sequence[int], offset: Offset | None, batch: int) -> Tensor:
-    variants = kept.variants(set(frames))
+def _repeated(
+    step: RepeatableStep, latents: Tensor, frames: Sequence[int], offset: Offset | None, batch: int
+) -> Tensor:
+    variants = step.variants(set(frames))
     parts = [slice(first, first + batch) for first in range(0, len(frames), batch)]
     return torch.cat([variants.denoise(latents[part], frames[part], offset and offset[part]) for part in parts])
 

@@ -77,7 +77,7 @@ def responses(
     """What is compared of every group in each frame that is asked for and has tokens of it.
 
     Args:
-        clean: the clean pass of f frames, kept as `to_keep` says.
+        clean: the clean pass of f frames, sharing what `to_share` says.
         coarse: (f, h', w') refined labels.
 
     Raises:

@@ -14,7 +14,7 @@ from pipeline.features.diffusion import clean_pass
 from pipeline.upsampling.difference import difference_map, resize_image
 from pipeline.upsampling.guided_filter import guided_filter
 from pipeline.upsampling.labelling import GroupMap, LabelledFrame, label_frame
-from pipeline.upsampling.modulation import to_keep
+from pipeline.upsampling.modulation import to_share
 from pipeline.upsampling.responses import Passes, Response, responses
 from pipeline.upsampling.rules import Rules
 
@@ -55,7 +55,7 @@ def upsample(
         DataError: what the network gives is not finite.
     """
     clean = clean_pass(
-        backbone, inputs.start, rules.passes, keep=to_keep(rules), conditioning=inputs.conditioning, skip=rules.skip
+        backbone, inputs.start, rules.passes, share=to_share(rules), conditioning=inputs.conditioning, skip=rules.skip
     )
     waiting = list(range(passes.first, len(inputs.coarse)))
     shown: dict[int, list[GroupMap]] = {frame: [] for frame in waiting}

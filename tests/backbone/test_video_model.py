@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.backbone import Keep, Offset, Tap
+from pipeline.backbone import Offset, Share, Tap
 from pipeline.backbone.attention import attention_of, tapped_module
 from pipeline.backbone.load import load_model
 from pipeline.backbone.locate import identify, locate
@@ -24,7 +24,7 @@ from pipeline.features.steps import remaining_steps
 from pipeline.parameters import DiffusionParams, DiffusionVideo
 from pipeline.upsampling.label_groups import Region, alone
 from pipeline.upsampling.labelling import label_frame
-from pipeline.upsampling.modulation import blend, enlarge, to_keep
+from pipeline.upsampling.modulation import blend, enlarge, to_share
 from pipeline.upsampling.responses import Passes, Response, modulated, responses, windows_of
 from pipeline.upsampling.rules import Rules
 from pipeline.upsampling.upsample import Inputs, shown_map, upsample
@@ -143,8 +143,8 @@ def test_variants_without_a_change_repeat_the_step(
 ) -> None:
     model = StableVideoDiffusion(backbone.unet, backbone.vae, backbone.embed, "tiny", "", injected=injected)
     given = condition_of(backbone)
-    step = model.denoise(start, 22, model.schedule(25), (1.0, 1.5, 2.0), keep=Keep(True, 8), conditioning=given)
-    twice = step.kept.variants(range(FRAMES)).denoise(start.repeat(2, 1, 1, 1), [0, 1, 2] * 2)  # type: ignore[union-attr]
+    step = model.denoise(start, 22, model.schedule(25), (1.0, 1.5, 2.0), share=Share(True, 8), conditioning=given)
+    twice = step.repeatable.variants(range(FRAMES)).denoise(start.repeat(2, 1, 1, 1), [0, 1, 2] * 2)  # type: ignore[union-attr]
     torch.testing.assert_close(twice, step.latents.repeat(2, 1, 1, 1), atol=1e-5, rtol=1e-5)
 
 
@@ -155,7 +155,7 @@ def test_eq2_offset_is_added_to_the_chosen_attentions(
     """After f, at the tokens of the mask, in all channels: each frame has its own mask in time as well."""
     given, tokens = condition_of(backbone), 16
     values = torch.arange(FRAMES * tokens, dtype=torch.float32).reshape(FRAMES, tokens)
-    kept = backbone.denoise(start, 22, backbone.schedule(25), 1.0, keep=Keep(True, 8), conditioning=given).kept
+    kept = backbone.denoise(start, 22, backbone.schedule(25), 1.0, share=Share(True, 8), conditioning=given).repeatable
     seen: dict[str, list[Tensor]] = {}
     for offset in (None, Offset(values, "after", attention)):  # type: ignore[arg-type]
         outputs: dict[Any, Tensor] = {}
@@ -242,7 +242,7 @@ def test_modulation_equals_the_plain_schedule(
     coarse[:, :, 2:] = 1
     coarse[2] = 1  # label 0 is absent from the last frame
     conditioning = condition(backbone, frames[0], 0, DIFFUSION)
-    clean = clean_pass(backbone, start, DIFFUSION, keep=to_keep(rules), conditioning=conditioning)
+    clean = clean_pass(backbone, start, DIFFUSION, share=to_share(rules), conditioning=conditioning)
     windows = windows_of(coarse, rules, Passes(6, FRAMES))
     assert [group.labels for window in windows for group in window.groups] == [[0], [1]]
     (result,) = modulated(backbone, clean, windows, rules, batch=6)
@@ -292,7 +292,7 @@ def test_pairs_are_of_the_labels_that_are_present(
     coarse[:, :, 2:] = 1
     coarse[2] = 1
     conditioning = condition(backbone, frames[0], 0, DIFFUSION)
-    clean = clean_pass(backbone, start, DIFFUSION, keep=to_keep(MODULATION), conditioning=conditioning)
+    clean = clean_pass(backbone, start, DIFFUSION, share=to_share(MODULATION), conditioning=conditioning)
     video = replace(MODULATION.upsample.video, decode=decode)  # type: ignore[arg-type]
     rules = Rules(DIFFUSION, replace(MODULATION.upsample, video=video))
     pairs = list(responses(backbone, clean, coarse, rules, Passes(batch=1, together=FRAMES, first=1)))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.backbone import Keep, Offset, Tap
+from pipeline.backbone import Offset, Share, Tap
 from pipeline.backbone.attention import recorded
 from pipeline.backbone.image.model import StableDiffusion
 from pipeline.backbone.image.schedule import scaled_linear_schedule
@@ -17,7 +17,7 @@ from pipeline.features.extraction import extract, feature_shape
 from pipeline.features.noise import batch_noise, frame_noise
 from pipeline.features.steps import remaining_steps
 from pipeline.parameters import DiffusionParams, ExtractParams
-from pipeline.upsampling.modulation import Jobs, ModulatedStep, blend, enlarge, modulate, to_keep
+from pipeline.upsampling.modulation import Jobs, ModulatedStep, blend, enlarge, modulate, to_share
 from pipeline.upsampling.rules import Rules
 from tests.support import tiny
 from tests.support.params import make_rules
@@ -40,7 +40,7 @@ def clean_of(backbone: StableDiffusion, frames: np.ndarray, rules: Rules) -> Cle
     latents = backbone.encode(frames)
     noise = draw_noise(rules.diffusion, range(len(frames)), tuple(latents.shape[1:]))
     start = add_noise(latents, noise.epsilon, rules.diffusion, backbone)
-    return clean_pass(backbone, start, rules.diffusion, keep=to_keep(rules))
+    return clean_pass(backbone, start, rules.diffusion, share=to_share(rules))
 
 
 def modulated(
@@ -130,7 +130,7 @@ def test_the_network_is_left_as_it_was_after_an_error(backbone: StableDiffusion)
         raise ZeroDivisionError
     latents = torch.zeros(1, 4, 8, 16)
     step = (latents, 22, backbone.schedule(25), 1.0)
-    kept = backbone.denoise(*step, keep=Keep(attention=True, block=7)).kept
+    kept = backbone.denoise(*step, share=Share(attention=True, block=7)).repeatable
     assert kept is not None
     with pytest.raises(RuntimeError):
         kept.variants([0]).denoise(latents, [0], Offset(torch.zeros(1, 3)))
@@ -146,14 +146,14 @@ def test_blocks_without_attention_are_refused(backbone: StableDiffusion, block: 
         pass
 
 
-@pytest.mark.parametrize("keep", [Keep(), Keep(attention=True), Keep(block=5), Keep(attention=True, block=5)])
+@pytest.mark.parametrize("share", [Share(), Share(attention=True), Share(block=5), Share(attention=True, block=5)])
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
-def test_variants_without_a_change_repeat_the_step(backbone: StableDiffusion, keep: Keep, guidance: float) -> None:
+def test_variants_without_a_change_repeat_the_step(backbone: StableDiffusion, share: Share, guidance: float) -> None:
     latents = torch.randn(3, 4, 8, 16, generator=torch.Generator().manual_seed(0))
-    result = backbone.denoise(latents, 22, backbone.schedule(25), guidance, keep=keep)
-    assert result.kept is not None
+    result = backbone.denoise(latents, 22, backbone.schedule(25), guidance, share=share)
+    assert result.repeatable is not None
     frames = [2, 0, 2, 1]
-    again = result.kept.variants(set(frames)).denoise(latents[frames], frames)
+    again = result.repeatable.variants(set(frames)).denoise(latents[frames], frames)
     torch.testing.assert_close(again, result.latents[frames], rtol=1e-5, atol=1e-5)
 
 
@@ -174,12 +174,12 @@ def test_eq2_offset_after_the_projection_shifts_the_output(backbone: StableDiffu
     cross = backbone.unet.up_blocks[2].attentions[1].transformer_blocks[0].attn2
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     values, tap = torch.arange(16.0)[None], Tap(7, "cross", "output")
-    clean = backbone.denoise(latents, 22, backbone.schedule(25), 1.0, record=[tap], keep=Keep(block=7))
-    assert clean.kept is not None
+    clean = backbone.denoise(latents, 22, backbone.schedule(25), 1.0, record=[tap], share=Share(block=7))
+    assert clean.repeatable is not None
     outputs = {}
     for place in ("after", "inside"):
         with recorded(backbone.unet, [tap]) as taps:
-            clean.kept.variants([0]).denoise(latents, [0], Offset(values, place))
+            clean.repeatable.variants([0]).denoise(latents, [0], Offset(values, place))
         outputs[place] = taps[tap]
     torch.testing.assert_close(outputs["after"], clean.taps[tap] + values[..., None], rtol=1e-5, atol=1e-4)
     projected = cross.to_out[0](values[..., None].expand(-1, -1, 16)) - cross.to_out[0].bias

@@ -26,7 +26,7 @@ from pipeline.features.diffusion import CleanPass, clean_pass
 from pipeline.features.steps import remaining_steps
 from pipeline.media.resize import model_size, resize_frame
 from pipeline.parameters import DiffusionParams
-from pipeline.upsampling.modulation import to_keep
+from pipeline.upsampling.modulation import to_share
 from pipeline.upsampling.rules import Rules
 from tests.support.params import changed, make_rules
 from tests.support.places import SHARED
@@ -259,19 +259,19 @@ class Case(Mapping[str, np.ndarray]):
 
     def _denoised(self, index: int, inject: bool) -> CleanPass:
         start, settings, backbone = self.tensor(f"p{index}_x_start"), self.diffusion, self.vectors.backbone
-        keep = to_keep(Rules(settings, changed(self.rules.upsample, inject=inject)))
-        free = clean_pass(backbone, start, settings, {step: RECORDED for step in remaining_steps(settings)}, keep)
-        states, taps, kept = dict(free.states), dict(free.taps), dict(free.kept)
+        share = to_share(Rules(settings, changed(self.rules.upsample, inject=inject)))
+        free = clean_pass(backbone, start, settings, {step: RECORDED for step in remaining_steps(settings)}, share)
+        states, taps, kept = dict(free.states), dict(free.taps), dict(free.repeatable)
         schedule = backbone.schedule(settings.steps)
         for step in remaining_steps(settings)[1:]:
             given = self._given_state(index, step - 1)
             if given is not None:
                 restarted = backbone.denoise(
-                    given, step, schedule, settings.guidance, record=RECORDED, keep=keep.get(step)
+                    given, step, schedule, settings.guidance, record=RECORDED, share=share.get(step)
                 )
                 states[step], taps[step] = restarted.latents, restarted.taps
-                if restarted.kept is not None:
-                    kept[step] = restarted.kept
+                if restarted.repeatable is not None:
+                    kept[step] = restarted.repeatable
         return CleanPass(start, states, taps, kept)
 
     def from_given(self, index: int, inject: bool = True) -> CleanPass:

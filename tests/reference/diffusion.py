@@ -135,7 +135,7 @@ def cross_output(case: Case, index: int, match: re.Match[str]) -> np.ndarray:
         offset = Offset((params.strength * todo.signs[:, None, None] * todo.masks).flatten(1))
     clean, tap = case.from_given(index), Tap(int(block), "cross", "output")
     with recorded(case.vectors.backbone.unet, [tap]) as taps:
-        clean.kept[params.modulate_step].variants(frames).denoise(clean.start, frames, offset)
+        clean.repeatable[params.modulate_step].variants(frames).denoise(clean.start, frames, offset)
     return of_frame(taps[tap], int(frame), len(frames))
 
 

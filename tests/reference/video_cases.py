@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.backbone import Conditioning, Keep, Tap
+from pipeline.backbone import Conditioning, Share, Tap
 from pipeline.backbone.attention import GivenPattern, attention_of, processed
 from pipeline.backbone.base import Layer
 from pipeline.backbone.video.model import StableVideoDiffusion
-from pipeline.backbone.video.variants import KeptWindow, NetworkInput
+from pipeline.backbone.video.variants import NetworkInput, RepeatableWindow
 from pipeline.features.diffusion import CleanPass, clean_pass
 from pipeline.features.noise import Noise, window_noise
 from pipeline.media.resize import model_size, resize_frame
 from pipeline.parameters import DiffusionParams, DiffusionVideo
-from pipeline.upsampling.modulation import Jobs, ModulatedStep, modulate, to_keep
+from pipeline.upsampling.modulation import Jobs, ModulatedStep, modulate, to_share
 from pipeline.upsampling.rules import Rules
 from tests.reference.cases import Case
 from tests.support.params import changed, make_rules
@@ -141,9 +141,9 @@ class VideoCase(Case):
         key = (f"clean {inject} {injected}", index)
         if key not in self.memo:
             settings = self.diffusion
-            keep = to_keep(Rules(settings, changed(self.rules.upsample, inject=inject)))
+            share = to_share(Rules(settings, changed(self.rules.upsample, inject=inject)))
             backbone, start = self.vectors.injecting(injected), self.tensor(f"p{index}_x_start")
-            self.memo[key] = clean_pass(backbone, start, settings, RECORDED, keep, self.conditioning(index))
+            self.memo[key] = clean_pass(backbone, start, settings, RECORDED, share, self.conditioning(index))
         return self.memo[key]
 
     def clean(self, index: int, inject: bool = True) -> CleanPass:
@@ -189,21 +189,21 @@ class VideoCase(Case):
         key = (f"met {inject} {injected}", index)
         if key not in self.memo:
             self.memo[key] = self._kept_of(clean, start, index, inject, injected)
-        return replace(clean, start=start, kept={**clean.kept, step: self.memo[key]})
+        return replace(clean, start=start, repeatable={**clean.repeatable, step: self.memo[key]})
 
     @torch.inference_mode()
     def _kept_of(
         self, clean: CleanPass, start: Tensor, index: int, inject: bool, injected: tuple[Layer, ...]
-    ) -> KeptWindow:
+    ) -> RepeatableWindow:
         """The first kept step, with other latents ahead of the modulated block and all its attention taken over."""
         settings, backbone, given = self.diffusion, self.vectors.injecting(injected), self.conditioning(index)
         schedule = backbone.schedule(settings.steps)
         guidance = backbone.guidance_of(settings.video.guidance_first, settings.guidance, len(start))
         own = backbone.denoise(
-            clean.start, settings.start_step, schedule, guidance, keep=Keep(inject), conditioning=given
-        ).kept
-        kept = clean.kept[settings.start_step]
-        assert isinstance(own, KeptWindow) and isinstance(kept, KeptWindow)
+            clean.start, settings.start_step, schedule, guidance, share=Share(inject), conditioning=given
+        ).repeatable
+        kept = clean.repeatable[settings.start_step]
+        assert isinstance(own, RepeatableWindow) and isinstance(kept, RepeatableWindow)
         halves = []
         for half, all_blocks in zip(kept.halves, own.halves, strict=True):
             patterns = {attention_of(kept.unet, *at): GivenPattern(w) for at, w in all_blocks.patterns.items()}

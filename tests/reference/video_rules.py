@@ -186,7 +186,7 @@ def shifted_output(case: VideoCase, index: int, match: Match) -> np.ndarray:
     module = tapped_module(case.vectors.backbone.unet, Tap(8, layer, "output"))
     with every_output(module) as outputs:
         clean = case.met_early(case.clean(index), index)
-        kept = clean.kept[params.modulate_step].variants(todo.frames)
+        kept = clean.repeatable[params.modulate_step].variants(todo.frames)
         kept.denoise(case.before(index), todo.frames, offset)
     return of_first_frame(case, torch.cat(outputs), layer)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.backbone import Keep
+from pipeline.backbone import Share
 from pipeline.backbone.image.model import StableDiffusion
 from pipeline.backbone.small_decoder import load_small_decoder
 from pipeline.datasets.sample import make_sample
@@ -19,7 +19,7 @@ from pipeline.features.diffusion import clean_pass
 from pipeline.parameters import BackboneParams, DiffusionParams
 from pipeline.upsampling.label_groups import Region, alone
 from pipeline.upsampling.labelling import LabelledFrame, label_frame
-from pipeline.upsampling.modulation import to_keep
+from pipeline.upsampling.modulation import to_share
 from pipeline.upsampling.responses import Passes, Response, calls, responses, windows_of
 from pipeline.upsampling.rules import EXACT, Rules
 from pipeline.upsampling.upsample import Inputs, shown_map, upsample
@@ -153,7 +153,7 @@ def test_labels_of_the_embedded_model_are_those_of_the_plain_schedule(guidance: 
 
 def test_images_that_are_not_finite_are_refused(backbone: StableDiffusion, start: torch.Tensor) -> None:
     rules = make_rules(DIFFUSION)
-    clean = clean_pass(backbone, start, rules.passes, keep=to_keep(rules))
+    clean = clean_pass(backbone, start, rules.passes, share=to_share(rules))
     clean = replace(clean, states={step: torch.full_like(state, torch.nan) for step, state in clean.states.items()})
     with pytest.raises(DataError, match="modulated images of frame 0 of this batch have NaN or infinite values"):
         list(responses(backbone, clean, PLANE[None], rules, Passes(batch=4)))
@@ -201,9 +201,9 @@ def test_the_top_level_alone_is_the_pass_when_nothing_below_changes(
     backbone: StableDiffusion, start: torch.Tensor
 ) -> None:
     schedule = backbone.schedule(25)
-    clean = backbone.denoise(start, 23, schedule, 5.0, keep=Keep(attention=True, deep=True))
-    assert clean.kept is not None
-    variants = clean.kept.variants({0, 1})
+    clean = backbone.denoise(start, 23, schedule, 5.0, share=Share(attention=True, deep=True))
+    assert clean.repeatable is not None
+    variants = clean.repeatable.variants({0, 1})
     same = variants.denoise(start[[1, 0, 1]], [1, 0, 1])
     torch.testing.assert_close(same, clean.latents[[1, 0, 1]], atol=2e-5, rtol=1e-4)
     moved = variants.denoise(start[[1]] + 0.1, [1])

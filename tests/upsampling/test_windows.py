@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.backbone import Box, Conditioning, Keep
+from pipeline.backbone import Box, Conditioning, Share
 from pipeline.backbone.attention import recorded_outputs
 from pipeline.backbone.local_decoding import MARGIN
 from pipeline.backbone.midway import deep_level, second_part
@@ -81,9 +81,9 @@ def test_the_top_level_alone_is_the_pass_when_nothing_below_changes(
     backbone: StableVideoDiffusion, conditioning: Conditioning, start: Tensor
 ) -> None:
     schedule, scales = backbone.schedule(25), (1.0, 1.5, 2.0)
-    clean = backbone.denoise(start, 22, schedule, scales, keep=Keep(True, deep=True), conditioning=conditioning)
-    assert clean.kept is not None
-    variants = clean.kept.variants(range(3))
+    clean = backbone.denoise(start, 22, schedule, scales, share=Share(True, deep=True), conditioning=conditioning)
+    assert clean.repeatable is not None
+    variants = clean.repeatable.variants(range(3))
     same = variants.denoise(start.repeat(2, 1, 1, 1), [0, 1, 2] * 2)
     torch.testing.assert_close(same, clean.latents.repeat(2, 1, 1, 1), atol=1e-5, rtol=1e-5)
     moved = variants.denoise(start + 0.1, range(3))

@@ -10,9 +10,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
 from pipeline.backbone.attention import recorded, recorded_outputs, token_shape
-from pipeline.backbone.base import UNCONDITIONED, Conditioning, Denoised, Keep, Modulated, Schedule, Tap
+from pipeline.backbone.base import UNCONDITIONED, AttentionName, Conditioning, Denoised, Schedule, Share, Tap
 from pipeline.backbone.image.schedule import GuidedStep, scaled_linear_schedule
-from pipeline.backbone.image.variants import KeptStep, shared_taps
+from pipeline.backbone.image.variants import RepeatableFrames, shared_taps
 from pipeline.backbone.local_decoding import LocalDecoder
 from pipeline.backbone.midway import at_timestep, deep_level, first_part, second_part
 from pipeline.parameters import DiffusionVideo
@@ -31,7 +31,7 @@ class StableDiffusion:
 
     latent_stride = 8
     window = 1
-    modulated: tuple[Modulated, ...] = ("cross_spatial",)
+    modulated: tuple[AttentionName, ...] = ("cross_spatial",)
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class StableDiffusion:
         guidance: float | Sequence[float],
         *,
         record: Collection[Tap] = (),
-        keep: Keep | None = None,
+        share: Share | None = None,
         conditioning: Conditioning = UNCONDITIONED,
     ) -> Denoised:
         assert isinstance(guidance, int | float), "frames alone have one scale"
@@ -92,20 +92,20 @@ class StableDiffusion:
         halves = [self.context] if move.halves == 1 else [torch.zeros_like(self.context), self.context]
         context = torch.cat([half.expand(len(latents), -1, -1) for half in halves])
         sample, midway = move.scaled(latents).to(self.unet.dtype), None
-        shared = () if keep is None else shared_taps(keep)
-        watched = [deep_level(self.unet)] if keep is not None and keep.deep else []
+        shared = () if share is None else shared_taps(share)
+        watched = [deep_level(self.unet)] if share is not None and share.deep else []
         with recorded(self.unet, {*record, *shared}) as taps, recorded_outputs(watched) as deep:
-            if keep is None or keep.block is None:
+            if share is None or share.block is None:
                 epsilon = self.unet(sample, move.timestep, context, return_dict=False)[0]
             else:
                 arguments = at_timestep(self.unet, sample, move.timestep, context)
-                midway = first_part(self.unet, sample, arguments, keep.block)
+                midway = first_part(self.unet, sample, arguments, share.block)
                 epsilon = second_part(self.unet, midway)
-        kept = None
-        if keep is not None:
+        repeatable = None
+        if share is not None:
             of_shared = {tap: taps[tap] for tap in shared}
-            kept = KeptStep(self.unet, move, context, keep, of_shared, midway, *deep)
-        return Denoised(move.moved(latents, epsilon.float()), {tap: taps[tap] for tap in record}, kept)
+            repeatable = RepeatableFrames(self.unet, move, context, share, of_shared, midway, *deep)
+        return Denoised(move.moved(latents, epsilon.float()), {tap: taps[tap] for tap in record}, repeatable)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, together: int = 1) -> Tensor:

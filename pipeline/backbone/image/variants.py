@@ -23,46 +23,46 @@ from pipeline.backbone.attention import (
     processed,
     transformer,
 )
-from pipeline.backbone.base import Keep, Offset, Tap
+from pipeline.backbone.base import Offset, Share, Tap
 from pipeline.backbone.image.schedule import GuidedStep
 from pipeline.backbone.midway import Midway, at_timestep, second_part, top_level
 
 
-def shared_taps(keep: Keep) -> tuple[Tap, ...]:
-    """What a step must record to be kept so."""
+def shared_taps(share: Share) -> tuple[Tap, ...]:
+    """What a step must record to share that."""
     taps: list[Tap] = []
-    if keep.attention:
-        for block in _injected(keep):
+    if share.attention:
+        for block in _injected(share):
             taps += Tap(block, "self", "query"), Tap(block, "self", "key"), Tap(block, "cross", "output")
-    if keep.block is not None:
-        taps += Tap(keep.block, "self", "output"), Tap(keep.block, "cross", "output")
+    if share.block is not None:
+        taps += Tap(share.block, "self", "output"), Tap(share.block, "cross", "output")
     return tuple(taps)
 
 
-def _injected(keep: Keep) -> Sequence[int]:
+def _injected(share: Share) -> Sequence[int]:
     # Up to the modulated block variants do not differ from the step itself, and what is deep they do not run.
-    first = ATTENTION_BLOCKS.stop - BLOCKS_PER_LEVEL if keep.deep else (keep.block or 0) + 1
+    first = ATTENTION_BLOCKS.stop - BLOCKS_PER_LEVEL if share.deep else (share.block or 0) + 1
     return [block for block in ATTENTION_BLOCKS if block >= first]
 
 
 @dataclass(frozen=True)
-class KeptStep:
-    """`Kept` of an image model: a step of f frames.
+class RepeatableFrames:
+    """`RepeatableStep` of an image model: a step of f frames.
 
     Attributes:
         unet: the network.
         move: the step.
         context: (halves * f, t, c).
-        keep: what is kept.
+        share: what its variants take over.
         taps: those of `shared_taps`, each (halves * f, n, c).
-        midway: the pass before the transformer of the kept block; None without one.
-        deep: what the network's top level takes from below, (halves * f, c, h, w); None unless that is kept.
+        midway: the pass before the transformer of the shared block; None without one.
+        deep: what the network's top level takes from below, (halves * f, c, h, w); None unless that is shared.
     """
 
     unet: Any
     move: GuidedStep
     context: Tensor
-    keep: Keep
+    share: Share
     taps: Mapping[Tap, Tensor]
     midway: Midway | None
     deep: Tensor | None = None
@@ -71,7 +71,7 @@ class KeptStep:
     def variants(self, frames: Collection[int]) -> FrameVariants:
         chosen = sorted(frames)
         weights = {}
-        for block in _injected(self.keep) if self.keep.attention else ():
+        for block in _injected(self.share) if self.share.attention else ():
             query, key = (self.of_frames(self.taps[Tap(block, "self", kind)], chosen) for kind in ("query", "key"))
             flat = attention_weights(transformer(self.unet, block).attn1, query, key)
             weights[block] = flat.unflatten(0, (self.move.halves, -1))
@@ -87,12 +87,12 @@ class FrameVariants:
     """`Variants` of an image model.
 
     Attributes:
-        step: the kept step.
+        step: the step that is repeated.
         places: frame -> its place in the weights.
         weights: decoder block -> self-attention (halves, f, heads, n, n).
     """
 
-    step: KeptStep
+    step: RepeatableFrames
     places: Mapping[int, int]
     weights: Mapping[int, Tensor]
 
@@ -119,15 +119,15 @@ class FrameVariants:
         for block, weights in self.weights.items():
             layers = transformer(step.unet, block)
             processors[layers.attn1] = GivenWeights(weights, places)
-            processors[layers.attn2] = GivenOutput(self._kept_output(block, "cross", frames))
-        if step.keep.block is not None:
-            layers = transformer(step.unet, step.keep.block)
-            cross = self._kept_output(step.keep.block, "cross", frames)
-            processors[layers.attn1] = GivenOutput(self._kept_output(step.keep.block, "self", frames))
+            processors[layers.attn2] = GivenOutput(self._shared_output(block, "cross", frames))
+        if step.share.block is not None:
+            layers = transformer(step.unet, step.share.block)
+            cross = self._shared_output(step.share.block, "cross", frames)
+            processors[layers.attn1] = GivenOutput(self._shared_output(step.share.block, "self", frames))
             processors[layers.attn2] = GivenOutput(_with_offset(layers.attn2, cross, offset))
         return processors
 
-    def _kept_output(self, block: int, layer: Any, frames: Sequence[int]) -> Tensor:
+    def _shared_output(self, block: int, layer: Any, frames: Sequence[int]) -> Tensor:
         return self.step.of_frames(self.step.taps[Tap(block, layer, "output")], frames)
 
 

@@ -14,11 +14,11 @@ from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionM
 from torch import Tensor, nn
 
 from pipeline.backbone.attention import attention_of, attention_weights, recorded, recorded_outputs, token_shape
-from pipeline.backbone.base import UNCONDITIONED, Conditioning, Denoised, Keep, Layer, Modulated, Schedule, Tap
+from pipeline.backbone.base import UNCONDITIONED, AttentionName, Conditioning, Denoised, Layer, Schedule, Share, Tap
 from pipeline.backbone.local_decoding import LocalDecoder
 from pipeline.backbone.midway import Midway, deep_level, second_part
 from pipeline.backbone.video.schedule import VideoStep, karras_schedule
-from pipeline.backbone.video.variants import LAYERS, KeptHalf, KeptWindow, NetworkInput, kept_layers
+from pipeline.backbone.video.variants import LAYERS, NetworkInput, RepeatableHalf, RepeatableWindow, shared_layers
 from pipeline.parameters import DiffusionVideo
 
 #: Frame (H, W, 3) uint8 -> its embedding (1, c) float32.
@@ -43,7 +43,7 @@ class StableVideoDiffusion:
     """
 
     latent_stride = 8
-    modulated: tuple[Modulated, ...] = tuple(LAYERS)
+    modulated: tuple[AttentionName, ...] = tuple(LAYERS)
 
     def __init__(
         self,
@@ -108,19 +108,19 @@ class StableVideoDiffusion:
         guidance: float | Sequence[float],
         *,
         record: Collection[Tap] = (),
-        keep: Keep | None = None,
+        share: Share | None = None,
         conditioning: Conditioning = UNCONDITIONED,
     ) -> Denoised:
         move = VideoStep.of(schedule, step, guidance, len(latents))
-        outputs, taps, kept = [], [], []
+        outputs, taps, halves = [], [], []
         for conditional in move.halves:
             whole = NetworkInput.of(self.unet, latents[None], move, conditioning, conditional)
-            output, tapped, half = self._half(whole, conditional, record, keep)
+            output, tapped, half = self._half(whole, conditional, record, share)
             outputs.append(output[0])
             taps.append(tapped)
-            kept.append(half)
+            halves.append(half)
         joined = {tap: torch.cat([half[tap] for half in taps]) for tap in record}
-        window = None if keep is None else KeptWindow(self.unet, move, conditioning, tuple(kept))
+        window = None if share is None else RepeatableWindow(self.unet, move, conditioning, tuple(halves))
         return Denoised(move.moved(latents, outputs), joined, window)
 
     @torch.inference_mode()
@@ -141,24 +141,24 @@ class StableVideoDiffusion:
         return pixels.to(torch.float32) * 2 / 255 - 1
 
     def _half(
-        self, whole: NetworkInput, conditional: bool, record: Collection[Tap], keep: Keep | None
-    ) -> tuple[Tensor, Mapping[Tap, Tensor], KeptHalf]:
-        """The network's output (1, f, 4, h, w), the recorded taps, and what is kept for variants."""
-        injected = kept_layers(keep, self._injected)
+        self, whole: NetworkInput, conditional: bool, record: Collection[Tap], share: Share | None
+    ) -> tuple[Tensor, Mapping[Tap, Tensor], RepeatableHalf]:
+        """The network's output (1, f, 4, h, w), the recorded taps, and what variants will take over."""
+        injected = shared_layers(share, self._injected)
         shared = {Tap(block, layer, kind) for block, layer in injected for kind in ("query", "key")}
-        watched = [deep_level(self.unet)] if keep is not None and keep.deep else []
+        watched = [deep_level(self.unet)] if share is not None and share.deep else []
         midway: Midway | None = None
         with recorded(self.unet, {*record, *shared}) as tapped, recorded_outputs(watched) as deep:
-            if keep is None or keep.block is None:
+            if share is None or share.block is None:
                 output = whole.output(self.unet)
             else:
-                midway = whole.first_part(self.unet, keep.block)
+                midway = whole.first_part(self.unet, share.block)
                 output = second_part(self.unet, midway).float()[None]
         patterns = {key: self._pattern(*key, tapped) for key in injected}
-        return output, {tap: tapped[tap] for tap in record}, KeptHalf(conditional, patterns, midway, *deep)
+        return output, {tap: tapped[tap] for tap in record}, RepeatableHalf(conditional, patterns, midway, *deep)
 
     def _pattern(self, block: int, layer: Layer, taps: Mapping[Tap, Tensor]) -> Tensor:
-        # Kept as weights: for 14 frames these take an eighth of the memory of queries and keys.
+        # As weights: for 14 frames these take an eighth of the memory of queries and keys.
         query, key = (taps[Tap(block, layer, kind)] for kind in ("query", "key"))
         return attention_weights(attention_of(self.unet, block, layer), query, key)
 

@@ -21,13 +21,13 @@ from pipeline.backbone.attention import (
     processed,
     shifted,
 )
-from pipeline.backbone.base import Conditioning, Keep, Layer, Modulated, Offset
+from pipeline.backbone.base import AttentionName, Conditioning, Layer, Offset, Share
 from pipeline.backbone.midway import LayerArguments, Midway, first_part, second_part, top_level
 from pipeline.backbone.video.schedule import VideoStep
 
-#: Attention -> its weights (f, heads, n, n) in a kept step, for one half.
+#: Attention -> its weights (f, heads, n, n) in a step that is repeated, for one half.
 Patterns = Mapping[tuple[int, Layer], Tensor]
-LAYERS: Mapping[Modulated, tuple[Layer, ...]] = {
+LAYERS: Mapping[AttentionName, tuple[Layer, ...]] = {
     "cross_spatial": ("cross",),
     "self_spatial": ("self",),
     "self_temporal": ("temporal_self",),
@@ -35,12 +35,12 @@ LAYERS: Mapping[Modulated, tuple[Layer, ...]] = {
 }
 
 
-def kept_layers(keep: Keep | None, injected: Sequence[Layer]) -> list[tuple[int, Layer]]:
-    """The attentions whose patterns a step must record to be kept so."""
-    if keep is None or not keep.attention:
+def shared_layers(share: Share | None, injected: Sequence[Layer]) -> list[tuple[int, Layer]]:
+    """The attentions whose patterns a step must record to share them."""
+    if share is None or not share.attention:
         return []
     # Up to the modulated block variants do not differ from the step itself, and what is deep they do not run.
-    first = ATTENTION_BLOCKS.stop - BLOCKS_PER_LEVEL if keep.deep else keep.block or 0
+    first = ATTENTION_BLOCKS.stop - BLOCKS_PER_LEVEL if share.deep else share.block or 0
     return [(block, layer) for block in ATTENTION_BLOCKS if block >= first for layer in injected]
 
 
@@ -109,14 +109,14 @@ class NetworkInput:
 
 
 @dataclass(frozen=True)
-class KeptHalf:
-    """What is kept of one half of a step.
+class RepeatableHalf:
+    """What one half of a step shares with its variants.
 
     Attributes:
         conditional: which half.
         patterns: the attention weights that variants take over.
         midway: the pass before the transformer of the modulated block; None where nothing is modulated.
-        deep: what the network's top level takes from below, (f, c, h, w); None unless that is kept.
+        deep: what the network's top level takes from below, (f, c, h, w); None unless that is shared.
     """
 
     conditional: bool
@@ -126,8 +126,8 @@ class KeptHalf:
 
 
 @dataclass(frozen=True)
-class KeptWindow:
-    """`Kept` and `Variants` of a video model: a step of a window of f frames.
+class RepeatableWindow:
+    """`RepeatableStep` and `Variants` of a video model: a step of a window of f frames.
 
     Attributes:
         unet: the network.
@@ -139,9 +139,9 @@ class KeptWindow:
     unet: Any
     move: VideoStep
     conditioning: Conditioning
-    halves: tuple[KeptHalf, ...]
+    halves: tuple[RepeatableHalf, ...]
 
-    def variants(self, frames: Collection[int]) -> KeptWindow:
+    def variants(self, frames: Collection[int]) -> RepeatableWindow:
         """Itself: the frames of a window are not separated."""
         return self
 
@@ -152,7 +152,7 @@ class KeptWindow:
         outputs = [self._output(half, windows, offset) for half in self.halves]
         return self.move.moved(windows, outputs).flatten(0, 1)
 
-    def _output(self, half: KeptHalf, windows: Tensor, offset: Offset | None) -> Tensor:
+    def _output(self, half: RepeatableHalf, windows: Tensor, offset: Offset | None) -> Tensor:
         def repeated(tensor: Tensor) -> Tensor:
             return tensor.repeat(len(windows), *(1 for _ in tensor.shape[1:]))
 
@@ -164,8 +164,8 @@ class KeptWindow:
             whole = NetworkInput.of(self.unet, windows, self.move, self.conditioning, half.conditional)
             return whole.output(self.unet) if half.deep is None else whole.top_level(self.unet, repeated(half.deep))
 
-    def _shifts(self, half: KeptHalf, offset: Offset, variants: int) -> dict[Any, Tensor]:
-        assert half.midway is not None, "only a step that was kept with its block can be modulated"
+    def _shifts(self, half: RepeatableHalf, offset: Offset, variants: int) -> dict[Any, Tensor]:
+        assert half.midway is not None, "only a step that shares its block can be modulated"
         values = offset.values.unflatten(0, (variants, -1))  # (j, f, n)
         temporal = values.transpose(1, 2)  # each token's sequence of frames
         return {
