@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.features.extraction import Extracted
     from pipeline.features.windows import Pass
     from pipeline.stores.store import Store
+    from stages.common.backbones import Model
 
 
 #: Below this the clean reconstruction has lost what should be segmented.
@@ -33,13 +34,14 @@ def run(
     params: ExtractParams,
     diffusion: DiffusionParams,
     backbone_params: BackboneParams,
-    backbone: Backbone | None = None,
+    given: Backbone | Model | None = None,
     shards: slice = EVERY_SHARD,
     progress: cli.Progress = cli.progress,
 ) -> Path:
-    """Extract the features of one clip; `backbone` may be given by callers that have one loaded.
+    """Extract the features of one clip.
 
     Args:
+        given: the backbone, of callers that have it at hand; None: the one that the parameters name.
         shards: only those, by number; the stores appear when the last shard is written, by whichever process.
 
     Returns:
@@ -52,14 +54,13 @@ def run(
     from stages.common import backbones
 
     source = open_store(clip, CLIP)
-    weights = backbones.find(backbone_params) if backbone is None else None
-    weights_hash = weights.sha256 if weights else backbone.fingerprint  # type: ignore[union-attr]
+    model = backbones.model_of(backbone_params, given)
     shown = {
         "extract": plain(params),
         "diffusion": plain(diffusion),
         "backbone": {"name": backbone_params.name, "dtype": backbones.dtype_name(backbone_params)},
     }
-    mark = fingerprint("extract", stage_version("extract"), source.fingerprint, shown, weights_hash)
+    mark = fingerprint("extract", stage_version("extract"), source.fingerprint, shown, model.fingerprint)
     features_path, latents_path = out / "features.zarr", out / "latents.zarr"
     if is_current(features_path, FEATURES, mark) and is_current(latents_path, LATENTS, mark):
         return features_path
@@ -69,8 +70,7 @@ def run(
     from pipeline.features.windows import check_window, passes_of
 
     check_feature_step(params, diffusion)
-    if backbone is None:
-        backbone = backbones.load_backbone(backbone_params, weights)
+    backbone = model.load()
     together = check_window(params.frames_together, backbone)
 
     frames, height, width = source.array("frames").shape[:3]
@@ -92,7 +92,7 @@ def run(
             "source_indices": indices,
         },
         params=shown,
-        backbone=weights_hash,
+        backbone=model.fingerprint,
     )
     latents = StoreWriter(
         latents_path,
@@ -102,7 +102,7 @@ def run(
         {"latents": ArraySpec((frames, *extraction.latent_shape(backbone, (height, width))), "float32", per_file)},
         attrs={"clip": source.fingerprint, "source_indices": indices},
         params=shown,
-        backbone=weights_hash,
+        backbone=model.fingerprint,
     )
     writers = (latents, features)
     missing = shard_claims.lacking(writers, shards)
@@ -168,14 +168,14 @@ def _extract(
 
 
 def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards: slice = EVERY_SHARD) -> None:
-    """Extract every video of an item, loading the backbone once."""
+    """Extract every video of an item, loading the backbone once and only if it is needed."""
     from stages.common import backbones
 
     settings = load(params_file, sets or ())
     key = item_key(item)
     source = backbones.find(settings["backbone"])
     backbones.check_lock(source)
-    backbone = backbones.load_backbone(settings["backbone"], source)
+    model = backbones.deferred(settings["backbone"], source)
     for video in videos_of(key):
         run(
             place("ingest", key, video) / "clip.zarr",
@@ -183,7 +183,7 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards
             settings["extract"],
             settings["diffusion"],
             settings["backbone"],
-            backbone,
+            model,
             shards,
         )
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.stores.store import Store
     from pipeline.upsampling.rules import Rules
     from pipeline.upsampling.upsample import Inputs
+    from stages.common.backbones import Model
     from stages.common.settings import Settings
 
 
@@ -34,13 +35,14 @@ def run(
     params: UpsampleParams,
     diffusion: DiffusionParams,
     backbone_params: BackboneParams,
-    backbone: Backbone | None = None,
+    given: Backbone | Model | None = None,
     shards: slice = EVERY_SHARD,
     progress: cli.Progress = cli.progress,
 ) -> Path:
     """Upsample one clip's coarse labels; returns the path of labels.zarr.
 
     Args:
+        given: the backbone, of callers that have it at hand; None: the one that the parameters name.
         shards: only those, by number; the store appears when the last shard is written, by whichever process.
     """
     from pipeline.stores import shard_claims
@@ -59,27 +61,25 @@ def run(
     check_latents(latents_store, frames_store)
     check_coarse(coarse_store, latents_store)
     shown = {"upsample": plain(params)}
-    weights_hash = None
     small_mark = small_decoder_hash(params, backbone_params)
-    if modulates:
-        source = backbones.find(backbone_params) if backbone is None else None
-        weights_hash = source.sha256 if source else backbone.fingerprint  # type: ignore[union-attr]
-        check_same_diffusion(latents_store, diffusion, backbone_params, weights_hash)
+    model = backbones.model_of(backbone_params, given) if modulates else None
+    if model is not None:
+        check_same_diffusion(latents_store, diffusion, backbone_params, model.fingerprint)
         shown["diffusion"] = plain(diffusion)
     total, size = frames_store.frames("frames"), tuple(frames_store.attrs["source_size"])
     mark = fingerprint(
-        "upsample", stage_version("upsample"), shown, weights_hash, frames_store.fingerprint,
+        "upsample", stage_version("upsample"), shown, model and model.fingerprint, frames_store.fingerprint,
         size, coarse_store.fingerprint, latents_store.fingerprint if modulates else None,
         *([small_mark] if small_mark else []),
     )  # fmt: skip
     path = out / "labels.zarr"
     if is_current(path, LABELS, mark):
         return path
-    small = None
-    if modulates:
+    small = backbone = None
+    if model is not None:
         # Only now: this imports torch, which takes seconds.
         small = small_decoder(params, backbone_params)
-        backbone = backbone or backbones.load_backbone(backbone_params, source)
+        backbone = model.load()
         rules.check_backbone(backbone)
     dtype = str(coarse_store.array("refined").dtype)
     writer = StoreWriter(
@@ -95,8 +95,7 @@ def run(
     writers = (writer,)
     with progress("upsample", sum(len(shard) for shard in shard_claims.lacking(writers, shards))) as advance:
         for shard in shard_claims.claimed(writers, shards):
-            if modulates:
-                assert backbone is not None
+            if backbone is not None:
                 stores = frames_store, latents_store, coarse_store
                 labels = _modulated(shard, *stores, size, rules, backbone, small, advance)
             else:
@@ -351,14 +350,14 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards
     from stages.common import backbones
 
     settings = load(params_file, sets or ())
-    key, backbone = item_key(item), None
+    key, model = item_key(item), None
     if settings["upsample"].method == "modulation":
         source = backbones.find(settings["backbone"])
         backbones.check_lock(source)
         small = small_decoder_hash(settings["upsample"], settings["backbone"])
         if small is not None:
             backbones.check_small_decoder_lock(small)
-        backbone = backbones.load_backbone(settings["backbone"], source)
+        model = backbones.deferred(settings["backbone"], source)
     for video in videos_of(key):
         check_same_window(place("extract", key, video) / "latents.zarr", settings)
         run(
@@ -369,7 +368,7 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards
             settings["upsample"],
             settings["diffusion"],
             settings["backbone"],
-            backbone,
+            model,
             shards,
         )
 

@@ -6,6 +6,9 @@ import ctypes
 import json
 import os
 import runpy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +47,31 @@ def load_backbone(params: BackboneParams, source: WeightsSource | None = None) -
 
     device = choose_device()
     return load_model(source or find(params), choose_dtype(params.dtype, device), device)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A backbone whose hash is known, and which is loaded when it is first needed: often it is not.
+
+    Attributes:
+        fingerprint: hash of its weights.
+        load: gives it; the same one each time.
+    """
+
+    fingerprint: str
+    load: Callable[[], Backbone]
+
+
+def deferred(params: BackboneParams, source: WeightsSource) -> Model:
+    """The backbone of these weights, not loaded yet."""
+    return Model(source.sha256, cache(lambda: load_backbone(params, source)))
+
+
+def model_of(params: BackboneParams, given: Backbone | Model | None) -> Model:
+    """The backbone that a caller has at hand, else the one that the parameters name, found and hashed."""
+    if given is None:
+        return deferred(params, find(params))
+    return given if isinstance(given, Model) else Model(given.fingerprint, lambda: given)
 
 
 def outline(params: BackboneParams) -> Backbone:

@@ -15,6 +15,7 @@ from stages.common import backbones
 from tests.support.commands import ENVIRONMENT, vidseg, write_frames
 
 HEAVY = ("torch", "diffusers", "transformers", "scipy", "networkx", "faiss")
+STORES = {"clip": "ingest", "latents": "extract", "coarse": "segment"}
 #: Runs commands given as JSON one after the other; prints after each which heavy packages have been imported so far.
 SCRIPT = f"""
 import json, sys
@@ -36,25 +37,23 @@ def work(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     write_frames(folder / "frames", frames)
     parameters = f"backbone: {{path: {tiny_model}}}\nsegment: {{clusters: 2, restarts: 1}}\n"
     (folder / "params.yaml").write_text(parameters)
-    for command in (
-        "ingest frames .",
-        "extract clip.zarr .",
-        "correspond features.zarr .",
-        "segment features.zarr matches.zarr .",
-        "upsample clip.zarr latents.zarr coarse.zarr .",
-    ):
+    (folder / "videos.yaml").write_text("items: {one: [{path: frames}]}\n")
+    for stage in ("ingest", "extract", "correspond", "segment", "upsample"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("VIDSEG_DEVICE", "cpu")
-            vidseg(*command.split(), "--params", "params.yaml", cwd=folder)
+            vidseg(stage, "--item", "one", "--params", "params.yaml", cwd=folder)
     return folder
 
 
 def test_nothing_heavy_is_imported_without_need(work: Path) -> None:
     """Weights are found and hashed, finished stores recognised and labels interpolated without torch."""
-    upsample = "upsample clip.zarr latents.zarr coarse.zarr"
+    stores = {name: f"data/{stage}/one/{name}.zarr" for name, stage in STORES.items()}
+    upsample = f"upsample {stores['clip']} {stores['latents']} {stores['coarse']}"
     commands = [
-        "extract clip.zarr .",
-        f"{upsample} .",
+        "extract --item one",
+        f"extract {stores['clip']} data/extract/one",
+        "upsample --item one",
+        f"{upsample} data/upsample/one",
         f"{upsample} bilinear --set upsample.method=bilinear",
         f"{upsample} nearest --set upsample.method=nearest",
         f"{upsample} joint --set upsample.method=joint_bilateral",
