@@ -273,7 +273,7 @@ def check_latents(latents: Store, clip: Store) -> None:
 
 
 def check_coarse(coarse: Store, latents: Store) -> None:
-    """The same for coarse labels.
+    """Coarse labels must have been made from the features that lie beside the latents.
 
     Raises:
         DataError: they were made from other features than those that were computed with the latents.

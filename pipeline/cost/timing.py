@@ -42,11 +42,11 @@ class Costs:
 
     @property
     def extract(self) -> float:
-        """Of the stage, per frame."""
+        """Seconds of `extract` per frame."""
         return self.encode + self.clean
 
     def upsample(self, samples: int) -> float:
-        """Of the stage, per frame, with that many modulated samples (`counting.samples_per_frame`)."""
+        """Seconds of `upsample` per frame with that many modulated samples (`counting.samples_per_frame`)."""
         return self.clean + samples * (self.modulate + self.decode) if self.modulate else 0.0
 
     @property

@@ -35,7 +35,7 @@ def frame_noise(seed: int, source_indices: Sequence[int], shape: tuple[int, int,
 
 
 def shared_noise(seed: int, frames: int, shape: tuple[int, int, int]) -> Noise:
-    """The same noise for all frames."""
+    """Noise that does not depend on the frame: one draw, repeated."""
     return frame_noise(seed, [0] * frames, shape)
 
 

@@ -33,7 +33,7 @@ class Group:
     owners: np.ndarray
 
     def __getitem__(self, frame: int) -> Group:
-        """Of one frame of a window."""
+        """The part of a group that lies in one frame of a window, (h, w)."""
         return Group(self.mask[frame], self.owners[frame])
 
     @property
