@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.backbone import Backbone
+from pipeline.backbone import Denoised
 from pipeline.errors import DataError, ResourceError
 from pipeline.features import micro_batches
 from pipeline.stores.schemas import LABELS, ArraySpec
@@ -404,23 +404,31 @@ def test_read_only_inputs_and_wrong_clocks_do_not_matter(chain: Chain, disk: Dis
 
 
 class SmallMemory:
-    """A backbone on a device that holds only so many samples per pass."""
+    """A backbone, a step of it or the step's variants, on a device that holds only so many samples per pass."""
 
-    def __init__(self, backbone: Backbone, most: int) -> None:
+    def __init__(self, backbone: Any, most: int) -> None:
         self._backbone, self._most = backbone, most
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backbone, name)
 
     def denoise(self, latents: torch.Tensor, *rest: Any, **options: Any) -> Any:
-        if len(latents) > self._most:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return self._backbone.denoise(latents, *rest, **options)
+        self._hold(latents)
+        result = self._backbone.denoise(latents, *rest, **options)
+        if isinstance(result, Denoised) and result.repeatable is not None:
+            return replace(result, repeatable=SmallMemory(result.repeatable, self._most))
+        return result
+
+    def variants(self, frames: Any) -> Any:
+        return SmallMemory(self._backbone.variants(frames), self._most)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        self._hold(latents)
+        return self._backbone.decode(latents)
+
+    def _hold(self, latents: torch.Tensor) -> None:
         if len(latents) > self._most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return self._backbone.decode(latents)
 
 
 @pytest.mark.parametrize(
