@@ -516,6 +516,7 @@ def test_coloured_label_maps_are_perfect_predictions(project: Path, root: Path) 
 # DVC
 
 
+@pytest.mark.whole
 def test_dvc_watches_every_video_of_an_item(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A changed file of an item's second video runs ingest of that item again, and of no other."""
     fake.vspw(root, count=4)
