@@ -121,7 +121,7 @@ def test_peak_is_what_is_alive_at_once(work: object, values: int) -> None:
 
 
 #: One step of each pass: counting all of a small model takes seconds as well.
-ONE_STEP = ("diffusion.start_step=24", "upsample.modulate_step=24")
+ONE_STEP = ("diffusion.start_step=24", "upsample.modulate_step=24", "upsample.parity.blend_last_step=24")
 
 
 def options(model: Path, *more: str) -> list[str]:
