@@ -73,7 +73,7 @@ LEVERS_BASE = ("diffusion.guidance=1", f"segment.clusters={LABELS}")
 
 @cache
 def exact_operations(guidance: float) -> dict[str, float]:
-    """Of `upsample`, by operation; counting all of SD 2.1's takes seconds."""
+    """Operations per frame of `upsample`, by kind; counting all of SD 2.1's takes seconds."""
     settings = sd21(f"diffusion.guidance={guidance}", f"segment.clusters={LABELS}")
     return counting.flops_per_frame(backbones.outline(settings["backbone"]), workload(settings, SIZE, SIZE))["upsample"]
 
