@@ -177,8 +177,8 @@ def overlap(project: Checkout) -> None:
         (lose_dvc, "no dvc.yaml and .dvc here; run in the project's folder"),
     ],
 )
-def test_refused_projects(tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
-    made = quick_project(tmp_path / "project", tmp_path, ["a", "b"])
+def test_refused_projects(project: Checkout, tmp_path: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
+    made = project.copy(tmp_path / "project", tmp_path)
     damage(made)
     assert message in error_line(vidseg("cluster", "run", cwd=made.folder, check=2))
 

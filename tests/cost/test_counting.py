@@ -81,7 +81,7 @@ def exact_operations(guidance: float) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("changes", "at_most"),
     [
-        ((), 1.0),  # no approximation costs what the exact mode costs
+        pytest.param((), 1.0, marks=pytest.mark.slow),  # no approximation costs what the exact mode costs
         pytest.param(("fast.deep=clean",), 0.79, marks=pytest.mark.slow),
         pytest.param(("fast.steps=2",), 0.82, marks=pytest.mark.slow),
         pytest.param(("fast.signs=plus",), 0.53, marks=pytest.mark.slow),

@@ -108,6 +108,15 @@ class Checkout:
         lines = self.ran_file.read_text().splitlines() if self.ran_file.exists() else []
         return [(stage, place) for stage, place in map(str.split, lines)]
 
+    def copy(self, folder: Path, site: Path) -> Checkout:
+        """The folder as it is now, in another place; absolute paths lead to it as well."""
+        shutil.copytree(self.folder, folder)
+        other = Checkout(folder, site)
+        videos = folder / "videos.yaml"
+        videos.write_text(videos.read_text().replace(str(self.folder), str(folder)))
+        other.commit()
+        return other
+
     def clone(self, folder: Path, site: Path) -> Checkout:
         """Another clone, with the same shared cache."""
         self.run("git", "clone", "--quiet", str(self.folder), str(folder))
