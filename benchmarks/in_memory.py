@@ -222,7 +222,7 @@ class Runner:
 
         def compute() -> list[list[Response]]:
             start = self._start(settings, grouping)
-            clean = clean_pass(self.backbone, start, rules.passes, share=to_share(rules), skip=rules.skip)
+            clean = clean_pass(self.backbone, start, rules.denoising, share=to_share(rules), skip=rules.skip)
             pairs = responses(self.backbone, clean, planes, rules, Passes(rules.upsample.batch))
             return [list(of_frame) for _, of_frame in groupby(pairs, key=lambda pair: pair.frame)]
 

@@ -95,7 +95,9 @@ class IngestParams:
 class ExtractParity:
     """Group `extract.parity`: where the paper and the authors' code differ."""
 
-    normalize: Literal["max_abs", "none"] = param("max_abs", "of `aggregated`, per token by its largest absolute value")
+    normalize: Literal["max_abs", "none"] = param(
+        "max_abs", "max_abs: `aggregated` is divided, token by token, by its largest absolute value"
+    )
     encode: Literal["mode", "sample"] = param("mode", "mode of the autoencoder's posterior, or a seeded sample")
 
 
@@ -320,7 +322,7 @@ class EvaluateParams:
 class RenderParams:
     """Section `render`."""
 
-    opacity: float = param(0.55, "of the labels over the picture", low=0.0, high=1.0)
+    opacity: float = param(0.55, "how much of the picture the labels hide: 0 = nothing, 1 = all", low=0.0, high=1.0)
     extras: bool = param(True, "feature PCA and x-t slices")
     slice_row: float = param(0.5, "row of the x-t slices: 0 = top, 1 = bottom", low=0.0, high=1.0)
 

@@ -25,7 +25,7 @@ def run(features: Path, out: Out, params: CorrespondParams, progress: cli.Progre
     from pipeline.stores.writer import StoreWriter
 
     source = open_store(features, FEATURES)
-    shown = {**source.params, "correspond": plain(params)}
+    stored = {**source.params, "correspond": plain(params)}
     mark = fingerprint("correspond", stage_version("correspond"), source.fingerprint, plain(params))
     path = out / "matches.zarr"
     if is_current(path, MATCHES, mark):
@@ -41,7 +41,7 @@ def run(features: Path, out: Out, params: CorrespondParams, progress: cli.Progre
             "next": ArraySpec((frames - 1, tokens), "int32", shard),
             "similarity": ArraySpec((frames - 1, tokens), "float16", shard),
         },
-        params=shown,
+        params=stored,
         backbone=source.attrs.get("backbone"),
         attrs={"grid": source.attrs["grid"], "features": source.fingerprint},
     )

@@ -55,12 +55,12 @@ def run(
 
     source = open_store(clip, CLIP)
     model = backbones.model_of(backbone_params, given)
-    shown = {
+    stored = {
         "extract": plain(params),
         "diffusion": plain(diffusion),
         "backbone": {"name": backbone_params.name, "dtype": backbones.dtype_name(backbone_params)},
     }
-    mark = fingerprint("extract", stage_version("extract"), source.fingerprint, shown, model.fingerprint)
+    mark = fingerprint("extract", stage_version("extract"), source.fingerprint, stored, model.fingerprint)
     features_path, latents_path = out / "features.zarr", out / "latents.zarr"
     if is_current(features_path, FEATURES, mark) and is_current(latents_path, LATENTS, mark):
         return features_path
@@ -91,7 +91,7 @@ def run(
             "names": source.attrs["names"],
             "source_indices": indices,
         },
-        params=shown,
+        params=stored,
         backbone=model.fingerprint,
     )
     latents = StoreWriter(
@@ -101,7 +101,7 @@ def run(
         mark,
         {"latents": ArraySpec((frames, *extraction.latent_shape(backbone, (height, width))), "float32", per_file)},
         attrs={"clip": source.fingerprint, "source_indices": indices},
-        params=shown,
+        params=stored,
         backbone=model.fingerprint,
     )
     writers = (latents, features)
@@ -173,9 +173,7 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards
 
     settings = load(params_file, sets or ())
     key = item_key(item)
-    source = backbones.find(settings["backbone"])
-    backbones.check_lock(source)
-    model = backbones.deferred(settings["backbone"], source)
+    model = backbones.locked(settings["backbone"])
     for video in videos_of(key):
         run(
             place("ingest", key, video) / "clip.zarr",

@@ -176,10 +176,10 @@ def _write_clip(out: Out, source: FrameSource, indices: FrameRange, size: tuple[
     from pipeline.stores.writer import StoreWriter
 
     # Only what follows from the result: `frames: null` and `0:42` of 42 frames give the same bytes.
-    shown = {"ingest": {"size": "{}x{}".format(*size), "stride": indices.stride}}
+    stored = {"ingest": {"size": "{}x{}".format(*size), "stride": indices.stride}}
     mark = fingerprint("ingest", stage_version("ingest"), scan.digest, scan.names, scan.indices, source.size)
     path = out / "clip.zarr"
-    if is_current(path, CLIP, mark) and open_store(path, CLIP).params == shown:
+    if is_current(path, CLIP, mark) and open_store(path, CLIP).params == stored:
         return path
     spec = ArraySpec((len(scan.names), *size, 3), "uint8")
     writer = StoreWriter(
@@ -188,7 +188,7 @@ def _write_clip(out: Out, source: FrameSource, indices: FrameRange, size: tuple[
         CLIP,
         mark,
         {"frames": spec},
-        params=shown,
+        params=stored,
         attrs={
             "names": scan.names,
             "source_size": list(source.size),

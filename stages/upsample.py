@@ -60,15 +60,15 @@ def run(
     coarse_store = open_store(coarse, COARSE)
     check_latents(latents_store, frames_store)
     check_coarse(coarse_store, latents_store)
-    shown = {"upsample": plain(params)}
+    stored = {"upsample": plain(params)}
     small_mark = small_decoder_hash(params, backbone_params)
     model = backbones.model_of(backbone_params, given) if modulates else None
     if model is not None:
         check_same_diffusion(latents_store, diffusion, backbone_params, model.fingerprint)
-        shown["diffusion"] = plain(diffusion)
+        stored["diffusion"] = plain(diffusion)
     total, size = frames_store.frames("frames"), tuple(frames_store.attrs["source_size"])
     mark = fingerprint(
-        "upsample", stage_version("upsample"), shown, model and model.fingerprint, frames_store.fingerprint,
+        "upsample", stage_version("upsample"), stored, model and model.fingerprint, frames_store.fingerprint,
         size, coarse_store.fingerprint, latents_store.fingerprint if modulates else None,
         *([small_mark] if small_mark else []),
     )  # fmt: skip
@@ -88,7 +88,7 @@ def run(
         LABELS,
         mark,
         {"labels": ArraySpec((total, *size), dtype, shard_frames(coarse_store.array("refined")))},
-        params={**coarse_store.params, **shown},
+        params={**coarse_store.params, **stored},
         backbone=coarse_store.attrs.get("backbone"),
         attrs={"clip": frames_store.fingerprint, "names": frames_store.attrs["names"]},
     )
@@ -201,15 +201,10 @@ def small_decoder_hash(params: UpsampleParams, backbone: BackboneParams) -> str 
         UsageError: they do not say which, and the backbone's folder has none.
         WeightsError: it has no weights.
     """
-    from pipeline.backbone.files import no_small_decoder, small_decoder_fingerprint
+    from pipeline.backbone.files import small_decoder_fingerprint
 
     folder = _small_decoder_folder(params, backbone)
-    if folder is None:
-        return None
-    found = small_decoder_fingerprint(folder)
-    if found is None:
-        raise no_small_decoder(folder)
-    return found
+    return None if folder is None else small_decoder_fingerprint(folder)
 
 
 def _small_decoder_folder(params: UpsampleParams, backbone: BackboneParams) -> Path | None:
@@ -352,12 +347,10 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards
     settings = load(params_file, sets or ())
     key, model = item_key(item), None
     if settings["upsample"].method == "modulation":
-        source = backbones.find(settings["backbone"])
-        backbones.check_lock(source)
+        model = backbones.locked(settings["backbone"])
         small = small_decoder_hash(settings["upsample"], settings["backbone"])
         if small is not None:
             backbones.check_small_decoder_lock(small)
-        model = backbones.deferred(settings["backbone"], source)
     for video in videos_of(key):
         check_same_window(place("extract", key, video) / "latents.zarr", settings)
         run(

@@ -76,10 +76,16 @@ def read_json(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path}: not a JSON object; fetch the model's configuration again") from error
 
 
-def small_decoder_fingerprint(folder: Path) -> str | None:
-    """SHA-256 (hex) of a small decoder's weights; None where the folder has none."""
+def small_decoder_fingerprint(folder: Path) -> str:
+    """SHA-256 (hex) of a small decoder's weights.
+
+    Raises:
+        WeightsError: the folder has none.
+    """
     file = folder / SMALL_DECODER_WEIGHTS
-    return file_hash(file).hex() if file.is_file() else None
+    if not file.is_file():
+        raise no_small_decoder(folder)
+    return file_hash(file).hex()
 
 
 def no_small_decoder(folder: Path) -> WeightsError:

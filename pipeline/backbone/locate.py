@@ -57,7 +57,7 @@ def locate(name: str, path: str | None, revision: str | None, embedded: Path) ->
 
 
 def identify(name: str, path: Path, revision: str | None) -> WeightsSource:
-    """Hash what `load` would read: gigabytes, for a large model.
+    """Hash the files that `load_model` would read: gigabytes, for a large model.
 
     Raises:
         WeightsError: weights are missing, exist as pickles only, or are a model of another family.

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.backbone.files import SMALL_DECODER_WEIGHTS, file_hash, no_small_decoder, read_json
-from pipeline.backbone.networks import cannot_be_loaded
+from pipeline.backbone.networks import NO_WEIGHTS, cannot_be_loaded, frozen
 from pipeline.errors import WeightsError
 
 CONFIG = "config.json"
@@ -61,7 +61,7 @@ def load_small_decoder(folder: Path, device: torch.device) -> SmallDecoder:
         decoder.load_state_dict({name.removeprefix(PREFIX): value for name, value in stored.items()})
     except (SafetensorError, OSError, RuntimeError) as error:
         raise cannot_be_loaded(file, error) from error
-    return SmallDecoder(decoder.to(device, torch.float32).eval().requires_grad_(False), file_hash(file).hex())
+    return SmallDecoder(frozen(decoder.to(device, torch.float32)), file_hash(file).hex())
 
 
 def _check_latents(decoder: Any, folder: Path) -> None:
@@ -87,7 +87,7 @@ def outlined(config: Mapping[str, Any], device: torch.device) -> SmallDecoder:
         config: of an AutoencoderTiny; empty = its usual size.
     """
     with torch.device(device):
-        return SmallDecoder(_network(config).eval(), "no weights")
+        return SmallDecoder(_network(config).eval(), NO_WEIGHTS)
 
 
 def _network(config: Mapping[str, Any]) -> Any:

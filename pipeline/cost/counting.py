@@ -236,24 +236,24 @@ def _modulated_flops(outline: Backbone, load: Workload, rules: Rules) -> float:
     """Operations of the clean pass of a window and of its modulated passes."""
     steps, groups = len(rules.modulated_steps), len(_window(outline, load, rules).groups) * len(rules.directions)
     before = len(rules.steps) - steps
-    whole = denoised_flops(outline, load, rules.passes) if before else 0.0
+    whole = denoised_flops(outline, load, rules.denoising) if before else 0.0
     # What the groups of a window share is counted with the first of them.
-    counted = cache(lambda some, of_groups: _kept_and_varied(outline, load, rules, some, of_groups))
-    kept = _extended(steps, lambda some: counted(some, 1)[0])
+    counted = cache(lambda some, of_groups: _clean_and_varied(outline, load, rules, some, of_groups))
+    clean = _extended(steps, lambda some: counted(some, 1)[0])
     varied = _extended(groups, lambda some: _extended(steps, lambda of_steps: counted(of_steps, some)[1]))
-    return before * whole + kept + varied
+    return before * whole + clean + varied
 
 
-def _kept_and_varied(outline: Backbone, load: Workload, rules: Rules, steps: int, groups: int) -> tuple[float, float]:
+def _clean_and_varied(outline: Backbone, load: Workload, rules: Rules, steps: int, groups: int) -> tuple[float, float]:
     """Operations of the last steps of a window: of the clean pass, and of so many groups with one sign."""
     last = _last_steps(rules, steps)
     window = _window(outline, load, last)
     repeated = replace(window, groups=[window.groups[0]] * groups)
     conditioning = _conditioned(outline, load)
-    clean, kept = flops_of(lambda: _clean(outline, load, last, load.together, conditioning))
+    clean, unvaried = flops_of(lambda: _clean(outline, load, last, load.together, conditioning))
     one_sign = replace(last, upsample=replace(last.upsample, mode="fast", fast=replace(last.fast, signs="plus")))
     _, varied = flops_of(lambda: modulated(outline, clean, [repeated], one_sign, load.together))
-    return kept, varied
+    return unvaried, varied
 
 
 def _compared_flops(outline: Backbone, load: Workload, rules: Rules) -> float:
@@ -308,7 +308,7 @@ def _window(outline: Backbone, load: Workload, rules: Rules) -> Window:
 
 def _clean(outline: Backbone, load: Workload, rules: Rules, frames: int, conditioning: Conditioning) -> CleanPass:
     start = _latents(outline, load, frames)
-    return clean_pass(outline, start, rules.passes, share=to_share(rules), conditioning=conditioning)
+    return clean_pass(outline, start, rules.denoising, share=to_share(rules), conditioning=conditioning)
 
 
 def _conditioned(outline: Backbone, load: Workload) -> Conditioning:

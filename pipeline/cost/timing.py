@@ -91,7 +91,7 @@ def _round(
     if rules is None:
         _, clean = _timed(backbone, partial(denoise, diffusion))
         return Costs(encode / count, clean / count)
-    passed, clean = _timed(backbone, partial(denoise, rules.passes, share=to_share(rules), skip=rules.skip))
+    passed, clean = _timed(backbone, partial(denoise, rules.denoising, share=to_share(rules), skip=rules.skip))
     grid = backbone.token_shape(rules.upsample.block, size)[:2]
     window = Window(range(count), range(count), alone(whole_labels(np.zeros((count, *grid), np.int64))))
     result, varied = _timed(backbone, partial(modulated, backbone, passed, [window], rules, 2 * count))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.backbone import Backbone
 
 #: The group `upsample.fast` of the exact mode: nothing is approximated.
-EXACT = UpsampleFast(None, "both", 1000, "single", 1, "full", deep="own")
+EXACT = UpsampleFast(guidance=None, signs="both", steps=1000, groups="single", gap=1, decode="full", deep="own")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Rules:
         return (1.0, -1.0) if self.fast.signs == "both" else (1.0,)
 
     @property
-    def passes(self) -> DiffusionParams:
+    def denoising(self) -> DiffusionParams:
         """The diffusion of clean and modulated passes, which may have another guidance than that of the features."""
         guidance = self.fast.guidance
         return self.diffusion if guidance is None else replace(self.diffusion, guidance=guidance)

@@ -55,7 +55,12 @@ def upsample(
         DataError: what the network gives is not finite.
     """
     clean = clean_pass(
-        backbone, inputs.start, rules.passes, share=to_share(rules), conditioning=inputs.conditioning, skip=rules.skip
+        backbone,
+        inputs.start,
+        rules.denoising,
+        share=to_share(rules),
+        conditioning=inputs.conditioning,
+        skip=rules.skip,
     )
     waiting = list(range(passes.first, len(inputs.coarse)))
     shown: dict[int, list[GroupMap]] = {frame: [] for frame in waiting}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.common import cli
-from stages.common.backbones import LOCK, find, small_decoder_hash
+from stages.common.backbones import LOCK, find, small_decoder_folder
 from stages.common.settings import load
 
 if TYPE_CHECKING:
@@ -45,9 +45,11 @@ def show(params: cli.ParamsOption = None, set_: cli.SetOption = None, as_json: c
 
 def _found(params: Path | None, sets: list[str] | None) -> tuple[WeightsSource, str | None]:
     """The weights that the parameters name, and the hash of the small decoder that belongs to them."""
+    from pipeline.backbone.files import small_decoder_fingerprint
+
     settings = load(params, sets or ())
-    small = small_decoder_hash(settings["upsample"].fast.small_decoder, settings["backbone"])
-    return find(settings["backbone"]), small
+    folder = small_decoder_folder(settings["upsample"].fast.small_decoder, settings["backbone"])
+    return find(settings["backbone"]), None if folder is None else small_decoder_fingerprint(folder)
 
 
 def write_lock(source: WeightsSource, small_decoder: str | None, path: Path) -> None:

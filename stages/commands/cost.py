@@ -92,7 +92,7 @@ def collect(settings: Settings, source_size: Size, timed: bool) -> dict[str, Any
         "model_size": list(task.size),
         "labels": task.labels,
         "guidance": task.diffusion.guidance,
-        "upsample_guidance": None if task.rules is None else task.rules.passes.guidance,
+        "upsample_guidance": None if task.rules is None else task.rules.denoising.guidance,
         "weights_gb": weights / 1e9,
         **windows,
         "stages": stages,

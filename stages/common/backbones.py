@@ -67,6 +67,13 @@ def deferred(params: BackboneParams, source: WeightsSource) -> Model:
     return Model(source.sha256, cache(lambda: load_backbone(params, source)))
 
 
+def locked(params: BackboneParams) -> Model:
+    """The backbone that the parameters name, found and hashed; raises as `check_lock` where the lock names another."""
+    source = find(params)
+    check_lock(source)
+    return deferred(params, source)
+
+
 def model_of(params: BackboneParams, given: Backbone | Model | None) -> Model:
     """The backbone that a caller has at hand, else the one that the parameters name, found and hashed."""
     if given is None:
@@ -152,14 +159,6 @@ def small_decoder_folder(named: str | None, params: BackboneParams) -> Path | No
         return Path(named).expanduser()
     own = located(params) / SMALL_DECODER
     return own if own.is_dir() else None
-
-
-def small_decoder_hash(named: str | None, params: BackboneParams) -> str | None:
-    """Hash of the weights in that folder, without loading them; None where there are none."""
-    from pipeline.backbone.files import small_decoder_fingerprint
-
-    folder = small_decoder_folder(named, params)
-    return None if folder is None else small_decoder_fingerprint(folder)
 
 
 def check_lock(source: WeightsSource, lock: Path = LOCK) -> None:

@@ -153,7 +153,7 @@ def test_labels_of_the_embedded_model_are_those_of_the_plain_schedule(guidance: 
 
 def test_images_that_are_not_finite_are_refused(backbone: StableDiffusion, start: torch.Tensor) -> None:
     rules = make_rules(DIFFUSION)
-    clean = clean_pass(backbone, start, rules.passes, share=to_share(rules))
+    clean = clean_pass(backbone, start, rules.denoising, share=to_share(rules))
     clean = replace(clean, states={step: torch.full_like(state, torch.nan) for step, state in clean.states.items()})
     with pytest.raises(DataError, match="modulated images of frame 0 of this batch have NaN or infinite values"):
         list(responses(backbone, clean, PLANE[None], rules, Passes(batch=4)))

@@ -26,6 +26,11 @@ class Parts:
 
 
 def load_folder(folder: Path) -> Parts:
+    """The networks (float32, on the CPU), empty-prompt context and betas of a diffusers folder.
+
+    Raises:
+        WeightsError: a file is missing or damaged, or the model does not predict epsilon.
+    """
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")

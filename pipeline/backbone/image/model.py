@@ -9,27 +9,24 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
-from pipeline.backbone.attention import recorded, recorded_outputs, token_shape
+from pipeline.backbone.attention import recorded, recorded_outputs
 from pipeline.backbone.base import UNCONDITIONED, AttentionName, Conditioning, Denoised, Schedule, Share, Tap
 from pipeline.backbone.image.schedule import GuidedStep, scaled_linear_schedule
 from pipeline.backbone.image.variants import RepeatableFrames, shared_taps
-from pipeline.backbone.local_decoding import LocalDecoder
+from pipeline.backbone.latent_model import LatentModel
 from pipeline.backbone.midway import at_timestep, deep_level, first_part, second_part
 from pipeline.parameters import DiffusionVideo
 
 
-class StableDiffusion:
+class StableDiffusion(LatentModel):
     """`Backbone` of an image model: a window is one frame.
 
     Args:
-        unet, vae: the networks, in evaluation mode on their device. The autoencoder runs in float32, as in the
-            authors' code; the denoiser in its own dtype with float32 latents between steps.
+        unet, vae, name, fingerprint: as in `LatentModel`.
         context: (t, c) embedding of the empty prompt; the unconditional half uses zeros of that shape.
-        name, fingerprint: as in `Backbone`.
         betas: first and last beta of the training schedule.
     """
 
-    latent_stride = 8
     window = 1
     modulated: tuple[AttentionName, ...] = ("cross_spatial",)
 
@@ -42,19 +39,9 @@ class StableDiffusion:
         fingerprint: str,
         betas: tuple[float, float] = (0.00085, 0.012),
     ) -> None:
-        self.unet = unet
-        self.vae = vae
+        super().__init__(unet, vae, name, fingerprint)
         self.context = context.to(unet.device, unet.dtype)
-        self.name = name
-        self.fingerprint = fingerprint
         self._betas = betas
-
-    @property
-    def device(self) -> torch.device:
-        return self.unet.device
-
-    def token_shape(self, block: int, size: tuple[int, int]) -> tuple[int, int, int]:
-        return token_shape(self.unet, block, size, self.latent_stride)
 
     def schedule(self, steps: int) -> Schedule:
         return scaled_linear_schedule(steps, *self._betas)
@@ -112,10 +99,6 @@ class StableDiffusion:
         # On a CPU the activations of a batch cost page faults: one image at a time is faster.
         parts = latents.split(1) if self.device.type == "cpu" else (latents,)
         return torch.cat([self._decode(part) for part in parts])
-
-    @torch.inference_mode()
-    def part_decoder(self, latents: Tensor) -> LocalDecoder:
-        return LocalDecoder.of(self._decode, self.vae.decoder, latents)
 
     def _decode(self, latents: Tensor) -> Tensor:
         return self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0].float()

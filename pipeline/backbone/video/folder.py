@@ -1,4 +1,4 @@
-"""Loading Stable Video Diffusion from a diffusers folder or a single-file checkpoint (I/O module)."""
+"""A video model from a folder in diffusers layout."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ class VideoParts:
 
 
 def load_folder(folder: Path) -> VideoParts:
-    """The networks of a diffusers folder."""
+    """The networks and noise levels of a diffusers folder.
+
+    Raises:
+        WeightsError: a file is missing or damaged, the model does not predict v, or its parts do not fit.
+    """
     from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
     from transformers import CLIPVisionModelWithProjection
 

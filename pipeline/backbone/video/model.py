@@ -13,9 +13,9 @@ import torch
 from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
 from torch import Tensor, nn
 
-from pipeline.backbone.attention import attention_of, attention_weights, recorded, recorded_outputs, token_shape
+from pipeline.backbone.attention import attention_of, attention_weights, recorded, recorded_outputs
 from pipeline.backbone.base import UNCONDITIONED, AttentionName, Conditioning, Denoised, Layer, Schedule, Share, Tap
-from pipeline.backbone.local_decoding import LocalDecoder
+from pipeline.backbone.latent_model import LatentModel
 from pipeline.backbone.midway import Midway, deep_level, second_part
 from pipeline.backbone.video.schedule import VideoStep, karras_schedule
 from pipeline.backbone.video.variants import LAYERS, NetworkInput, RepeatableHalf, RepeatableWindow, shared_layers
@@ -28,21 +28,18 @@ Embed = Callable[[np.ndarray], Tensor]
 RESIDUAL_EPS = 1e-5
 
 
-class StableVideoDiffusion:
+class StableVideoDiffusion(LatentModel):
     """`Backbone` of a video model: the frames of a window are seen together.
 
     The guidance halves run one after the other: at real sizes one half of a window fills a GPU.
 
     Args:
-        unet, vae: the networks, in evaluation mode on their device. The autoencoder runs in float32, as in the
-            authors' code; the denoiser in its own dtype with float32 latents between steps.
+        unet, vae, name, fingerprint: as in `LatentModel`.
         embed: the image embedding.
-        name, fingerprint: as in `Backbone`.
         sigmas: largest and smallest noise level.
         injected: the attentions whose patterns variants take over: in the authors' code the temporal ones.
     """
 
-    latent_stride = 8
     modulated: tuple[AttentionName, ...] = tuple(LAYERS)
 
     def __init__(
@@ -56,21 +53,11 @@ class StableVideoDiffusion:
         injected: tuple[Layer, ...] = ("temporal_self",),
     ) -> None:
         set_residual_eps(unet)
-        self.unet = unet
-        self.vae = vae
+        super().__init__(unet, vae, name, fingerprint)
         self.embed = embed
-        self.name = name
-        self.fingerprint = fingerprint
         self.window = int(unet.config.num_frames)
         self._sigmas = sigmas
         self._injected = injected
-
-    @property
-    def device(self) -> torch.device:
-        return self.unet.device
-
-    def token_shape(self, block: int, size: tuple[int, int]) -> tuple[int, int, int]:
-        return token_shape(self.unet, block, size, self.latent_stride)
 
     def schedule(self, steps: int) -> Schedule:
         return karras_schedule(steps, *self._sigmas)
@@ -126,10 +113,6 @@ class StableVideoDiffusion:
     @torch.inference_mode()
     def decode(self, latents: Tensor, together: int = 1) -> Tensor:
         return torch.cat([self._decode(clip) for clip in latents.split(together)])
-
-    @torch.inference_mode()
-    def part_decoder(self, latents: Tensor) -> LocalDecoder:
-        return LocalDecoder.of(self._decode, self.vae.decoder, latents)
 
     def _decode(self, clip: Tensor) -> Tensor:
         scaled = clip / self.vae.config.scaling_factor

@@ -130,16 +130,24 @@ UNET_NAMES: tuple[Rename, ...] = (
 
 _VAE_RESNET = {"nin_shortcut": "conv_shortcut"}
 _VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+
+
+def _of_coder(side: str) -> tuple[Rename, ...]:
+    """Names that the two sides of an autoencoder, `encoder` and `decoder`, have in common."""
+    return (
+        (rf"{side}\.(conv_in|conv_out)", lambda m: f"{side}.{m[1]}"),
+        (rf"{side}\.norm_out", lambda m: f"{side}.conv_norm_out"),
+        (rf"{side}\.mid\.attn_1\.(\w+)", lambda m: f"{side}.mid_block.attentions.0.{_VAE_ATTENTION[m[1]]}"),
+    )
+
+
 ENCODER_NAMES: tuple[Rename, ...] = (
     (r"quant_conv", lambda m: "quant_conv"),
-    (r"encoder\.conv_in", lambda m: "encoder.conv_in"),
-    (r"encoder\.conv_out", lambda m: "encoder.conv_out"),
-    (r"encoder\.norm_out", lambda m: "encoder.conv_norm_out"),
+    *_of_coder("encoder"),
     (r"encoder\.down\.(\d)\.downsample", lambda m: f"encoder.down_blocks.{m[1]}.downsamplers.0"),
     (r"encoder\.down\.(\d)\.block\.(\d)\.(\w+)",
      lambda m: f"encoder.down_blocks.{m[1]}.resnets.{m[2]}.{_VAE_RESNET.get(m[3], m[3])}"),
     (r"encoder\.mid\.block_([12])", lambda m: f"encoder.mid_block.resnets.{int(m[1]) - 1}"),
-    (r"encoder\.mid\.attn_1\.(\w+)", lambda m: f"encoder.mid_block.attentions.0.{_VAE_ATTENTION[m[1]]}"),
 )  # fmt: skip
 
 
@@ -157,14 +165,11 @@ def _decoder_resnet(match: re.Match[str]) -> str:
 
 
 DECODER_NAMES: tuple[Rename, ...] = (
-    (r"decoder\.conv_in", lambda m: "decoder.conv_in"),
     (r"decoder\.conv_out\.time_mix_conv", lambda m: "decoder.time_conv_out"),
-    (r"decoder\.conv_out", lambda m: "decoder.conv_out"),
-    (r"decoder\.norm_out", lambda m: "decoder.conv_norm_out"),
+    *_of_coder("decoder"),
     (r"decoder\.up\.(\d)\.upsample", lambda m: f"decoder.up_blocks.{3 - int(m[1])}.upsamplers.0"),
     (rf"decoder\.(?:up\.(\d)\.block\.(\d)|mid\.block_([12]))\.(mix_factor|time_stack\.(?:{_LAYERS})|\w+)",
      _decoder_resnet),
-    (r"decoder\.mid\.attn_1\.(\w+)", lambda m: f"decoder.mid_block.attentions.0.{_VAE_ATTENTION[m[1]]}"),
 )  # fmt: skip
 
 _IMAGE_LAYER = {
