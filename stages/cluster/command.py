@@ -30,12 +30,12 @@ BATCH = "Jobs of a batch system"
 #: Variables of the submitting process that stages see on every worker.
 PASSED_ON = ("VIDSEG_", "HF_")
 
-app = cli.new_app("Run the pipeline on many machines; needs the extra `cluster` (pip install 'vidseg[cluster]').")
+app = cli.new_app(r"Run the pipeline on many machines; needs the extra `cluster` (pip install 'vidseg\[cluster]').")
 
 
 @app.callback()
 def group() -> None:
-    """Run the pipeline on many machines; needs the extra `cluster` (pip install 'vidseg[cluster]')."""
+    r"""Run the pipeline on many machines; needs the extra `cluster` (pip install 'vidseg\[cluster]')."""
 
 
 @app.command()

@@ -23,12 +23,14 @@ from stages.common.settings import (
     whole_names,
 )
 
-app = cli.new_app("List, show and apply named sets of parameters (presets/*.yaml).")
+app = cli.new_app(
+    "List, show and apply named sets of parameters (presets/*.yaml); migrate files of an earlier version."
+)
 
 
 @app.callback()
 def group() -> None:
-    """List, show and apply named sets of parameters (presets/*.yaml)."""
+    """List, show and apply named sets of parameters (presets/*.yaml); migrate files of an earlier version."""
 
 
 @app.command("list")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -87,7 +88,7 @@ def from_mapping(section: str, cls: type, values: Mapping[str, Any], where: Mapp
             inner = ", ".join(one.partition(".")[2] for one in known if one.startswith(f"{key}."))
             raise UsageError(f"{name} is a group of parameters ({inner}), not {_shown(value)}{at}")
         if key not in known:
-            raise UsageError(f"unknown parameter '{name}'{at}{_suggest(key, (*known, *inside))}")
+            raise UsageError(f"unknown parameter '{name}'{at}{_suggest(key, (*known, *inside), f'{section}.')}")
         converted[key] = _check(name, value, known[key], at)
     return _build(cls, converted)
 
@@ -191,7 +192,7 @@ def whole_names(content: Any, path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: expected sections with keys, like `segment: {{clusters: 20}}`")
     values = {}
     for section, keys in sections.items():
-        inside = groups(_section(str(section)))
+        inside = groups(_section(str(section), path))
         for key, value in (keys or {}).items():
             if key in inside and isinstance(value, dict | None):
                 values.update({f"{section}.{key}.{name}": one for name, one in (value or {}).items()})
@@ -200,9 +201,9 @@ def whole_names(content: Any, path: Path) -> dict[str, Any]:
     return values
 
 
-def _section(name: str) -> type:
+def _section(name: str, where: str | Path) -> type:
     if name not in SECTIONS:
-        raise UsageError(f"unknown section '{name}' in the parameters{_suggest(name, SECTIONS)}")
+        raise UsageError(f"unknown section '{name}' (in {where}){_suggest(name, SECTIONS)}")
     return SECTIONS[name]
 
 
@@ -212,7 +213,7 @@ def _parse_set(text: str) -> tuple[str, Any]:
     section, dot, key = name.partition(".")
     if not (equals and dot and key):
         raise UsageError(f"--set {text}: expected section.key=value, e.g. --set segment.clusters=12")
-    inside = groups(_section(section))
+    inside = groups(_section(section, "--set"))
     if name in renamed():
         raise UsageError(f"--set {text}: {name} is now {renamed()[name]}")
     parsed = yaml_files.parse(value, f"--set {text}: the value")
@@ -257,7 +258,8 @@ def _listed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    """The value as a parameter file has it, cut where it is long."""
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
@@ -302,8 +304,8 @@ def _describe(hint: Any) -> str:
     return names[hint]
 
 
-def _suggest(name: str, known: Iterable[str]) -> str:
+def _suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
     known = list(known)
     last = name.rpartition(".")[2]
     close = [one for one in known if one.rpartition(".")[2] == last] or difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(known)}"
+    return f"; did you mean '{prefix}{close[0]}'?" if close else f"; there are: {', '.join(known)}"

@@ -55,6 +55,7 @@ def test_all_errors_have_their_own_exit_code() -> None:
         (["--version"], 0, "vidseg "),
         ([], 0, "Training-free video segmentation"),
         (["--help"], 0, "upsample"),
+        (["--help"], 0, "vidseg[cluster]"),
         (["extract", "--help"], 0, "--set"),
     ],
 )

@@ -479,7 +479,7 @@ def test_missing_arguments(tmp_path: Path) -> None:
     [
         ("protocol=lenient", "evaluate.protocol must be one of strict, official"),
         ("windows=[8, 0]", "evaluate.windows must be at least 1"),
-        ("assignement=majority", "did you mean 'assignment'"),
+        ("assignement=majority", "did you mean 'evaluate.assignment'"),
     ],
 )
 def test_bad_parameters(setting: str, message: str) -> None:

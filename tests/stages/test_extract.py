@@ -155,7 +155,7 @@ def test_interrupt_leaves_a_resumable_state_and_130(tmp_path: Path, clip: Path, 
         (["CLIP", "out", "--set", "backbone.path=/none"], 4, "backbone.path: /none: no such file or folder"),
         (["CLIP", "out", "--set", "extract.blocks=[6,9]"], 2, "must share one resolution"),
         (["CLIP", "out", "--set", "extract.feature_step=3"], 2, "extract.feature_step must be between"),
-        (["CLIP", "out", "--set", "extract.blok=3"], 2, "did you mean 'blocks'"),
+        (["CLIP", "out", "--set", "extract.blok=3"], 2, "did you mean 'extract.blocks'"),
         (["CLIP"], 2, "give CLIP and OUT_DIR, or --item KEY"),
     ],
 )

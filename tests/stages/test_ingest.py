@@ -251,7 +251,7 @@ def test_frames_are_counted_as_they_are_read(frames: Path, tmp_path: Path) -> No
         ("frames", ["--set", "ingest.frames=12"], 2, "in quotes"),
         ("frames", ["--set", "ingest.size=100x100"], 2, "multiples of 64"),
         ("frames", ["--set", "ingest.stride=0"], 2, "ingest.stride must be at least 1"),
-        ("frames", ["--set", "ingest.sise=64"], 2, "did you mean 'size'?"),
+        ("frames", ["--set", "ingest.sise=64"], 2, "did you mean 'ingest.size'?"),
     ],
 )
 def test_exit_codes(
