@@ -29,7 +29,7 @@ import torch
 import typer
 from threadpoolctl import threadpool_limits
 
-from benchmarks import released_steps as theirs
+from benchmarks import authors_steps as theirs
 from pipeline.parameters import DiffusionParams, UpsampleParams, UpsampleParity
 from pipeline.segmentation import kmeans as clustering
 from pipeline.segmentation.authors_code import authors_kept, authors_trajectories, authors_vote

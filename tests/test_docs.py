@@ -55,9 +55,9 @@ def test_files_named_by_a_page_exist(page: Path) -> None:
         assert (ROOT / name).exists(), f"{page.name}: {name}"
 
 
-def test_pages_named_by_messages_and_comments_exist() -> None:
+def test_files_named_by_messages_and_comments_exist() -> None:
     for file in texts("pipeline", "stages", "benchmarks", "tests", "presets", "."):
-        for name in re.findall(r"\bdocs/[\w/-]+\.(?:md|py)\b", file.read_text()):
+        for name in re.findall(r"\b(?:docs|pipeline|presets|benchmarks|tests)/[\w/-]+\.(?:md|py)\b", file.read_text()):
             assert (ROOT / name).exists(), f"{file.relative_to(ROOT)}: {name}"
 
 

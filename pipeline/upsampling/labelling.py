@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.media.resize import resize_nearest
 from pipeline.parameters import UpsampleParams
-from pipeline.upsampling import difference as maps
+from pipeline.upsampling.difference import filtered, normalize, resize_mask
 
 if TYPE_CHECKING:
     from pipeline.upsampling.label_groups import Group
@@ -70,13 +70,13 @@ def label_frame(
     for part, region in zip(shown, regions, strict=True):
         for place, where in region.items():
             largest[place] = max(largest[place], part.values.max(where=where, initial=0))
-    masks = [maps.resize_mask(plane == label, size, params.parity.filter_resize) for label in labels]
+    masks = [resize_mask(plane == label, size, params.parity.filter_resize) for label in labels]
     differences = np.zeros((len(labels), *size), largest.dtype)
     winner = RunningArgmax.empty(size)
     for part, region in zip(shown, regions, strict=True):
         for place, where in region.items():
-            values = maps.normalize(part.values, largest[place]) if params.parity.normalize else part.values
-            competing = maps.filtered(values, masks[place], params.filter)
+            values = normalize(part.values, largest[place]) if params.parity.normalize else part.values
+            competing = filtered(values, masks[place], params.filter)
             winner.add(int(labels[place]), np.where(where, competing, -np.inf))
             np.copyto(differences[place], values, where=where)
     return LabelledFrame(winner.labels, dict(zip(labels.tolist(), differences, strict=True)))
