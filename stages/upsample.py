@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,12 +76,12 @@ def run(
     path = out / "labels.zarr"
     if is_current(path, LABELS, mark):
         return path
-    small = backbone = None
+    modulation = None
     if model is not None:
         # Only now: this imports torch, which takes seconds.
-        small = small_decoder(params, backbone_params)
-        backbone = model.load()
+        small, backbone = small_decoder(params, backbone_params), model.load()
         rules.check_backbone(backbone)
+        modulation = _Modulation(frames_store, latents_store, coarse_store, size, rules, backbone, small)
     dtype = str(coarse_store.array("refined").dtype)
     writer = StoreWriter(
         path,
@@ -95,9 +96,8 @@ def run(
     writers = (writer,)
     with progress("upsample", sum(len(shard) for shard in shard_claims.lacking(writers, shards))) as advance:
         for shard in shard_claims.claimed(writers, shards):
-            if backbone is not None:
-                stores = frames_store, latents_store, coarse_store
-                labels = _modulated(shard, *stores, size, rules, backbone, small, advance)
+            if modulation is not None:
+                labels = modulation.labels(shard, advance)
             else:
                 labels = _interpolated(shard, frames_store, coarse_store, size, params, advance)
             writer.write("labels", shard.start, labels.astype(dtype))
@@ -124,58 +124,51 @@ def inputs_of(
     return Inputs(start, planes, images, condition(backbone, images[0], indices[0], diffusion))
 
 
-def _modulated(
-    shard: range,
-    clip: Store,
-    latents: Store,
-    coarse: Store,
-    size: tuple[int, int],
-    rules: Rules,
-    backbone: Backbone,
-    small: SmallDecoder | None,
-    advance: cli.Advance,
-) -> np.ndarray:
-    """Labels (f, H0, W0) of a shard, modulated in the passes in which `extract` saw it: the start is the same."""
-    import numpy as np
+@dataclass(frozen=True)
+class _Modulation:
+    """What upsamples one clip by modulation: its stores, the source's size (H0, W0), the rules, the networks."""
 
-    from pipeline.features.windows import passes_of
+    clip: Store
+    latents: Store
+    coarse: Store
+    size: tuple[int, int]
+    rules: Rules
+    backbone: Backbone
+    small: SmallDecoder | None
 
-    labels = []
-    for each in passes_of(shard, backbone, stored_window(latents), rules.diffusion.batch):
-        labels += _pass(each, clip, latents, coarse, size, rules, backbone, small)
-        advance(len(each.asked))
-    return np.stack(labels)
+    def labels(self, shard: range, advance: cli.Advance) -> np.ndarray:
+        """Labels (f, H0, W0) of a shard, in the passes in which `extract` saw it: the start is the same."""
+        import numpy as np
 
+        from pipeline.features.windows import passes_of
 
-def _pass(
-    each: Pass,
-    clip: Store,
-    latents: Store,
-    coarse: Store,
-    size: tuple[int, int],
-    rules: Rules,
-    backbone: Backbone,
-    small: SmallDecoder | None,
-) -> list[np.ndarray]:
-    """Labels (H0, W0) of the frames that are asked for of a pass."""
-    from pipeline.features import micro_batches
-    from pipeline.features.windows import pass_limit
-    from pipeline.upsampling.responses import Passes
-    from pipeline.upsampling.upsample import upsample
+        labels = []
+        for each in passes_of(shard, self.backbone, stored_window(self.latents), self.rules.diffusion.batch):
+            labels += self._pass(each)
+            advance(len(each.asked))
+        return np.stack(labels)
 
-    planes = coarse.read("refined", each.frames.start, each.frames.stop)
-    inputs = inputs_of(clip, latents, planes, each.frames, rules.diffusion, backbone)
-    together, batch = min(stored_window(latents), len(planes)), rules.upsample.batch
-    limit = pass_limit(together, rules.diffusion.batch)
+    def _pass(self, each: Pass) -> list[np.ndarray]:
+        """Labels (H0, W0) of the frames that are asked for of a pass."""
+        from pipeline.features import micro_batches
+        from pipeline.features.windows import pass_limit
+        from pipeline.upsampling.responses import Passes
+        from pipeline.upsampling.upsample import upsample
 
-    def work(sizes: micro_batches.Sizes) -> list[np.ndarray]:
-        (frames,) = (sizes[name] for name in limit)
-        passes = Passes(sizes.get("upsample.batch", batch), min(together, frames), each.first, small)
-        return [frame.labels for frame in upsample(backbone, inputs[:frames], size, rules, passes)]
+        rules, backbone = self.rules, self.backbone
+        planes = self.coarse.read("refined", each.frames.start, each.frames.stop)
+        inputs = inputs_of(self.clip, self.latents, planes, each.frames, rules.diffusion, backbone)
+        together, batch = min(stored_window(self.latents), len(planes)), rules.upsample.batch
+        limit = pass_limit(together, rules.diffusion.batch)
 
-    # A batch of less than two windows is one window.
-    sizes = {"upsample.batch": batch} if batch >= 2 * together else {}
-    return micro_batches.compute(work, {**sizes, **limit})
+        def work(sizes: micro_batches.Sizes) -> list[np.ndarray]:
+            (frames,) = (sizes[name] for name in limit)
+            passes = Passes(sizes.get("upsample.batch", batch), min(together, frames), each.first, self.small)
+            return [frame.labels for frame in upsample(backbone, inputs[:frames], self.size, rules, passes)]
+
+        # A batch of less than two windows is one window.
+        sizes = {"upsample.batch": batch} if batch >= 2 * together else {}
+        return micro_batches.compute(work, {**sizes, **limit})
 
 
 def small_decoder(params: UpsampleParams, backbone: BackboneParams) -> SmallDecoder | None:

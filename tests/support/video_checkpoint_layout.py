@@ -1,4 +1,4 @@
-"""A video model in the original single-file layout: the inverse of what `svd_single_file` has to undo.
+"""A video model in the original single-file layout: the inverse of what `backbone.video.single_file` has to undo.
 
 Written from the modules of the original code: `VideoResBlock` keeps a temporal `time_stack` beside its own layers,
 `SpatialVideoTransformer` a `time_stack` of blocks; in the autoencoder the mix factor is the block's own.
