@@ -32,7 +32,7 @@ from pipeline.upsampling.rules import Rules
 from pipeline.upsampling.upsample import Inputs, shown_map, upsample
 from stages import ingest
 from stages.common.settings import Settings
-from stages.upsample import small_decoder
+from stages.common.small_decoder import small_decoder
 
 Result = TypeVar("Result")
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.features.extraction import Extracted
     from pipeline.features.windows import Pass
     from pipeline.stores.store import Store
-    from stages.common.backbones import Model
+    from stages.common.backbones import DeferredBackbone
 
 
 #: Below this the clean reconstruction has lost what should be segmented.
@@ -34,7 +34,7 @@ def run(
     params: ExtractParams,
     diffusion: DiffusionParams,
     backbone_params: BackboneParams,
-    given: Backbone | Model | None = None,
+    given: Backbone | DeferredBackbone | None = None,
     shards: slice = EVERY_SHARD,
     progress: cli.Progress = cli.progress,
 ) -> Path:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.errors import DataError, UsageError, WeightsError
-from pipeline.parameters import BackboneParams, DiffusionParams, UpsampleParams, renamed
+from pipeline.errors import UsageError
+from pipeline.parameters import BackboneParams, DiffusionParams, UpsampleParams
 from stages.common import cli
 from stages.common.layout import EVERY_SHARD, Out, item_key, parse_shards, place, scratch_of, videos_of
+from stages.common.provenance import check_coarse, check_latents, check_same_diffusion, check_same_window, stored_window
 from stages.common.resources import stage_version
 from stages.common.settings import load, plain
+from stages.common.small_decoder import small_decoder, small_decoder_hash
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,8 +26,7 @@ if TYPE_CHECKING:
     from pipeline.stores.store import Store
     from pipeline.upsampling.rules import Rules
     from pipeline.upsampling.upsample import Inputs
-    from stages.common.backbones import Model
-    from stages.common.settings import Settings
+    from stages.common.backbones import DeferredBackbone
 
 
 def run(
@@ -36,7 +37,7 @@ def run(
     params: UpsampleParams,
     diffusion: DiffusionParams,
     backbone_params: BackboneParams,
-    given: Backbone | Model | None = None,
+    given: Backbone | DeferredBackbone | None = None,
     shards: slice = EVERY_SHARD,
     progress: cli.Progress = cli.progress,
 ) -> Path:
@@ -171,69 +172,6 @@ class _Modulation:
         return micro_batches.compute(work, {**sizes, **limit})
 
 
-def small_decoder(params: UpsampleParams, backbone: BackboneParams) -> SmallDecoder | None:
-    """The small decoder, where the parameters use it.
-
-    Raises:
-        UsageError: they do not say which, and the backbone's folder has none.
-        WeightsError: it cannot be loaded.
-    """
-    folder = _small_decoder_folder(params, backbone)
-    if folder is None:
-        return None
-    from pipeline.backbone.small_decoder import load_small_decoder
-    from stages.common.backbones import choose_device
-
-    return load_small_decoder(folder, choose_device())
-
-
-def small_decoder_hash(params: UpsampleParams, backbone: BackboneParams) -> str | None:
-    """Hash of the small decoder's weights, where the parameters use it, without loading them.
-
-    Raises:
-        UsageError: they do not say which, and the backbone's folder has none.
-        WeightsError: it has no weights.
-    """
-    from pipeline.backbone.files import small_decoder_fingerprint
-
-    folder = _small_decoder_folder(params, backbone)
-    return None if folder is None else small_decoder_fingerprint(folder)
-
-
-def _small_decoder_folder(params: UpsampleParams, backbone: BackboneParams) -> Path | None:
-    from stages.common.backbones import small_decoder_folder
-
-    if not decodes_small(params):
-        return None
-    folder = small_decoder_folder(params.fast.small_decoder, backbone)
-    if folder is None:
-        raise UsageError(
-            "upsample.fast.decode = small needs upsample.fast.small_decoder: a folder with an AutoencoderTiny for this "
-            "backbone's latents (for SD 2.1: hf download madebyollin/taesd --local-dir FOLDER; "
-            "for a model of your own: vidseg pretrain-small-decoder)"
-        )
-    return folder
-
-
-def decodes_small(params: UpsampleParams) -> bool:
-    """Whether the parameters use a small decoder."""
-    return params.method == "modulation" and params.mode == "fast" and params.fast.decode == "small"
-
-
-def small_decoder_config(params: UpsampleParams, backbone: BackboneParams) -> dict[str, Any]:
-    """Its configuration, for counting; empty where none is used, or none is on this machine."""
-    from pipeline.backbone.small_decoder import read_config
-    from stages.common.backbones import small_decoder_folder
-
-    if not decodes_small(params):
-        return {}
-    try:
-        folder = small_decoder_folder(params.fast.small_decoder, backbone)
-    except WeightsError:
-        return {}
-    return read_config(folder) if folder is not None else {}
-
-
 def _interpolated(
     shard: range, clip: Store, coarse: Store, size: tuple[int, int], params: UpsampleParams, advance: cli.Advance
 ) -> np.ndarray:
@@ -248,89 +186,6 @@ def _interpolated(
         results.append(METHODS[params.method](coarse.read("refined", frame, frame + 1)[0], guide))
         advance(1)
     return np.stack(results)
-
-
-def check_latents(latents: Store, clip: Store) -> None:
-    """Stores of different clips may agree in every shape: their fingerprints tell.
-
-    Raises:
-        DataError: the latents are of another clip.
-    """
-    if latents.attrs.get("clip") != clip.fingerprint:
-        raise DataError(f"{latents.path} does not belong to {clip.path}; run `vidseg extract` for this clip")
-
-
-def check_coarse(coarse: Store, latents: Store) -> None:
-    """Coarse labels must have been made from the features that lie beside the latents.
-
-    Raises:
-        DataError: they were made from other features than those that were computed with the latents.
-    """
-    if coarse.attrs.get("features") != latents.fingerprint:
-        raise DataError(f"{coarse.path} does not belong to {latents.path}; run `vidseg segment` for this clip")
-
-
-def check_same_diffusion(
-    latents: Store, diffusion: DiffusionParams, backbone: BackboneParams, weights_hash: str
-) -> None:
-    """The modulated passes continue extract's clean pass, so model, precision, schedule and noise must be extract's.
-
-    Raises:
-        DataError: names what differs.
-    """
-    from stages.common.backbones import dtype_name
-
-    if latents.attrs["backbone"] != weights_hash:
-        raise DataError(
-            f"{latents.path} was made with other weights ({latents.params['backbone']['name']} "
-            f"{latents.attrs['backbone'][:12]}) than backbone.name = '{backbone.name}' now has "
-            f"({weights_hash[:12]}); run `vidseg extract` with these parameters first"
-        )
-    now = {f"diffusion.{key}": value for key, value in plain(diffusion).items() if key != "batch"}
-    made = {f"diffusion.{key}": value for key, value in latents.params["diffusion"].items()}
-    now["backbone.dtype"], made["backbone.dtype"] = dtype_name(backbone), latents.params["backbone"]["dtype"]
-    for key, value in now.items():
-        if made.get(key, value) != value:  # an older store lacks what came later and does not concern it
-            raise DataError(
-                f"{latents.path} was made with {renamed().get(key, key)} = {made[key]}, now it is {value}; "
-                "run `vidseg extract` with these parameters first"
-            )
-
-
-def stored_window(latents: Store) -> int:
-    """The frames that were seen together when the latents were made."""
-    return latents.params["extract"].get("window") or 1
-
-
-def check_same_window(latents: Path, settings: Settings) -> None:
-    """A video model's features depend on the window, so upsampling must be asked for the same.
-
-    Raises:
-        DataError: the latents were made with another window length.
-    """
-    from pipeline.stores.schemas import LATENTS
-    from pipeline.stores.store import open_store
-
-    made, now = stored_window(open_store(latents, LATENTS)), settings["extract"].frames_together
-    if settings["upsample"].method == "modulation" and made != (now or 1):
-        raise DataError(
-            f"{latents} was made with extract.frames_together = {made}, now it is {now or 'null'}; "
-            "run `vidseg extract` with these parameters first"
-        )
-
-
-def check_backbone(settings: Settings, backbone: Backbone) -> None:
-    """Refuse parameters of another kind of model.
-
-    Raises:
-        UsageError: names the parameter.
-    """
-    from pipeline.features.windows import check_window
-    from pipeline.upsampling.rules import Rules
-
-    check_window(settings["extract"].frames_together, backbone)
-    if settings["upsample"].method == "modulation":
-        Rules(settings["diffusion"], settings["upsample"]).check_backbone(backbone)
 
 
 def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards: slice = EVERY_SHARD) -> None:

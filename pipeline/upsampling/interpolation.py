@@ -17,7 +17,10 @@ RANGE_SIGMA = 20.0
 
 
 def nearest(coarse: np.ndarray, guide: np.ndarray) -> np.ndarray:
-    """Labels (h, w) at the guide's size (H, W, 3), each pixel taking its cell's label."""
+    """Labels (h, w) at the guide's size (H, W, 3), each pixel taking the label of the cell in which its corner lies.
+
+    As torch's `interpolate(mode="nearest")`; `resize_nearest` looks at centres, unlike it where ratios are not whole.
+    """
     rows = np.arange(guide.shape[0]) * coarse.shape[0] // guide.shape[0]
     columns = np.arange(guide.shape[1]) * coarse.shape[1] // guide.shape[1]
     return coarse[rows[:, None], columns].astype(np.int64)

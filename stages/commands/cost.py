@@ -31,7 +31,7 @@ COLUMNS = {
 def workload(settings: Settings, size: Size, source_size: Size) -> Workload:
     """What the parameters ask for, at these sizes (H, W) of the model and of the source."""
     from pipeline.cost.counting import Workload
-    from stages.upsample import small_decoder_config
+    from stages.common.small_decoder import small_decoder_config
 
     diffusion, extract, upsample = (settings[section] for section in ("diffusion", "extract", "upsample"))
     small = small_decoder_config(upsample, settings["backbone"])
@@ -58,7 +58,7 @@ def collect(settings: Settings, source_size: Size, timed: bool) -> dict[str, Any
     from pipeline.cost import counting as cost
     from pipeline.media.resize import model_size
     from stages.common import backbones
-    from stages.upsample import check_backbone
+    from stages.common.provenance import check_backbone
 
     outline = backbones.outline(settings["backbone"])
     task = workload(settings, model_size(*source_size, settings["ingest"].size), source_size)

@@ -10,9 +10,11 @@ import typer
 
 from pipeline.errors import DataError, UsageError
 from pipeline.parameters import UpsampleParams
-from stages import render, upsample
-from stages.common import backbones, cli
+from stages import render
+from stages.common import backbones, cli, provenance
 from stages.common.settings import Settings, load
+from stages.common.small_decoder import small_decoder
+from stages.upsample import inputs_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +48,7 @@ def differences(
 
     shot = _Shot.open(clip, latents, settings, frame)
     store = open_store(coarse, COARSE)
-    upsample.check_coarse(store, shot.latents)
+    provenance.check_coarse(store, shot.latents)
     planes = store.read("refined", shot.frames.start, shot.frames.stop)
     plane = planes[shot.position]
     present = sorted({int(value) for value in plane.flat})
@@ -127,16 +129,16 @@ class _Shot:
 
         clip_store = open_store(clip, CLIP)
         latents_store = open_store(latents, LATENTS)
-        upsample.check_latents(latents_store, clip_store)
+        provenance.check_latents(latents_store, clip_store)
         total = clip_store.frames("frames")
         if not 0 <= frame < total:
             raise UsageError(f"--frame must be between 0 and {total - 1} for {clip}, not {frame}")
         source = backbones.find(settings["backbone"])
-        upsample.check_same_diffusion(latents_store, settings["diffusion"], settings["backbone"], source.sha256)
-        upsample.check_same_window(latents, settings)
+        provenance.check_same_diffusion(latents_store, settings["diffusion"], settings["backbone"], source.sha256)
+        provenance.check_same_window(latents, settings)
         backbone = backbones.load_backbone(settings["backbone"], source)
-        upsample.check_backbone(settings, backbone)
-        frames = window_with(frame, upsample.stored_window(latents_store), total).frames
+        provenance.check_backbone(settings, backbone)
+        frames = window_with(frame, provenance.stored_window(latents_store), total).frames
         return cls(clip_store, latents_store, frame, frames, settings, backbone)
 
     @property
@@ -159,8 +161,8 @@ class _Shot:
         rules = Rules(self.settings["diffusion"], replace(params, method="modulation"))  # however the labels were made
         rules.check()
         rules.check_backbone(self.backbone)
-        inputs = upsample.inputs_of(self.clip, self.latents, planes, self.frames, rules.diffusion, self.backbone)
-        small = upsample.small_decoder(rules.upsample, self.settings["backbone"])
+        inputs = inputs_of(self.clip, self.latents, planes, self.frames, rules.diffusion, self.backbone)
+        small = small_decoder(rules.upsample, self.settings["backbone"])
         passes = Passes(params.batch, len(self.frames), self.position, small)
         size = tuple(self.clip.attrs["source_size"])
         return next(upsample_frames(self.backbone, inputs, size, rules, passes))

@@ -103,7 +103,8 @@ def _check_params(settings: Settings, backbone: Backbone, size: tuple[int, int])
     """What a later stage would refuse, refused now: hours may lie between."""
     from pipeline.features.steps import check_feature_step
     from pipeline.upsampling.rules import Rules
-    from stages.upsample import check_backbone, small_decoder
+    from stages.common.provenance import check_backbone
+    from stages.common.small_decoder import small_decoder
 
     extract, segment = settings["extract"], settings["segment"]
     check_feature_step(extract, settings["diffusion"])

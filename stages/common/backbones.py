@@ -50,7 +50,7 @@ def load_backbone(params: BackboneParams, source: WeightsSource | None = None) -
 
 
 @dataclass(frozen=True)
-class Model:
+class DeferredBackbone:
     """A backbone whose hash is known, and which is loaded when it is first needed: often it is not.
 
     Attributes:
@@ -62,23 +62,23 @@ class Model:
     load: Callable[[], Backbone]
 
 
-def deferred(params: BackboneParams, source: WeightsSource) -> Model:
+def deferred(params: BackboneParams, source: WeightsSource) -> DeferredBackbone:
     """The backbone of these weights, not loaded yet."""
-    return Model(source.sha256, cache(lambda: load_backbone(params, source)))
+    return DeferredBackbone(source.sha256, cache(lambda: load_backbone(params, source)))
 
 
-def locked(params: BackboneParams) -> Model:
+def locked(params: BackboneParams) -> DeferredBackbone:
     """The backbone that the parameters name, found and hashed; raises as `check_lock` where the lock names another."""
     source = find(params)
     check_lock(source)
     return deferred(params, source)
 
 
-def model_of(params: BackboneParams, given: Backbone | Model | None) -> Model:
+def model_of(params: BackboneParams, given: Backbone | DeferredBackbone | None) -> DeferredBackbone:
     """The backbone that a caller has at hand, else the one that the parameters name, found and hashed."""
     if given is None:
         return deferred(params, find(params))
-    return given if isinstance(given, Model) else Model(given.fingerprint, lambda: given)
+    return given if isinstance(given, DeferredBackbone) else DeferredBackbone(given.fingerprint, lambda: given)
 
 
 def outline(params: BackboneParams) -> Backbone:
