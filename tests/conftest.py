@@ -25,6 +25,9 @@ LONGEST = (
     "whole/test_method.py",
 )
 
+#: Folders and files whose tests run several commands, or count whole runs of models at their published size.
+WHOLE = ("whole/", "benchmarks/", "commands/test_run.py", "cost/test_counting.py")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow as well: `make test-all`")
@@ -34,13 +37,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark each test by its folder, leave slow ones out unless they are asked for, and put the longest files first.
 
-    A test of another folder that runs many processes is marked whole where it stands.
+    Elsewhere a single test that runs many processes is marked whole where it stands.
     """
     chosen, left_out = [], []
     for item in items:
-        folder = item.path.relative_to(TESTS).parts[0]
+        place = item.path.relative_to(TESTS).as_posix()
         if item.get_closest_marker("whole") is None:
-            item.add_marker(folder if folder in ("whole", "reference") else "unit")
+            is_whole = place.startswith(WHOLE)
+            item.add_marker("whole" if is_whole else "reference" if place.startswith("reference/") else "unit")
         is_wanted = item.get_closest_marker("slow") is None or config.option.slow or "slow" in config.option.markexpr
         (chosen if is_wanted else left_out).append(item)
     config.hook.pytest_deselected(items=left_out)

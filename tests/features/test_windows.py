@@ -201,6 +201,7 @@ def test_latents_of_another_model_are_refused(made: Path, settings: Any, tiny_mo
         run_upsample(made, tmp_path, image, None)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("frame", [1, 3])
 def test_figures_show_the_labels_of_the_stage(
     made: Path, settings: Any, backbone: Any, tmp_path: Path, frame: int, monkeypatch: pytest.MonkeyPatch
@@ -219,6 +220,7 @@ def test_figures_of_blocks_see_the_whole_window(made: Path, settings: Any, tmp_p
     assert figures.blocks(*stores, tmp_path / "blocks.png", settings, 4).is_file()
 
 
+@pytest.mark.whole
 def test_run_from_video_to_labels(settings: Any, tmp_path: Path) -> None:
     frames = np.random.default_rng(1).integers(0, 256, (4, 64, 64, 3), np.uint8)
     write_frames(tmp_path / "frames", frames)
