@@ -23,6 +23,11 @@ import typer
 
 from benchmarks.in_memory import LabelledClip, read_clip
 from pipeline.backbone import Backbone, Tap
+from pipeline.encoder.base import Encoder
+from pipeline.encoder.fusion import fused
+from pipeline.encoder.load import load_encoder
+from pipeline.encoder.locate import EMBEDDED, identify
+from pipeline.encoder.map_encoder import MAPS, SCALE
 from pipeline.features.diffusion import add_noise, clean_pass, conditional_half, draw_noise
 from pipeline.features.extraction import aggregate, max_abs_normalize
 from pipeline.media.resize import resize_nearest
@@ -38,12 +43,26 @@ from pipeline.segmentation.window_loop import (
 )
 from pipeline.upsampling.interpolation import nearest
 from stages.common import backbones
+from stages.common.resources import resource
 from stages.common.settings import Settings, load
 
 BLOCKS = (6, 7, 8)
 POSITION_WEIGHTS = (0.3, 1.0, 3.0)
-#: Rows of the table; `block 6` to `block 8` are single blocks of `compact`, which is their average.
-METHODS = ("compact", *(f"block {block}" for block in BLOCKS), "random", "latents", "rgb", "rgb_position", "static")
+#: Weight of the encoder's part in `fused`.
+ENCODER_WEIGHT = 2.0
+#: Columns of the table; `block 6` to `block 8` are single blocks of `compact`, which is their average; `encoder` is the
+#: embedded EfficientNet-Lite0, `fused` that and `compact` together.
+METHODS = (
+    "compact",
+    "encoder",
+    "fused",
+    *(f"block {block}" for block in BLOCKS),
+    "random",
+    "latents",
+    "rgb",
+    "rgb_position",
+    "static",
+)
 TASKS = ("propagation", "protocol")
 
 
@@ -74,12 +93,15 @@ def main(
     settings = load(None, [*([f"ingest.frames=0:{frames}"] if frames else []), *(set_ or ())])
     backbone = backbones.load_backbone(settings["backbone"])
     untrained = with_random_weights(backbone)
+    encoder = load_encoder(
+        identify(EMBEDDED, resource("models") / "compact" / "encoder"), MAPS, SCALE, backbones.choose_device()
+    )
     results: dict[str, dict[str, dict[str, Score]]] = {}
     for folder in clip_folders(data):
         name = f"{folder.parent.name}/{folder.name}"
         if only in name:
             clip = read_clip(folder / "frames", folder / "labels", settings)
-            results[name] = score_clip(clip, backbone, untrained, settings)
+            results[name] = score_clip(clip, backbone, untrained, encoder, settings)
             typer.echo(f"{name}: done", err=True)
     if not results:
         raise typer.BadParameter(f"{data}: no <data set>/<sequence> with frames/ and two or more labels/*.png")
@@ -99,14 +121,18 @@ def clip_folders(data: Path) -> Iterator[Path]:
 
 
 def score_clip(
-    clip: LabelledClip, backbone: Backbone, untrained: Backbone, settings: Settings
+    clip: LabelledClip, backbone: Backbone, untrained: Backbone, encoder: Encoder, settings: Settings
 ) -> dict[str, dict[str, Score]]:
     """method -> task -> score. The position weight with the best mIoU counts, for each task."""
     of_blocks, latents = backbone_features(backbone, clip.frames, settings["diffusion"])
     random, _ = backbone_features(untrained, clip.frames, settings["diffusion"])
     grid = of_blocks[0].grid
+    encoded = np.stack([encoder.tokens(frame, grid).cpu().numpy() for frame in clip.frames])
+    queries = aggregate([torch.from_numpy(block.values) for block in of_blocks]).numpy()
     candidates: dict[str, list[Features]] = {
         "compact": [averaged(of_blocks)],
+        "encoder": [Features(encoded, grid)],
+        "fused": [Features(fused(queries, encoded, ENCODER_WEIGHT), grid)],
         **{f"block {block}": [normalised(raw)] for block, raw in zip(BLOCKS, of_blocks, strict=True)},
         "random": [averaged(random)],
         "latents": [normalised(latents)],

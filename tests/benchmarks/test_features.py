@@ -89,7 +89,7 @@ def test_the_command_prints_every_method_and_task(data: Path) -> None:
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
     assert list(printed["clips"]) == ["toy/square"]  # one label map is too few to score
-    asked = {"compact", "random", "latents", "rgb", "rgb_position", "static"}
+    asked = {"compact", "encoder", "fused", "random", "latents", "rgb", "rgb_position", "static"}
     for scores in (printed["mean"], printed["clips"]["toy/square"]):
         assert asked <= set(scores)
         for method in asked:

@@ -1,0 +1,98 @@
+"""From an encoder's folder to an encoder that runs (I/O module). Nothing is downloaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pipeline.backbone.files import read_json
+from pipeline.backbone.networks import cannot_be_loaded
+from pipeline.encoder.base import Encoder
+from pipeline.encoder.efficientnet import BLOCKS, EfficientNetLite0
+from pipeline.encoder.locate import CONFIG, PREPROCESSING, PROJECTION, WEIGHTS, EncoderSource
+from pipeline.encoder.map_encoder import MapEncoder
+from pipeline.encoder.patch_encoder import PatchEncoder
+from pipeline.encoder.projection import MOST_CHANNELS, random_orthonormal
+from pipeline.errors import UsageError, WeightsError
+
+
+def load_encoder(source: EncoderSource, maps: Sequence[str], scale: float, device: torch.device) -> Encoder:
+    """The encoder of a folder, in float32.
+
+    Args:
+        maps, scale: of the embedded network (`extract.encoder_maps`, `extract.encoder_scale`); a vision model of
+            transformers has the patch tokens of its last layer only.
+
+    Raises:
+        UsageError: a map that it does not have.
+        WeightsError: a file is damaged, or is of something else.
+    """
+    if source.is_embedded:
+        return _map_encoder(source, maps, scale, device)
+    return _patch_encoder(source, device)
+
+
+def _map_encoder(source: EncoderSource, maps: Sequence[str], scale: float, device: torch.device) -> MapEncoder:
+    unknown = [name for name in maps if name not in BLOCKS]
+    if unknown or not maps:
+        raise UsageError(
+            f"extract.encoder.maps: {source.name} has no map {', '.join(unknown) or '(none given)'}; there are "
+            f"{BLOCKS[0]} to {BLOCKS[-1]}"
+        )
+    network = EfficientNetLite0()
+    file = source.folder / WEIGHTS
+    try:
+        network.load_state_dict({name: value.float() for name, value in load_file(file).items()})
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise cannot_be_loaded(file, error) from error
+    network = network.to(device).eval().requires_grad_(False)
+    matrix = _matrix(source, ",".join(maps), network.channels(maps))
+    mark = hashlib.sha256(f"{source.sha256} {','.join(maps)} {scale}".encode()).hexdigest()
+    return MapEncoder(network, maps, scale, matrix, mark)
+
+
+def _patch_encoder(source: EncoderSource, device: torch.device) -> PatchEncoder:
+    model = _vision_model(source).to(device).eval().requires_grad_(False)
+    seen = read_json(source.folder / PREPROCESSING)
+    mean, deviation = (tuple(seen.get(key, (0.5, 0.5, 0.5))) for key in ("image_mean", "image_std"))
+    matrix = _matrix(source, "", int(model.config.hidden_size))
+    return PatchEncoder(model, mean, deviation, matrix, source.sha256)
+
+
+def _vision_model(source: EncoderSource) -> Any:
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
+        model = AutoModel.from_pretrained(
+            source.folder, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+        raise cannot_be_loaded(source.folder, error) from error
+    model = getattr(model, "vision_model", model)  # SigLIP and CLIP come with a text model
+    if not isinstance(getattr(model.config, "patch_size", None), int) or not hasattr(model.config, "hidden_size"):
+        raise WeightsError(
+            f"{source.folder / CONFIG}: a {config.model_type} has no patch tokens; take a vision transformer such as "
+            "DINOv2, DINOv3 or SigLIP"
+        )
+    return model
+
+
+def _matrix(source: EncoderSource, maps: str, inputs: int) -> Tensor | None:
+    """The matrix that lies with the encoder if it is for these maps; else none for few channels, else a random one."""
+    file = source.folder / PROJECTION
+    if file.is_file():
+        try:
+            with safe_open(file, framework="pt") as stored:
+                meant, matrix = (stored.metadata() or {}).get("maps", ""), stored.get_tensor("matrix").float()
+        except (SafetensorError, OSError) as error:
+            raise cannot_be_loaded(file, error) from error
+        if meant == maps and matrix.ndim == 2 and len(matrix) == inputs:
+            return matrix
+    return None if inputs <= MOST_CHANNELS else random_orthonormal(inputs)

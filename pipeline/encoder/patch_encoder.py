@@ -1,0 +1,58 @@
+"""Features from a vision transformer in transformers' layout: the patch tokens of its last layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from pipeline.encoder.projection import projected
+
+
+class PatchEncoder:
+    """Patch tokens of the last layer; the input is scaled so that each patch falls on a token.
+
+    Args:
+        model: a transformers vision model in evaluation mode, on its device.
+        mean, deviation: of each colour channel, for values in [0, 1].
+        matrix: (c, c') float32, or None.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        mean: tuple[float, ...],
+        deviation: tuple[float, ...],
+        matrix: Tensor | None,
+        fingerprint: str,
+    ) -> None:
+        self.model, self.fingerprint = model, fingerprint
+        self._mean, self._deviation = (
+            torch.tensor(values, device=model.device)[:, None, None] for values in (mean, deviation)
+        )
+        self.patch = int(model.config.patch_size)
+        self.matrix = None if matrix is None else matrix.to(model.device)
+        self.channels = int(model.config.hidden_size) if matrix is None else matrix.shape[1]
+
+    @torch.inference_mode()
+    def tokens(self, frame: np.ndarray, grid: tuple[int, int]) -> Tensor:
+        """Features (n, c) float32, of length 1, of a frame (H, W, 3) uint8 on a token grid (h, w), n = h * w."""
+        pixels = torch.from_numpy(np.array(frame)).to(self.model.device)
+        size = [side * self.patch for side in grid]
+        image = pixels.permute(2, 0, 1)[None].float() / 255
+        scaled = interpolate(image, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+        inputs = ((scaled - self._mean) / self._deviation).to(self.model.dtype)
+        # Before the patch tokens come those of the class and the registers, as many as the model has.
+        hidden = self.model(pixel_values=inputs, **self._options).last_hidden_state[0]
+        return projected(hidden[-grid[0] * grid[1] :].float(), self.matrix)
+
+    @property
+    def _options(self) -> dict[str, bool]:
+        """SigLIP fits its position embeddings to another size only when told to; DINO does by itself."""
+        import inspect
+
+        asked = "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters
+        return {"interpolate_pos_encoding": True} if asked else {}

@@ -1,0 +1,132 @@
+"""Encoders from their folders: what they give, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.encoder.load import load_encoder
+from pipeline.encoder.locate import PROJECTION, identify
+from pipeline.encoder.map_encoder import MAPS, SCALE, MapEncoder
+from pipeline.errors import UsageError, VidsegError
+from tests.support.places import ROOT
+from tests.support.tiny_encoder import save_dinov2, save_siglip
+
+EMBEDDED = ROOT / "models" / "compact" / "encoder"
+CPU = torch.device("cpu")
+
+
+def frame(height: int = 64, width: int = 128) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def load(folder: Path, maps: tuple[str, ...] = MAPS):
+    return load_encoder(identify("x", folder), maps, SCALE, CPU)
+
+
+@pytest.mark.parametrize(
+    ("save", "channels"),
+    [(save_dinov2, 16), (save_siglip, 16), (lambda folder: save_siglip(folder, hidden=192), 128)],
+    ids=["dinov2", "siglip", "siglip projected"],
+)
+def test_a_vision_transformer_gives_a_vector_of_length_1_per_token(tmp_path, save, channels):
+    encoder = load(save(tmp_path))
+    tokens = encoder.tokens(frame(), (4, 8))
+    assert tokens.shape == (32, encoder.channels) == (32, channels)
+    torch.testing.assert_close(tokens.norm(dim=1), torch.ones(32))
+    again = load(tmp_path)
+    assert again.fingerprint == encoder.fingerprint
+    torch.testing.assert_close(again.tokens(frame(), (4, 8)), tokens)
+
+
+@pytest.mark.parametrize("save", [save_dinov2, save_siglip])
+def test_a_patch_falls_on_its_token(tmp_path, save):
+    """Another picture in one token's patch changes that token most of all."""
+    encoder = load(save(tmp_path))
+    changed = frame()
+    changed[16:32, 48:64] = 255 - changed[16:32, 48:64]
+    moved = (encoder.tokens(frame(), (4, 8)) - encoder.tokens(changed, (4, 8))).norm(dim=1)
+    assert int(moved.argmax()) == 1 * 8 + 3
+
+
+def test_a_patch_s_pixels_are_normalised_as_the_model_s_own_configuration_says(tmp_path):
+    save_dinov2(tmp_path)
+    before = load(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}))
+    after = load(tmp_path)
+    assert after.fingerprint != before.fingerprint
+    assert not torch.allclose(after.tokens(frame(), (4, 8)), before.tokens(frame(), (4, 8)))
+
+
+def test_the_embedded_encoder_gives_128_numbers_of_its_four_maps():
+    encoder = load(EMBEDDED)
+    tokens = encoder.tokens(frame(), (4, 8))
+    assert tokens.shape == (32, 128) and encoder.channels == 128
+    torch.testing.assert_close(tokens.norm(dim=1), torch.ones(32))
+    assert isinstance(encoder, MapEncoder)
+    torch.testing.assert_close(encoder.matrix, load_file(EMBEDDED / PROJECTION)["matrix"].float())
+
+
+def test_other_maps_than_those_of_the_matrix_take_none_or_a_random_one():
+    assert load(EMBEDDED, ("block7",)).channels == 80
+    assert load(EMBEDDED, ("block14",)).channels == 128
+    assert len({load(EMBEDDED, maps).fingerprint for maps in (MAPS, ("block7",), ("block14",))}) == 3
+
+
+def test_an_unknown_map_is_refused():
+    with pytest.raises(UsageError, match=r"no map block16; there are block0 to block15"):
+        load(EMBEDDED, ("block16",))
+
+
+def _empty(folder: Path) -> None:
+    pass
+
+
+def _pickled(folder: Path) -> None:
+    (folder / "config.json").write_text("{}")
+    (folder / "pytorch_model.bin").write_bytes(b"x")
+
+
+def _without_patches(folder: Path) -> None:
+    from transformers import ResNetConfig, ResNetModel
+
+    ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1])).save_pretrained(folder)
+
+
+def _damaged(folder: Path) -> None:
+    save_dinov2(folder)
+    (folder / "model.safetensors").write_bytes(b"nothing")
+
+
+def _other_embedded(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "efficientnet_lite0"}')
+    save_file({"x": torch.zeros(1)}, folder / "model.safetensors")
+
+
+def _no_json(folder: Path) -> None:
+    save_dinov2(folder)
+    (folder / "config.json").write_text("[")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_empty, "no encoder; extract.encoder takes a folder with config.json and safetensors .* hf download"),
+        (_pickled, "pytorch_model.bin: pickled weights are refused"),
+        (_without_patches, "a resnet has no patch tokens; take a vision transformer"),
+        (_damaged, "cannot be loaded .*; fetch the weights again"),
+        (_other_embedded, "model.safetensors: cannot be loaded"),
+        (_no_json, "config.json: not a JSON object; fetch the model's configuration again"),
+    ],
+)
+def test_what_is_no_encoder_is_refused(tmp_path, make, message):
+    make(tmp_path)
+    with pytest.raises(VidsegError, match=message) as error:
+        load(tmp_path)
+    assert error.value.exit_code == 4
+    assert "\n" not in str(error.value)
