@@ -128,11 +128,11 @@ def score_clip(
     random, _ = backbone_features(untrained, clip.frames, settings["diffusion"])
     grid = of_blocks[0].grid
     encoded = np.stack([encoder.tokens(frame, grid).cpu().numpy() for frame in clip.frames])
-    queries = aggregate([torch.from_numpy(block.values) for block in of_blocks]).numpy()
+    compact = averaged(of_blocks)
     candidates: dict[str, list[Features]] = {
-        "compact": [averaged(of_blocks)],
+        "compact": [compact],
         "encoder": [Features(encoded, grid)],
-        "fused": [Features(fused(queries, encoded, ENCODER_WEIGHT), grid)],
+        "fused": [Features(fused(compact.values, encoded, ENCODER_WEIGHT), grid)],
         **{f"block {block}": [normalised(raw)] for block, raw in zip(BLOCKS, of_blocks, strict=True)},
         "random": [averaged(random)],
         "latents": [normalised(latents)],

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.backbone.files import read_json
-from pipeline.backbone.networks import cannot_be_loaded
+from pipeline.backbone.networks import cannot_be_loaded, frozen
 from pipeline.encoder.base import Encoder
 from pipeline.encoder.efficientnet import BLOCKS, EfficientNetLite0
 from pipeline.encoder.locate import CONFIG, PREPROCESSING, PROJECTION, WEIGHTS, EncoderSource
@@ -51,14 +51,14 @@ def _map_encoder(source: EncoderSource, maps: Sequence[str], scale: float, devic
         network.load_state_dict({name: value.float() for name, value in load_file(file).items()})
     except (SafetensorError, OSError, RuntimeError) as error:
         raise cannot_be_loaded(file, error) from error
-    network = network.to(device).eval().requires_grad_(False)
+    network = frozen(network.to(device))
     matrix = _matrix(source, ",".join(maps), network.channels(maps))
     mark = hashlib.sha256(f"{source.sha256} {','.join(maps)} {scale}".encode()).hexdigest()
     return MapEncoder(network, maps, scale, matrix, mark)
 
 
 def _patch_encoder(source: EncoderSource, device: torch.device) -> PatchEncoder:
-    model = _vision_model(source).to(device).eval().requires_grad_(False)
+    model = frozen(_vision_model(source).to(device))
     seen = read_json(source.folder / PREPROCESSING)
     mean, deviation = (tuple(seen.get(key, (0.5, 0.5, 0.5))) for key in ("image_mean", "image_std"))
     matrix = _matrix(source, "", int(model.config.hidden_size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,9 @@ class PatchEncoder:
         self._mean, self._deviation = (
             torch.tensor(values, device=model.device)[:, None, None] for values in (mean, deviation)
         )
+        # SigLIP fits its position embeddings to another size only when told to; DINO does by itself.
+        option = "interpolate_pos_encoding"
+        self._options = {option: True} if option in signature(model.forward).parameters else {}
         self.patch = int(model.config.patch_size)
         self.matrix = None if matrix is None else matrix.to(model.device)
         self.channels = int(model.config.hidden_size) if matrix is None else matrix.shape[1]
@@ -48,11 +52,3 @@ class PatchEncoder:
         # Before the patch tokens come those of the class and the registers, as many as the model has.
         hidden = self.model(pixel_values=inputs, **self._options).last_hidden_state[0]
         return projected(hidden[-grid[0] * grid[1] :].float(), self.matrix)
-
-    @property
-    def _options(self) -> dict[str, bool]:
-        """SigLIP fits its position embeddings to another size only when told to; DINO does by itself."""
-        import inspect
-
-        asked = "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters
-        return {"interpolate_pos_encoding": True} if asked else {}

@@ -20,20 +20,10 @@ from pipeline.stores.schemas import FEATURES, LATENTS
 from pipeline.stores.store import open_store
 from stages import extract
 from tests.support.commands import ENVIRONMENT, error_line, heed_interrupts, tree_bytes, vidseg
-from tests.support.noise_clip import FRAMES, make_clip
+from tests.support.noise_clip import FRAMES
 
 PARAMS = ExtractParams(shard=2)
 DIFFUSION = DiffusionParams(guidance=1.0, batch=2)
-
-
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    return make_clip(tmp_path / "clip.zarr")
-
-
-@pytest.fixture
-def backbone(tiny_model: Path) -> BackboneParams:
-    return BackboneParams(path=str(tiny_model))
 
 
 def test_stores_and_their_attributes(tmp_path: Path, clip: Path, backbone: BackboneParams) -> None:

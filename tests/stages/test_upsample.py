@@ -19,16 +19,6 @@ DIFFUSION = DiffusionParams(guidance=1.0, batch=2)
 
 
 @pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    return make_clip(tmp_path / "clip.zarr")
-
-
-@pytest.fixture
-def backbone(tiny_model: Path) -> BackboneParams:
-    return BackboneParams(path=str(tiny_model))
-
-
-@pytest.fixture
 def stores(tmp_path: Path, clip: Path, backbone: BackboneParams) -> tuple[Path, Path, Path]:
     extract.run(clip, tmp_path, PARAMS, DIFFUSION, backbone)
     return clip, tmp_path / "latents.zarr", make_coarse(tmp_path / "coarse.zarr", tmp_path / "latents.zarr")
