@@ -307,7 +307,10 @@ def write_store(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write features as `vidseg extract` does, flushed to the disk."""
     shape = next(iter(arrays.values())).shape
     # A fingerprint of its own each time: a complete store of the same one would be left as it is.
-    key, specs = f"benchmark-{time.monotonic_ns()}", array_specs(shape, "float16", SHARD)
+    key, specs = (
+        f"benchmark-{time.monotonic_ns()}",
+        array_specs(dict.fromkeys(("aggregated", "matching"), shape), "float16", SHARD),
+    )
     writer = StoreWriter(path, path.parent / "tmp", FEATURES, key, specs, params={})
     for shard in writer.shards():
         for name, values in arrays.items():

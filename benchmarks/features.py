@@ -26,10 +26,10 @@ from pipeline.backbone import Backbone, Tap
 from pipeline.encoder.base import Encoder
 from pipeline.encoder.fusion import fused
 from pipeline.encoder.load import load_encoder
-from pipeline.encoder.locate import EMBEDDED, identify
-from pipeline.encoder.map_encoder import MAPS, SCALE
+from pipeline.encoder.locate import EMBEDDED
 from pipeline.features.diffusion import add_noise, clean_pass, conditional_half, draw_noise
-from pipeline.features.extraction import aggregate, max_abs_normalize
+from pipeline.features.extraction import aggregate, encoded, max_abs_normalize
+from pipeline.features.padding import inner_tokens, margin_of, padded
 from pipeline.media.resize import resize_nearest
 from pipeline.parameters import DiffusionParams, SegmentParams
 from pipeline.scoring.assignment import IDENTITY, Assignment, assign
@@ -42,16 +42,14 @@ from pipeline.segmentation.window_loop import (
     window_ranges,
 )
 from pipeline.upsampling.interpolation import nearest
-from stages.common import backbones
-from stages.common.resources import resource
+from stages.common import backbones, encoders
 from stages.common.settings import Settings, load
 
 BLOCKS = (6, 7, 8)
 POSITION_WEIGHTS = (0.3, 1.0, 3.0)
-#: Weight of the encoder's part in `fused`.
-ENCODER_WEIGHT = 2.0
-#: Columns of the table; `block 6` to `block 8` are single blocks of `compact`, which is their average; `encoder` is the
-#: embedded EfficientNet-Lite0, `fused` that and `compact` together.
+#: Columns of the table; `block 6` to `block 8` are single blocks of `compact`, which is their average; `encoder` is
+#: `extract.encoder` (the embedded one where that is none), `fused` that and the average joined by
+#: `segment.encoder_weight`. Both have the margins of `extract.padding`, the others none.
 METHODS = (
     "compact",
     "encoder",
@@ -93,9 +91,11 @@ def main(
     settings = load(None, [*([f"ingest.frames=0:{frames}"] if frames else []), *(set_ or ())])
     backbone = backbones.load_backbone(settings["backbone"])
     untrained = with_random_weights(backbone)
-    encoder = load_encoder(
-        identify(EMBEDDED, resource("models") / "compact" / "encoder"), MAPS, SCALE, backbones.choose_device()
-    )
+    extract = settings["extract"]
+    chosen = extract if extract.encoder != "none" else replace(extract, encoder=EMBEDDED)
+    source = encoders.find(chosen, settings["backbone"])
+    assert source is not None
+    encoder = load_encoder(source, chosen, backbones.choose_device())
     results: dict[str, dict[str, dict[str, Score]]] = {}
     for folder in clip_folders(data):
         name = f"{folder.parent.name}/{folder.name}"
@@ -126,13 +126,17 @@ def score_clip(
     """method -> task -> score. The position weight with the best mIoU counts, for each task."""
     of_blocks, latents = backbone_features(backbone, clip.frames, settings["diffusion"])
     random, _ = backbone_features(untrained, clip.frames, settings["diffusion"])
-    grid = of_blocks[0].grid
-    encoded = np.stack([encoder.tokens(frame, grid).cpu().numpy() for frame in clip.frames])
-    compact = averaged(of_blocks)
+    grid, margin, weight = of_blocks[0].grid, margin_of(settings["extract"]), settings["segment"].encoder_weight
+    of_encoder = encoded(encoder, clip.frames, grid, margin).cpu().numpy()
+    compact = within = averaged(of_blocks)
+    if margin:
+        outer, _ = backbone_features(backbone, padded(clip.frames, margin), settings["diffusion"])
+        within = averaged([without_margin(features, grid) for features in outer])
+    joined = of_encoder if weight == "only" else fused(within.values, of_encoder, weight)
     candidates: dict[str, list[Features]] = {
         "compact": [compact],
-        "encoder": [Features(encoded, grid)],
-        "fused": [Features(fused(compact.values, encoded, ENCODER_WEIGHT), grid)],
+        "encoder": [Features(of_encoder, grid)],
+        "fused": [Features(joined, grid)],
         **{f"block {block}": [normalised(raw)] for block, raw in zip(BLOCKS, of_blocks, strict=True)},
         "random": [averaged(random)],
         "latents": [normalised(latents)],
@@ -171,6 +175,11 @@ def backbone_features(
     height, width, _ = backbone.token_shape(BLOCKS[0], frames.shape[1:3])
     grid = height, width
     return [Features(np.concatenate(queries[tap]), grid) for tap in taps], Features(np.concatenate(codes), grid)
+
+
+def without_margin(features: Features, grid: tuple[int, int]) -> Features:
+    """The features of the middle of a larger grid."""
+    return Features(inner_tokens(torch.from_numpy(features.values), features.grid, grid).numpy(), grid)
 
 
 def averaged(of_blocks: list[Features]) -> Features:

@@ -20,15 +20,28 @@ MOST_FPS = 1e6
 
 
 def param(
-    default: Any, help: str, *, low: float | None = None, high: float | None = None, stored: str | None = None
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    stored: str | None = None,
+    later: bool = False,
 ) -> Any:
     """A dataclass field: its default, a one-line description and its range; its choices are those of its `Literal`.
 
     Args:
         stored: its name in stores, where that is another: stores keep the flat names of earlier versions, so that what
             these have written stays valid.
+        later: stores leave it out at its default, which is what versions before this parameter did.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high, "stored": stored})
+    return dataclasses.field(
+        default=default, metadata={"help": help, "low": low, "high": high, "stored": stored, "later": later}
+    )
+
+
+#: Weight of an encoder's features beside a diffusion model's; 0 = without them, only = they alone.
+EncoderWeight = float | Literal["only"]
 
 
 @dataclass(frozen=True)
@@ -113,6 +126,24 @@ class ExtractParams:
     frames_together: int | None = param(
         None, "video models: frames that are seen together; null = each frame alone", low=1, stored="window"
     )
+    encoder: str = param(
+        "none", "image encoder beside the diffusion model: none, efficientnet_lite0 (embedded) or a folder", later=True
+    )
+    encoder_maps: tuple[str, ...] = param(
+        ("block7", "block10", "block14", "block15"), "maps of efficientnet_lite0 that are joined", later=True
+    )
+    encoder_scale: float = param(
+        2.0, "efficientnet_lite0 sees frames this many times larger", low=0.25, high=4.0, later=True
+    )
+    parts: Literal["both", "encoder"] = param(
+        "both", "encoder: no features of the diffusion model, only the encoder's", later=True
+    )
+    padding: Literal["none", "reflect"] = param(
+        "none",
+        "reflect: networks see frames with mirrored margins, since they mark the borders of what they see",
+        later=True,
+    )
+    padding_pixels: int = param(64, "width of these margins, a multiple of 32", low=32, later=True)
     parity: ExtractParity = ExtractParity()
 
 
@@ -130,6 +161,12 @@ class CorrespondParams:
     """Section `correspond`."""
 
     max_squared_distance: float = param(2.0, "T of Eq. 3: largest squared distance of a match, tokens^2", low=0.0)
+    encoder_weight: float | Literal["only"] = param(
+        0.0,
+        "weight of the encoder's features beside the diffusion model's in a match; only = those alone",
+        low=0.0,
+        later=True,
+    )
     parity: CorrespondParity = CorrespondParity()
 
 
@@ -192,6 +229,9 @@ class SegmentParams:
     clusters: int = param(20, "K, number of segments", low=1)
     restarts: int = param(10, "K-Means runs; the best counts", low=1)
     features: Literal["aggregated", "matching"] = param("aggregated", "features of the context model")
+    encoder_weight: float | Literal["only"] = param(
+        0.0, "weight of the encoder's features beside the diffusion model's; only = those alone", low=0.0, later=True
+    )
     window: int = param(14, "B, frames per window", low=1)
     neighbors: int = param(4, "k of the nearest-neighbour vote", low=1)
     memory: str = param(
@@ -349,6 +389,7 @@ class Declared:
         kind: its type, as annotated.
         default, help, low, high: as given to `param`.
         stored: its name within the section in stores.
+        later: whether stores leave it out at its default.
     """
 
     kind: Any
@@ -357,6 +398,7 @@ class Declared:
     low: float | None
     high: float | None
     stored: str
+    later: bool
 
 
 def declared(section: type) -> Mapping[str, Declared]:
@@ -370,7 +412,9 @@ def declared(section: type) -> Mapping[str, Declared]:
             found |= {f"{field.name}.{name}": inner for name, inner in declared(kind).items()}
         else:
             stored = given["stored"] or field.name
-            found[field.name] = Declared(kind, field.default, given["help"], given["low"], given["high"], stored)
+            found[field.name] = Declared(
+                kind, field.default, given["help"], given["low"], given["high"], stored, given["later"]
+            )
     return found
 
 

@@ -18,10 +18,10 @@ from stages.common.settings import load, plain
 def run(features: Path, out: Out, params: CorrespondParams, progress: cli.Progress = cli.progress) -> Path:
     """Match the frames of one clip; returns the path of matches.zarr. An interrupted run is continued."""
     from pipeline.segmentation.correspondence import next_tokens
+    from pipeline.segmentation.joined_features import match_features
     from pipeline.segmentation.stores import store_grid
-    from pipeline.stores.feature_codec import read_features
     from pipeline.stores.schemas import FEATURES, MATCHES, ArraySpec
-    from pipeline.stores.store import fingerprint, is_current, open_store, shard_frames
+    from pipeline.stores.store import fingerprint, is_current, open_store
     from pipeline.stores.writer import StoreWriter
 
     source = open_store(features, FEATURES)
@@ -30,8 +30,8 @@ def run(features: Path, out: Out, params: CorrespondParams, progress: cli.Progre
     path = out / "matches.zarr"
     if is_current(path, MATCHES, mark):
         return path
-    frames, tokens = source.array("matching").shape[:2]
-    shard = shard_frames(source.array("matching"))
+    seen, (height, width) = match_features(source, params), store_grid(source)
+    frames, tokens, shard = seen.frames, height * width, seen.shard
     writer = StoreWriter(
         path,
         out / "tmp",
@@ -48,9 +48,9 @@ def run(features: Path, out: Out, params: CorrespondParams, progress: cli.Progre
     shards = writer.missing()
     with progress("correspond", sum(len(part) for part in shards)) as advance:
         for part in shards:
-            values = read_features(source, "matching", part.start, part.stop + 1)
+            values = seen.read(part.start, part.stop + 1)
             rules = params.max_squared_distance, params.parity.rule
-            matches = next_tokens(values, store_grid(source), *rules, part.start)
+            matches = next_tokens(values, (height, width), *rules, part.start)
             writer.write("next", part.start, matches.next)
             writer.write("similarity", part.start, matches.similarity.astype("float16"))
             advance(len(part))

@@ -1,4 +1,4 @@
-"""clip.zarr -> features.zarr (aggregated, matching) and latents.zarr: the expensive cache that is shared."""
+"""clip.zarr -> features.zarr (aggregated, matching, encoder) and latents.zarr: the expensive cache that is shared."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from pipeline.errors import DataError, UsageError
 from pipeline.parameters import BackboneParams, DiffusionParams, ExtractParams
 from stages.common import cli
+from stages.common.encoders import check_weights
 from stages.common.layout import EVERY_SHARD, Out, item_key, parse_shards, place, scratch_of, videos_of
 from stages.common.resources import stage_version
 from stages.common.settings import load, plain
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pipeline.backbone import Backbone
+    from pipeline.encoder.base import Encoder
     from pipeline.features.extraction import Extracted
     from pipeline.features.windows import Pass
     from pipeline.stores.store import Store
@@ -51,26 +53,33 @@ def run(
     from pipeline.stores.schemas import CLIP, FEATURES, LATENTS, ArraySpec
     from pipeline.stores.store import fingerprint, is_current, open_store
     from pipeline.stores.writer import StoreWriter
-    from stages.common import backbones
+    from stages.common import backbones, encoders
 
     source = open_store(clip, CLIP)
-    model = backbones.model_of(backbone_params, given)
+    model, encoder_source = backbones.model_of(backbone_params, given), encoders.find(params, backbone_params)
     stored = {
         "extract": plain(params),
         "diffusion": plain(diffusion),
         "backbone": {"name": backbone_params.name, "dtype": backbones.dtype_name(backbone_params)},
     }
-    mark = fingerprint("extract", stage_version("extract"), source.fingerprint, stored, model.fingerprint)
+    mark = fingerprint(
+        "extract", stage_version("extract"), source.fingerprint, stored, model.fingerprint,
+        *([encoder_source.sha256] if encoder_source else []),
+    )  # fmt: skip
     features_path, latents_path = out / "features.zarr", out / "latents.zarr"
     if is_current(features_path, FEATURES, mark) and is_current(latents_path, LATENTS, mark):
         return features_path
     # These import torch, which takes seconds: not where there is nothing to do.
+    from pipeline.encoder.load import load_encoder
     from pipeline.features import extraction
     from pipeline.features.steps import check_feature_step
     from pipeline.features.windows import check_window, passes_of
 
     check_feature_step(params, diffusion)
-    backbone = model.load()
+    encoder = load_encoder(encoder_source, params, backbones.choose_device()) if encoder_source else None
+    deferred = given is None or isinstance(given, backbones.DeferredBackbone)
+    without_denoiser = params.parts == "encoder" and deferred
+    backbone = backbones.load_autoencoder(backbone_params) if without_denoiser else model.load()
     together = check_window(params.frames_together, backbone)
 
     frames, height, width = source.array("frames").shape[:3]
@@ -79,17 +88,21 @@ def run(
     if frames < together:
         cli.note(f"extract: {clip} has {frames} frames, extract.frames_together is {together}: one shorter window")
     *grid, channels = extraction.feature_shape(backbone, (height, width), params)
+    tokens, arrays = grid[0] * grid[1], extraction.feature_arrays(params)
+    widths = {"encoder": encoder.channels} if encoder else {}
+    shapes = {name: (frames, tokens, widths.get(name, channels)) for name in arrays}
     features = StoreWriter(
         features_path,
         scratch_of(out),
         FEATURES,
         mark,
-        feature_codec.array_specs((frames, grid[0] * grid[1], channels), params.dtype, per_file),
+        feature_codec.array_specs(shapes, params.dtype, per_file),
         attrs={
             "grid": grid,
             "encoding": params.dtype,
             "names": source.attrs["names"],
             "source_indices": indices,
+            **({"encoder": encoder.fingerprint, "arrays": arrays} if encoder else {}),
         },
         params=stored,
         backbone=model.fingerprint,
@@ -112,9 +125,9 @@ def run(
         for shard in shard_claims.claimed(writers, shards):
             parts = []
             for each in passes_of(shard, backbone, together, diffusion.batch):
-                parts.append(_extract(source, each, backbone, params, diffusion, together))
+                parts.append(_extract(source, each, backbone, encoder, params, diffusion, together))
                 advance(len(each.asked))
-            for name in ("aggregated", "matching"):
+            for name in arrays:
                 values = extraction.gather(parts, name)
                 for array, encoded in feature_codec.encode(name, values, params.dtype).items():
                     features.write(array, shard.start, encoded)
@@ -148,6 +161,7 @@ def _extract(
     clip: Store,
     each: Pass,
     backbone: Backbone,
+    encoder: Encoder | None,
     params: ExtractParams,
     diffusion: DiffusionParams,
     together: int,
@@ -162,18 +176,20 @@ def _extract(
 
     def work(sizes: micro_batches.Sizes) -> Extracted:
         frames = slice(min(sizes.values()))
-        return extraction.extract(backbone, images[frames], indices[frames], diffusion, params)
+        return extraction.extract(backbone, images[frames], indices[frames], diffusion, params, encoder)
 
     return micro_batches.compute(work, limit).since(each.first)
 
 
 def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards: slice = EVERY_SHARD) -> None:
     """Extract every video of an item, loading the backbone once and only if it is needed."""
-    from stages.common import backbones
+    from stages.common import backbones, encoders
 
     settings = load(params_file, sets or ())
+    check_weights(settings)
     key = item_key(item)
     model = backbones.locked(settings["backbone"])
+    encoders.check_lock(settings)
     for video in videos_of(key):
         run(
             place("ingest", key, video) / "clip.zarr",
@@ -205,6 +221,7 @@ def main(
     part = parse_shards(shards)
     if clip is not None and out_dir is not None:
         settings = load(params, set_ or ())
+        check_weights(settings)
         run(clip, out_dir, settings["extract"], settings["diffusion"], settings["backbone"], shards=part)
     elif item is not None:
         run_item(item, params, set_, part)

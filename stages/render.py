@@ -55,10 +55,10 @@ def run(
     from pipeline.stores.store import open_store
 
     clip_store = open_store(clip, CLIP)
-    label_store = _open(labels, LABELS, "labels", clip_store)
-    feature_store = _open(features, FEATURES, "aggregated", clip_store) if features else None
-    coarse_store = _open(coarse, COARSE, "refined", clip_store) if coarse else None
-    other_store = _open(compare, LABELS, "labels", clip_store) if compare else None
+    label_store = _open(labels, LABELS, clip_store, "labels")
+    feature_store = _open(features, FEATURES, clip_store, "aggregated", "encoder") if features else None
+    coarse_store = _open(coarse, COARSE, clip_store, "refined") if coarse else None
+    other_store = _open(compare, LABELS, clip_store, "labels") if compare else None
     check_replaceable(out)
     pictures = open_pictures(clip_store, source)
     colours = overlay_colours()
@@ -193,11 +193,12 @@ class _Drawing:
         return zip(self.pictures.images(), frames_of(self.labels, "labels"), strict=True)
 
 
-def _open(path: Path, schema: Schema, array: str, clip: Store) -> Store:
-    """Open a store and check that it is of the same clip."""
+def _open(path: Path, schema: Schema, clip: Store, *arrays: str) -> Store:
+    """Open a store and check, by the first of these arrays that it has, that it is of the same clip."""
     from pipeline.stores.store import open_store
 
     store = open_store(path, schema)
+    array = next((name for name in arrays if store.has(name)), arrays[0])
     frames, expected = store.frames(array), clip.frames("frames")
     if frames != expected:
         raise DataError(f"{path} has {frames} frames but {clip.path} {expected}: they are of different clips")

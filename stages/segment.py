@@ -17,6 +17,7 @@ from stages.common.settings import load, plain
 if TYPE_CHECKING:
     import numpy as np
 
+    from pipeline.segmentation.joined_features import JoinedFeatures
     from pipeline.stores.store import Store
 
 
@@ -40,17 +41,18 @@ def run(
     """
     from pipeline.files import refuse_foreign
     from pipeline.segmentation import context_store, stores, window_loop
+    from pipeline.segmentation.joined_features import context_features
     from pipeline.stores.schemas import COARSE, FEATURES, MATCHES
-    from pipeline.stores.store import array_fingerprint, fingerprint, is_current, open_store, shard_frames
+    from pipeline.stores.store import array_fingerprint, fingerprint, is_current, open_store
 
     path, context_path = out / "coarse.zarr", out / "context"
     refuse_foreign(path, COARSE.mark)
     refuse_foreign(context_path, context_store.MARK)
     source = open_store(features, FEATURES)
     moves = open_store(matches, MATCHES)
-    clip = stores.make_clip(source, moves, params.features)
-    kind = stores.feature_kind(source, params.features)
-    given = None if context is None else context_store.load_context(context, kind)
+    seen = context_features(source, params)
+    clip = stores.make_clip(seen, moves)
+    given = None if context is None else context_store.load_context(context, seen.kind)
     mask = None if given else read_mask(seed, source, params)
     mark = fingerprint(
         "segment",
@@ -63,7 +65,7 @@ def run(
     if is_current(path, COARSE, mark) and context_path.is_dir():
         return path
     if given is None:
-        start = window_loop.fit_context(first_features(source, params), params, mask)
+        start = window_loop.fit_context(first_features(seen, params), params, mask)
     else:
         start = stores.start_from(given, source)
     writer = stores.CoarseWriter(
@@ -73,7 +75,7 @@ def run(
         source=source,
         features=source.fingerprint,
         frames=range(clip.frames),
-        shard=shard_frames(source.array(params.features)),
+        shard=seen.shard,
         highest=int(start.context.labels.max()),
         params={**moves.params, "segment": plain(params)},
     )
@@ -87,7 +89,7 @@ def run(
         cli.note(f"warning: {features}: {warning}")
     learnt = context_store.StoredContext(
         window.context,
-        kind,
+        seen.kind,
         stores.store_grid(source),
         source.fingerprint if given is None else given.fitted_on,
     )
@@ -105,12 +107,9 @@ def read_mask(seed: Path | None, features: Store, params: SegmentParams) -> np.n
     return stores.read_seed(seed, stores.store_grid(features))
 
 
-def first_features(features: Store, params: SegmentParams) -> np.ndarray:
+def first_features(features: JoinedFeatures, params: SegmentParams) -> np.ndarray:
     """What the model is fitted on: frame 1, or the first window where K-Means sees all of it."""
-    from pipeline.segmentation.stores import read_context_features
-
-    frames = params.window if params.parity.kmeans_frames == "window" else 1
-    return read_context_features(features, params.features, 0, frames)
+    return features.read(0, params.window if params.parity.kmeans_frames == "window" else 1)
 
 
 def run_item(item: str, params_file: Path | None, sets: list[str] | None, context: Path | None) -> None:

@@ -196,9 +196,7 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards
     key, model = item_key(item), None
     if settings["upsample"].method == "modulation":
         model = backbones.locked(settings["backbone"])
-        small = small_decoder_hash(settings["upsample"], settings["backbone"])
-        if small is not None:
-            backbones.check_small_decoder_lock(small)
+        backbones.check_part_lock("small_decoder", small_decoder_hash(settings["upsample"], settings["backbone"]))
     for video in videos_of(key):
         check_same_window(place("extract", key, video) / "latents.zarr", settings)
         run(

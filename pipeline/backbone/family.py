@@ -37,12 +37,14 @@ class Builder:
             or damaged, or the model predicts something else than its family does.
         outline: a model on torch's meta device, from its name, its folder or checkpoint (None: as published) and a
             precision. WeightsError: its configuration is damaged, or its parts do not fit.
-        networks: all that a model keeps in memory.
+        autoencoder: that of a folder or checkpoint alone, float32, on the CPU. WeightsError: it is missing or damaged.
+        networks: all that a model keeps in memory: denoiser, autoencoder, others.
         rebuilt: a model like a given one of other networks, as `networks` lists them.
     """
 
     load: Callable[[WeightsSource, torch.dtype, torch.device], Any]
     outline: Callable[[str, Path | None, torch.dtype], Any]
+    autoencoder: Callable[[Path], Any]
     networks: Callable[[Any], tuple[Any, ...]]
     rebuilt: Callable[..., Any]
 

@@ -30,7 +30,7 @@ class LatentModel:
 
     @property
     def device(self) -> torch.device:
-        return self.unet.device
+        return self.vae.device  # the denoiser may have no weights: see `load_autoencoder`
 
     def token_shape(self, block: int, size: tuple[int, int]) -> tuple[int, int, int]:
         return token_shape(self.unet, block, size, self.latent_stride)

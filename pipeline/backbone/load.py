@@ -21,3 +21,22 @@ def load_model(source: WeightsSource, dtype: torch.dtype, device: torch.device) 
     """
     backbone: Backbone = family_of(source.name).builder().load(source, dtype, device)
     return backbone
+
+
+def load_autoencoder(source: WeightsSource, device: torch.device) -> Backbone:
+    """A backbone that encodes and decodes only: its denoiser has shapes, but no weights.
+
+    Raises:
+        WeightsError: as `load_model`.
+    """
+    import torch
+
+    from pipeline.backbone.networks import frozen
+
+    builder = family_of(source.name).builder()
+    shapes = builder.outline(source.name, source.path, torch.float32)
+    denoiser, _, *others = builder.networks(shapes)
+    autoencoder = frozen(builder.autoencoder(source.path).to(device))
+    backbone: Backbone = builder.rebuilt(shapes, denoiser, autoencoder, *others)
+    backbone.fingerprint = source.sha256
+    return backbone

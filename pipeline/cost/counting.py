@@ -23,8 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.backbone import Backbone, Conditioning
 from pipeline.backbone.small_decoder import SmallDecoder, outlined
+from pipeline.encoder.base import Encoder
 from pipeline.features.diffusion import CleanPass, clean_pass, condition
-from pipeline.features.extraction import extract, feature_shape, latent_shape
+from pipeline.features.extraction import encoded, extract, feature_arrays, feature_shape, latent_shape
+from pipeline.features.padding import margin_of
 from pipeline.features.steps import remaining_steps
 from pipeline.parameters import DiffusionParams, ExtractParams, UpsampleParams
 from pipeline.stores.feature_codec import array_specs
@@ -45,6 +47,7 @@ class Workload:
         size, source_size: (H, W) at model size and of the source.
         labels: of every frame; all are taken to be present in all frames, each in two places.
         diffusion, extract, upsample: sections of the parameters.
+        encoder: the image encoder on the meta device, where one is used.
         small: configuration of the small decoder; empty = AutoencoderTiny's usual size.
     """
 
@@ -54,12 +57,20 @@ class Workload:
     diffusion: DiffusionParams
     extract: ExtractParams
     upsample: UpsampleParams
+    encoder: Encoder | None = None
     small: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def together(self) -> int:
         """Frames of a window."""
         return self.extract.frames_together or 1
+
+    @property
+    def seen(self) -> Workload:
+        """The same with the margins that the networks see in `extract`."""
+        height, width = self.size
+        margins = 2 * margin_of(self.extract)
+        return replace(self, size=(height + margins, width + margins))
 
     @property
     def rules(self) -> Rules | None:
@@ -95,21 +106,32 @@ def flops_per_frame(outline: Backbone, load: Workload) -> dict[str, dict[str, fl
     """Floating-point operations of the stages that run a backbone: stage -> operation -> per frame of a window.
 
     Args:
-        outline: the backbone on the meta device. Its operations are `encode`, `denoise` and `decode`.
+        outline: the backbone on the meta device. Its operations are `encode`, `denoise` and `decode`, those of an image
+            encoder `encoder`.
     """
-    steps, conditioned = len(remaining_steps(load.diffusion)), conditioning_flops(outline, load)
-    denoising = denoised_flops(outline, load, load.diffusion)
-    found = {
-        "extract": {
-            "encode": encoded_flops(outline, load) + conditioned / load.together,
-            "denoise": steps * denoising / load.together,
-        }
-    }
+    found = {"extract": _extracted_flops(outline, load)}
     if load.rules is not None:
+        conditioned = conditioning_flops(outline, load)
         found["upsample"] = {
             "denoise": (conditioned + _modulated_flops(outline, load, load.rules)) / load.together,
             "decode": _compared_flops(outline, load, load.rules),
         }
+    return found
+
+
+def _extracted_flops(outline: Backbone, load: Workload) -> dict[str, float]:
+    seen, latents = load.seen, encoded_flops(outline, load)
+    found = {"encode": latents}
+    if load.extract.parts == "both":
+        # With margins there are latents with them too.
+        encoded_twice = encoded_flops(outline, seen) if seen.size != load.size else 0.0
+        found["encode"] += encoded_twice + conditioning_flops(outline, seen) / load.together
+        steps = len(remaining_steps(load.diffusion))
+        found["denoise"] = steps * denoised_flops(outline, seen, load.diffusion) / load.together
+    if load.encoder is not None:
+        encoder, grid = load.encoder, feature_shape(outline, load.size, load.extract)[:2]
+        margin = margin_of(load.extract)
+        found["encoder"] = flops_of(lambda: encoded(encoder, _frames(load, 1), grid, margin))[1]
     return found
 
 
@@ -160,7 +182,8 @@ def peak_bytes(outline: Backbone, load: Workload) -> dict[str, int]:
     frames = _frames(load, outline.frames_per_pass(load.together, load.diffusion.batch))
     last = load.diffusion.steps - 1
     diffusion, params = replace(load.diffusion, start_step=last), replace(load.extract, feature_step=last)
-    found = {"extract": peak_of(lambda: extract(outline, frames, range(len(frames)), diffusion, params))}
+    batch = frames, range(len(frames)), diffusion, params, load.encoder
+    found = {"extract": peak_of(lambda: extract(outline, *batch))}
     rules = load.rules
     if rules is not None:
         # Each step keeps the same for the modulated passes.
@@ -180,13 +203,17 @@ def cache_bytes(outline: Backbone, load: Workload, encoding: str) -> dict[str, f
     Args:
         encoding: of the features, `extract.dtype`.
     """
-    grid = feature_shape(outline, load.size, load.extract)
-    tokens = grid[0] * grid[1]
+    height, width, channels = feature_shape(outline, load.size, load.extract)
+    tokens = height * width
+    features = {
+        name: (1, tokens, load.encoder.channels if name == "encoder" and load.encoder else channels)
+        for name in feature_arrays(load.extract)
+    }
     labels = label_dtype(load.labels)
     specs = {
         "ingest": [ArraySpec((1, *load.size, 3), "uint8")],
         "extract": [
-            *array_specs((1, tokens, grid[2]), encoding, 1).values(),
+            *array_specs(features, encoding, 1).values(),
             ArraySpec((1, *latent_shape(outline, load.size)), "float32"),
         ],
         "correspond": [ArraySpec((1, tokens), "int32"), ArraySpec((1, tokens), "float16")],

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from pipeline.backbone import Backbone
+from pipeline.encoder.base import Encoder
 from pipeline.features.diffusion import clean_pass, condition
+from pipeline.features.extraction import encoded
 from pipeline.media.resize import MULTIPLE
 from pipeline.parameters import DiffusionParams
 from pipeline.upsampling.label_groups import alone, whole_labels
@@ -24,6 +26,8 @@ Result = TypeVar("Result")
 Size = tuple[int, int]
 #: A round of the calibration that would take more seconds than this is not begun.
 LONGEST = 8.0
+#: Side of the frame with which an encoder is timed, and of a token, in pixels.
+CALIBRATED, TOKEN = 256, 16
 
 
 @dataclass(frozen=True)
@@ -85,24 +89,33 @@ def _round(
     # In a video model's window of one frame there would be no guidance.
     count = min(2, backbone.window)
     frames = np.zeros((count, *size, 3), np.uint8)
-    latents, encode = _timed(backbone, partial(backbone.encode, frames))
+    latents, encode = _timed(backbone.device, partial(backbone.encode, frames))
     conditioning = condition(backbone, frames[0], 0, diffusion)
     denoise = partial(clean_pass, backbone, latents, conditioning=conditioning)
     if rules is None:
-        _, clean = _timed(backbone, partial(denoise, diffusion))
+        _, clean = _timed(backbone.device, partial(denoise, diffusion))
         return Costs(encode / count, clean / count)
-    passed, clean = _timed(backbone, partial(denoise, rules.denoising, share=to_share(rules), skip=rules.skip))
+    passed, clean = _timed(backbone.device, partial(denoise, rules.denoising, share=to_share(rules), skip=rules.skip))
     grid = backbone.token_shape(rules.upsample.block, size)[:2]
     window = Window(range(count), range(count), alone(whole_labels(np.zeros((count, *grid), np.int64))))
-    result, varied = _timed(backbone, partial(modulated, backbone, passed, [window], rules, 2 * count))
-    _, decode = _timed(backbone, lambda: list(compared(backbone, passed.final, window, result[0], rules, small)))
+    result, varied = _timed(backbone.device, partial(modulated, backbone, passed, [window], rules, 2 * count))
+    _, decode = _timed(backbone.device, lambda: list(compared(backbone, passed.final, window, result[0], rules, small)))
     samples = len(rules.directions) * count
     return Costs(encode / count, clean / count, varied / samples, decode / samples)
 
 
-def _timed(backbone: Backbone, work: Callable[[], Result]) -> tuple[Result, float]:
+def _timed(device: torch.device, work: Callable[[], Result]) -> tuple[Result, float]:
     started = time.perf_counter()
     result = work()
-    if backbone.device.type == "cuda":
-        torch.cuda.synchronize(backbone.device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return result, time.perf_counter() - started
+
+
+def encoder_seconds(encoder: Encoder, device: torch.device, size: Size) -> float:
+    """Seconds of an image encoder for one frame of size (H, W), scaled by area from a smaller one."""
+    part: Size = (min(CALIBRATED, size[0]), min(CALIBRATED, size[1]))
+    frames, grid = np.zeros((1, *part, 3), np.uint8), (part[0] // TOKEN, part[1] // TOKEN)
+    encoded(encoder, frames, grid)  # the first call sets up more than it computes
+    _, seconds = _timed(device, lambda: encoded(encoder, frames, grid))
+    return seconds * size[0] * size[1] / (part[0] * part[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -15,6 +15,8 @@ class Encoder(Protocol):
     fingerprint: str
     #: Numbers per token.
     channels: int
+    #: What is run, whose weights are counted.
+    network: Any
 
     def tokens(self, frame: np.ndarray, grid: tuple[int, int]) -> Tensor:
         """Features (n, c) float32, of length 1, of a frame (H, W, 3) uint8 on a token grid (h, w), n = h * w."""

@@ -20,21 +20,22 @@ from pipeline.encoder.map_encoder import MapEncoder
 from pipeline.encoder.patch_encoder import PatchEncoder
 from pipeline.encoder.projection import MOST_CHANNELS, random_orthonormal
 from pipeline.errors import UsageError, WeightsError
+from pipeline.parameters import ExtractParams
 
 
-def load_encoder(source: EncoderSource, maps: Sequence[str], scale: float, device: torch.device) -> Encoder:
+def load_encoder(source: EncoderSource, params: ExtractParams, device: torch.device) -> Encoder:
     """The encoder of a folder, in float32.
 
     Args:
-        maps, scale: of the embedded network (`extract.encoder_maps`, `extract.encoder_scale`); a vision model of
-            transformers has the patch tokens of its last layer only.
+        params: `encoder_maps` and `encoder_scale` concern the embedded network; a vision model of transformers has the
+            patch tokens of its last layer only.
 
     Raises:
         UsageError: a map that it does not have.
         WeightsError: a file is damaged, or is of something else.
     """
     if source.is_embedded:
-        return _map_encoder(source, maps, scale, device)
+        return _map_encoder(source, params.encoder_maps, params.encoder_scale, device)
     return _patch_encoder(source, device)
 
 
@@ -42,7 +43,7 @@ def _map_encoder(source: EncoderSource, maps: Sequence[str], scale: float, devic
     unknown = [name for name in maps if name not in BLOCKS]
     if unknown or not maps:
         raise UsageError(
-            f"extract.encoder.maps: {source.name} has no map {', '.join(unknown) or '(none given)'}; there are "
+            f"extract.encoder_maps: {source.name} has no map {', '.join(unknown) or '(none given)'}; there are "
             f"{BLOCKS[0]} to {BLOCKS[-1]}"
         )
     network = EfficientNetLite0()

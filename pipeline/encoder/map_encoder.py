@@ -12,10 +12,6 @@ from torch.nn.functional import interpolate, normalize
 from pipeline.encoder.efficientnet import EfficientNetLite0
 from pipeline.encoder.projection import projected
 
-#: Defaults of `extract.encoder_maps` and `extract.encoder_scale` for EfficientNet-Lite0.
-MAPS = ("block7", "block10", "block14", "block15")
-SCALE = 2.0
-
 
 class MapEncoder:
     """Maps of named blocks, each resized to the token grid and of length 1 per token, joined and projected.

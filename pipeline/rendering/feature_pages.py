@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class FeaturePages:
     _slices: SliceColumns | None = None
 
     def pages(self) -> Iterator[np.ndarray]:
-        """Per frame: the frame, the single block's components, the averaged blocks' components."""
+        """Per frame: the frame, then the components of a single block, of the averaged blocks, of the encoder."""
         total = self.clip.frames("frames")
         width = width_within(self.clip.array("frames").shape[1:3], SIDE)
         titles = self._titles()
@@ -62,14 +63,19 @@ class FeaturePages:
         return montage(self._strip)
 
     def slices(self) -> np.ndarray:
-        """x-t slices of the three pictures; after all pages."""
+        """x-t slices of these pictures; after all pages."""
         assert self._slices is not None
         return self._slices.picture(self.clip.frames("frames"))
 
     def _titles(self) -> dict[str, str]:
         params = self.features.params["extract"]
         blocks = ", ".join(map(str, params["blocks"]))
-        return {"matching": f"block {params['matching_block']}", "aggregated": f"blocks {blocks}, averaged"}
+        titles = {
+            "matching": f"block {params['matching_block']}",
+            "aggregated": f"blocks {blocks}, averaged",
+            "encoder": f"encoder {Path(params.get('encoder', '')).name}",
+        }
+        return {name: title for name, title in titles.items() if self.features.has(name)}
 
     def _fit(self, name: str, total: int) -> pca.PCA:
         def read(frame: int) -> np.ndarray:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import DataError
-from pipeline.segmentation.context_store import FeatureKind, StoredContext
+from pipeline.segmentation.context_store import StoredContext
 from pipeline.segmentation.correspondence import Grid, Matches
+from pipeline.segmentation.joined_features import JoinedFeatures
 from pipeline.segmentation.window_loop import Clip, Start
-from pipeline.stores.feature_codec import read_features
 from pipeline.stores.schemas import COARSE, ArraySpec, label_dtype
 from pipeline.stores.shard_buffer import ShardBuffer
 from pipeline.stores.store import Store
@@ -24,31 +24,6 @@ def store_grid(features: Store) -> Grid:
     """The (h, w) token grid of a features store."""
     height, width = features.attrs["grid"]
     return int(height), int(width)
-
-
-def feature_kind(features: Store, name: str) -> FeatureKind:
-    """Which features array `name` of the store holds: a context model is tied to it."""
-    extract = features.params.get("extract", {})
-    blocks = [extract.get("matching_block")] if name == "matching" else extract.get("blocks", [])
-    normalized = "max_abs" if name == "matching" else extract.get("normalize")
-    recipe = f"blocks {', '.join(map(str, blocks))}, step {extract.get('feature_step')}, {normalized}"
-    return FeatureKind(str(features.attrs.get("backbone")), name, recipe, int(features.array(name).shape[-1]))
-
-
-def read_context_features(features: Store, name: str, start: int, stop: int) -> np.ndarray:
-    """Frames start..stop as the context model takes them: (f, n, c) float32.
-
-    `aggregated` is stored normalised (extract.parity.normalize); `matching` is stored raw and normalised here, since
-    the model compares tokens by their direction rather than by their length.
-    """
-    values = read_features(features, name, start, stop)
-    if name != "matching":
-        return values
-    import torch
-
-    from pipeline.features.extraction import max_abs_normalize
-
-    return max_abs_normalize(torch.from_numpy(values)).numpy()
 
 
 def read_matches(matches: Store, start: int, stop: int) -> Matches:
@@ -71,16 +46,16 @@ def highest_label(coarse: Store) -> int:
     return int(np.iinfo(coarse.array("initial").dtype).max)
 
 
-def make_clip(features: Store, matches: Store, name: str) -> Clip:
+def make_clip(features: JoinedFeatures, matches: Store) -> Clip:
     """The stores as a clip for `segment_windows`.
 
     Raises:
         DataError: the matches were made from other features.
     """
-    require_same_features(matches, features)
+    require_same_features(matches, features.store)
     return Clip(
-        frames=features.frames(name),
-        features=lambda start, stop: read_context_features(features, name, start, stop),
+        frames=features.frames,
+        features=features.read,
         matches=lambda start, stop: read_matches(matches, start, stop),
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from pipeline.stores.schemas import ArraySpec
@@ -11,10 +13,10 @@ from pipeline.stores.store import Store
 SCALE = "_scale"
 
 
-def array_specs(shape: tuple[int, int, int], encoding: str, shard: int) -> dict[str, ArraySpec]:
-    """Templates of the arrays `aggregated` and `matching`, each (f, n, c), under an encoding."""
+def array_specs(shapes: Mapping[str, tuple[int, int, int]], encoding: str, shard: int) -> dict[str, ArraySpec]:
+    """Templates of arrays of features, each (f, n, c), under an encoding."""
     specs = {}
-    for name in ("aggregated", "matching"):
+    for name, shape in shapes.items():
         specs[name] = ArraySpec(shape, encoding, shard)
         if encoding == "int8":
             specs[name + SCALE] = ArraySpec(shape[:2], "float16", shard)

@@ -10,7 +10,10 @@ from pipeline.files import Mark
 
 @dataclass(frozen=True)
 class Schema:
-    """What a store holds: its name, the version of its layout, the stage that writes it and the arrays it has."""
+    """What a store holds: its name, the version of its layout, the stage that writes it and the arrays it has.
+
+    A store with others says so in its attribute `arrays`.
+    """
 
     name: str
     version: int

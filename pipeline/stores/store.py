@@ -86,6 +86,10 @@ class Store:
             )
         return self._group[name]  # type: ignore[return-value]
 
+    def has(self, name: str) -> bool:
+        """Whether it has an array of that name."""
+        return name in self._group
+
     def frames(self, name: str) -> int:
         return int(self.array(name).shape[0])
 
@@ -136,7 +140,7 @@ def open_store(path: Path, schema: Schema) -> Store:
             f"{path}: the description of an array is damaged ({_first_line(error)}); "
             f"delete the store and re-run `vidseg {schema.stage}`"
         ) from error
-    lost = [name for name in schema.arrays if name not in arrays]
+    lost = [name for name in attrs.get("arrays", schema.arrays) if name not in arrays]  # type: ignore[union-attr]
     if lost:
         raise DataError(f"{path}: has no array '{lost[0]}'; delete the store and re-run `vidseg {schema.stage}`")
     for name, array in arrays.items():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.common import cli
+from stages.common import cli, encoders
 from stages.common.backbones import LOCK, find, small_decoder_folder
 from stages.common.settings import load
 
@@ -27,9 +28,10 @@ def lock(params: cli.ParamsOption = None, set_: cli.SetOption = None) -> None:
 
     Example: vidseg backbone lock --params params.yaml
     """
-    source, small = _found(params, set_)
-    write_lock(source, small, LOCK)
-    cli.note(f"{LOCK}: {source.name} {source.sha256[:12]}" + (f", small decoder {small[:12]}" if small else ""))
+    found = _found(params, set_)
+    write_lock(found, LOCK)
+    parts = [f"{part.replace('_', ' ')} {value[:12]}" for part, value in found.parts.items() if value]
+    cli.note(f"{LOCK}: " + ", ".join([f"{found.source.name} {found.source.sha256[:12]}", *parts]))
 
 
 @app.command()
@@ -38,32 +40,37 @@ def show(params: cli.ParamsOption = None, set_: cli.SetOption = None, as_json: c
 
     Example: vidseg backbone show --set backbone.name=sd21
     """
-    source, small = _found(params, set_)
-    values = {"name": source.name, "path": str(source.path), **_lock_record(source, small)}
+    found = _found(params, set_)
+    values = {"name": found.source.name, "path": str(found.source.path), **found.record()}
     print(json.dumps(values) if as_json else "\n".join(f"{key}: {value}" for key, value in values.items()))
 
 
-def _found(params: Path | None, sets: list[str] | None) -> tuple[WeightsSource, str | None]:
-    """The weights that the parameters name, and the hash of the small decoder that belongs to them."""
+@dataclass(frozen=True)
+class Locked:
+    """The weights that parameters name, and the hashes of what belongs to them."""
+
+    source: WeightsSource
+    parts: dict[str, str | None]
+
+    def record(self) -> dict[str, str | None]:
+        """The content of backbone.lock: no path, since it is shared between machines."""
+        source = self.source
+        return {"name": source.name, "revision": source.revision, "sha256": source.sha256, **self.parts}
+
+
+def _found(params: Path | None, sets: list[str] | None) -> Locked:
     from pipeline.backbone.files import small_decoder_fingerprint
 
     settings = load(params, sets or ())
     folder = small_decoder_folder(settings["upsample"].fast.small_decoder, settings["backbone"])
-    return find(settings["backbone"]), None if folder is None else small_decoder_fingerprint(folder)
+    encoder = encoders.find(settings["extract"], settings["backbone"])
+    small = None if folder is None else small_decoder_fingerprint(folder)
+    return Locked(find(settings["backbone"]), {"small_decoder": small, "encoder": encoder.sha256 if encoder else None})
 
 
-def write_lock(source: WeightsSource, small_decoder: str | None, path: Path) -> None:
-    """Write name, revision and hashes as JSON (no path: the lock is shared between machines)."""
-    path.write_text(json.dumps(_lock_record(source, small_decoder), indent=2) + "\n")
-
-
-def _lock_record(source: WeightsSource, small_decoder: str | None) -> dict[str, str | None]:
-    return {
-        "name": source.name,
-        "revision": source.revision,
-        "sha256": source.sha256,
-        "small_decoder": small_decoder,
-    }
+def write_lock(found: Locked, path: Path) -> None:
+    """Write name, revision and hashes as JSON."""
+    path.write_text(json.dumps(found.record(), indent=2) + "\n")
 
 
 if __name__ == "__main__":

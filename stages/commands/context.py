@@ -21,15 +21,17 @@ def fit(features: Path, out_context: Path, params: SegmentParams, seed: Path | N
     """Fit a model on frame 1: K-Means, or a given mask; returns `out_context`."""
     from pipeline.files import refuse_foreign
     from pipeline.segmentation import context_store, stores, window_loop
+    from pipeline.segmentation.joined_features import context_features
     from pipeline.stores.schemas import FEATURES
     from pipeline.stores.store import open_store
 
     refuse_foreign(out_context, context_store.MARK)
     source = open_store(features, FEATURES)
-    start = window_loop.fit_context(first_features(source, params), params, read_mask(seed, source, params))
+    seen = context_features(source, params)
+    start = window_loop.fit_context(first_features(seen, params), params, read_mask(seed, source, params))
     stored = context_store.StoredContext(
         start.context,
-        stores.feature_kind(source, params.features),
+        seen.kind,
         stores.store_grid(source),
         source.fingerprint,
     )
@@ -42,12 +44,14 @@ def predict(context: Path, features: Path, out: Path, params: SegmentParams, fra
     Both its arrays hold the predicted labels, until `vidseg refine` fills `refined`.
     """
     from pipeline.segmentation import context_store, stores, window_loop
+    from pipeline.segmentation.joined_features import context_features
     from pipeline.stores.schemas import FEATURES
-    from pipeline.stores.store import fingerprint, open_store, shard_frames
+    from pipeline.stores.store import fingerprint, open_store
 
     source = open_store(features, FEATURES)
-    stored = context_store.load_context(context, stores.feature_kind(source, params.features))
-    chosen = parse_frames(frames, source.frames(params.features))
+    seen = context_features(source, params)
+    stored = context_store.load_context(context, seen.kind)
+    chosen = parse_frames(frames, seen.frames)
     mark = fingerprint(
         "predict",
         stage_version("segment"),
@@ -63,12 +67,12 @@ def predict(context: Path, features: Path, out: Path, params: SegmentParams, fra
         source=source,
         features=source.fingerprint,
         frames=chosen,
-        shard=shard_frames(source.array(params.features)),
+        shard=seen.shard,
         highest=int(stored.context.labels.max()),
         params={**source.params, "segment": plain(params)},
     )
     for window in window_loop.window_ranges(chosen.stop, params.window, chosen.start):
-        values = stores.read_context_features(source, params.features, window.start, window.stop)
+        values = seen.read(window.start, window.stop)
         start = stores.start_from(stored, source, window.start)
         labels = window_loop.predict_window(values, start, params, window.start)
         writer.add(labels, labels)
@@ -79,6 +83,7 @@ def update(context: Path, features: Path, coarse: Path, out_context: Path, param
     """Teach a model the `refined` labels of one window of frames; returns `out_context`."""
     from pipeline.files import refuse_foreign
     from pipeline.segmentation import context_store, stores, window_loop
+    from pipeline.segmentation.joined_features import context_features
     from pipeline.stores.schemas import COARSE, FEATURES
     from pipeline.stores.store import open_store
 
@@ -86,8 +91,8 @@ def update(context: Path, features: Path, coarse: Path, out_context: Path, param
     source = open_store(features, FEATURES)
     labels = open_store(coarse, COARSE)
     stores.require_same_features(labels, source)
-    kind = stores.feature_kind(source, params.features)
-    stored = context_store.load_context(context, kind)
+    seen = context_features(source, params)
+    stored = context_store.load_context(context, seen.kind)
     first = int(labels.attrs["first_frame"])
     window = range(first, first + labels.frames("refined"))
     if len(window) > params.window:
@@ -95,11 +100,13 @@ def update(context: Path, features: Path, coarse: Path, out_context: Path, param
             f"{coarse} has {len(window)} frames, more than segment.window ({params.window}); update window "
             "by window (`vidseg context predict --frames START:STOP`) or raise segment.window"
         )
-    values = stores.read_context_features(source, params.features, window.start, window.stop)
+    values = seen.read(window.start, window.stop)
     refined = stores.read_labels(labels, "refined", window)
     learnt = window_loop.update_context(stored.context, values, refined, params)
     grid = stores.store_grid(source)
-    return context_store.save_context(out_context, context_store.StoredContext(learnt, kind, grid, stored.fitted_on))
+    return context_store.save_context(
+        out_context, context_store.StoredContext(learnt, seen.kind, grid, stored.fitted_on)
+    )
 
 
 def describe(context: Path) -> dict[str, object]:

@@ -16,6 +16,7 @@ from stages.common.settings import Settings, load
 if TYPE_CHECKING:
     from pipeline.backbone import Backbone
     from pipeline.cost.counting import Workload
+    from pipeline.encoder.base import Encoder
 
 Size = tuple[int, int]
 STAGES = ("ingest", "extract", "correspond", "segment", "upsample")
@@ -30,22 +31,33 @@ COLUMNS = {
 
 def workload(settings: Settings, size: Size, source_size: Size) -> Workload:
     """What the parameters ask for, at these sizes (H, W) of the model and of the source."""
+    import torch
+
     from pipeline.cost.counting import Workload
+    from stages.common import encoders
     from stages.common.small_decoder import small_decoder_config
 
     diffusion, extract, upsample = (settings[section] for section in ("diffusion", "extract", "upsample"))
     small = small_decoder_config(upsample, settings["backbone"])
-    return Workload(size, source_size, settings["segment"].clusters, diffusion, extract, upsample, small)
+    encoder = encoders.loaded(settings, torch.device("meta"))
+    return Workload(size, source_size, settings["segment"].clusters, diffusion, extract, upsample, encoder, small)
 
 
-def seconds_per_frame(backbone: Backbone, load: Workload) -> dict[str, float]:
+def seconds_per_frame(backbone: Backbone, load: Workload, encoder: Encoder | None) -> dict[str, float]:
     """Seconds of extract and of upsample for one frame, by a short calibration on this machine."""
     from pipeline.cost.counting import samples_per_frame
-    from pipeline.cost.timing import calibrate
+    from pipeline.cost.timing import calibrate, encoder_seconds
 
-    small = load.small_decoder(backbone.device)
+    small, seen = load.small_decoder(backbone.device), load.seen.size
     costs = calibrate(backbone, load.size, load.diffusion, load.rules, small)
-    return {"extract": costs.extract, "upsample": costs.upsample(samples_per_frame(backbone, load))}
+    growth = seen[0] * seen[1] / (load.size[0] * load.size[1])
+    if load.extract.parts == "encoder":
+        extract = costs.encode
+    else:
+        extract = growth * costs.extract + (costs.encode if growth > 1 else 0)
+    if encoder is not None:
+        extract += encoder_seconds(encoder, backbone.device, seen)
+    return {"extract": extract, "upsample": costs.upsample(samples_per_frame(backbone, load))}
 
 
 def collect(settings: Settings, source_size: Size, timed: bool) -> dict[str, Any]:
@@ -57,7 +69,7 @@ def collect(settings: Settings, source_size: Size, timed: bool) -> dict[str, Any
     from pipeline.backbone.outline import filled, networks
     from pipeline.cost import counting as cost
     from pipeline.media.resize import model_size
-    from stages.common import backbones
+    from stages.common import backbones, encoders
     from stages.common.provenance import check_backbone
 
     outline = backbones.outline(settings["backbone"])
@@ -65,11 +77,11 @@ def collect(settings: Settings, source_size: Size, timed: bool) -> dict[str, Any
     check_backbone(settings, outline)
     if task.rules is not None:
         task.rules.check()
-    weights = cost.weight_bytes(*networks(outline))
+    weights = cost.weight_bytes(*networks(outline), *([task.encoder.network] if task.encoder else []))
     flops, peaks = cost.flops_per_frame(outline, task), cost.peak_bytes(outline, task)
     cache = cost.cache_bytes(outline, task, settings["extract"].dtype)
     device = backbones.choose_device()
-    seconds = seconds_per_frame(filled(outline, device), task) if timed else {}
+    seconds = seconds_per_frame(filled(outline, device), task, encoders.loaded(settings, device)) if timed else {}
     stages: dict[str, dict[str, float]] = {}
     for stage in STAGES:
         stages[stage] = {"cache_bytes_per_frame": cache[stage]}
@@ -87,6 +99,7 @@ def collect(settings: Settings, source_size: Size, timed: bool) -> dict[str, Any
         }
     return {
         "backbone": outline.name,
+        "encoder": settings["extract"].encoder,
         "device": str(device),
         "dtype": backbones.dtype_name(settings["backbone"]),
         "model_size": list(task.size),

@@ -38,6 +38,7 @@ def collect() -> dict[str, Any]:
         "device": _device(),
         "faiss": _faiss(),
         "backbones": {name: _weights(name) for name in backbone_names()},
+        "encoder": _encoder(),
         "free_disk_gb": _free_gb(Path.cwd()),
         "dvc_cache": _dvc_cache(Path.cwd()),
     }
@@ -84,6 +85,23 @@ def _weights(name: str) -> str:
     except WeightsError as error:
         return f"missing: {error}"
     return f"{source.path} (sha256 {source.sha256[:12]})"
+
+
+def _encoder() -> str:
+    from dataclasses import replace
+
+    from pipeline.encoder.locate import EMBEDDED
+    from pipeline.errors import WeightsError
+    from stages.common import encoders
+    from stages.common.settings import load
+
+    settings = load()
+    try:
+        source = encoders.find(replace(settings["extract"], encoder=EMBEDDED), settings["backbone"])
+    except WeightsError as error:
+        return f"missing: {error}"
+    assert source is not None
+    return f"{EMBEDDED} {source.folder} (sha256 {source.sha256[:12]})"
 
 
 def _free_gb(folder: Path) -> float:

@@ -97,6 +97,8 @@ def blocks(clip: Path, features: Path, latents: Path, out: Path, settings: Setti
     }
     results = {}
     for name, title in titles.items():
+        if not store.has(name):
+            continue
         tokens = read_features(store, name, shot.frames.start, shot.frames.stop)
         found = kmeans(tokens[shot.position], segment.clusters, segment.restarts, segment.seed).labels
         planes = fit(tokens[shot.position], found).predict(tokens, 1)  # of the frame itself: what was found

@@ -65,11 +65,14 @@ def apply(
 
     Example: vidseg preset apply sd21
     """
-    preset = read_preset(name)
+    values = read_preset(name)
     content = yaml_files.read(file, "run in the project's folder or give --file")
     present = whole_names(content, file)
     check_names(present, file)
-    check_backbone(str(present.get("backbone.name", BackboneParams.name)), preset_backbones(name), f"preset '{name}'")
+    backbone = str(present.get("backbone.name", BackboneParams.name))
+    check_backbone(backbone, preset_backbones(name), f"preset '{name}'")
+    defaults = {key: value for key, value in read_preset(name, backbone).items() if key not in present}
+    preset = {**defaults, **values}
     for key, value in preset.items():
         if key in present and present[key] == value:
             continue

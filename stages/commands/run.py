@@ -40,11 +40,12 @@ def run(
     from pipeline.media.resize import model_size
     from pipeline.media.video import open_source
     from stages import correspond, evaluate, extract, ingest, render, segment, upsample
-    from stages.common import backbones
+    from stages.common import backbones, encoders
 
     source = open_source(video, settings["ingest"].fps)
     size = model_size(*source.size, settings["ingest"].size)
     _check_folders(video, out)
+    encoders.check_weights(settings)
     if backbone is None:
         backbone = backbones.load_backbone(settings["backbone"])
     _check_params(settings, backbone, size)
@@ -101,13 +102,17 @@ def _check_folders(video: Path, out: Path) -> None:
 
 def _check_params(settings: Settings, backbone: Backbone, size: tuple[int, int]) -> None:
     """What a later stage would refuse, refused now: hours may lie between."""
+    from pipeline.features.padding import margin_of
     from pipeline.features.steps import check_feature_step
     from pipeline.upsampling.rules import Rules
+    from stages.common import encoders
     from stages.common.provenance import check_backbone
     from stages.common.small_decoder import small_decoder
 
     extract, segment = settings["extract"], settings["segment"]
     check_feature_step(extract, settings["diffusion"])
+    margin_of(extract)
+    encoders.loaded(settings, backbone.device)
     check_backbone(settings, backbone)
     if settings["upsample"].method == "modulation":
         Rules(settings["diffusion"], settings["upsample"]).check()
@@ -163,6 +168,7 @@ def _print_plan(
     lines = [
         f"video      {video}: {frames} frames, {source.size[1]}x{source.size[0]}, {source.fps:g} fps",
         f"backbone   {backbone.name} {backbone.fingerprint[:12]} on {backbone.device}",
+        f"encoder    {settings['extract'].encoder}",
         f"model size {size[1]}x{size[0]}",
         f"segments   {settings['segment'].clusters}, windows of {settings['segment'].window}",
         f"upsampling {settings['upsample'].method}",
@@ -188,9 +194,10 @@ def _estimate(
 ) -> str:
     from pipeline.cost.counting import cache_bytes
     from stages.commands import cost
+    from stages.common import encoders
 
-    load = cost.workload(settings, size, source_size)
-    seconds = frames * sum(cost.seconds_per_frame(backbone, load).values())
+    load, encoder = cost.workload(settings, size, source_size), encoders.loaded(settings, backbone.device)
+    seconds = frames * sum(cost.seconds_per_frame(backbone, load, encoder).values())
     megabytes = frames * sum(cache_bytes(backbone, load, settings["extract"].dtype).values()) / 1e6
     duration = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
     return f"at most about {duration} of computing and {max(megabytes, 1):.0f} MB of stores"
@@ -206,6 +213,10 @@ def main(
         Path | None, typer.Option(help="label PNG of the first frame; it is carried through the video")
     ] = None,
     context: Annotated[Path | None, typer.Option(help="context folder of another clip to begin with")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="named set of parameters (`vidseg preset list`), e.g. quality; --params wins over it"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print plan, time and disk estimate, and stop")] = False,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
@@ -219,6 +230,6 @@ def main(
         sets.append(f"segment.clusters={segments}")
     if mask is not None:
         sets.append("segment.init=mask")
-    run(video, out, load(params, sets), ground_truth, classes, mask, context, dry_run)
+    run(video, out, load(params, sets, preset), ground_truth, classes, mask, context, dry_run)
     if not dry_run:
         cli.note(f"done: {out / 'overlay.mp4'}")

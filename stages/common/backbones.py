@@ -49,6 +49,13 @@ def load_backbone(params: BackboneParams, source: WeightsSource | None = None) -
     return load_model(source or find(params), choose_dtype(params.dtype, device), device)
 
 
+def load_autoencoder(params: BackboneParams) -> Backbone:
+    """The backbone that the parameters name, which encodes and decodes only."""
+    from pipeline.backbone.load import load_autoencoder
+
+    return load_autoencoder(find(params), choose_device())
+
+
 @dataclass(frozen=True)
 class DeferredBackbone:
     """A backbone whose hash is known, and which is loaded when it is first needed: often it is not.
@@ -175,11 +182,12 @@ def check_lock(source: WeightsSource, lock: Path = LOCK) -> None:
         )
 
 
-def check_small_decoder_lock(small_decoder: str, lock: Path = LOCK) -> None:
-    """Refuse a small decoder of another hash than the locked one; raises as `check_lock` does."""
+def check_part_lock(part: str, sha256: str | None, lock: Path = LOCK) -> None:
+    """Refuse another hash of a part (`small_decoder`, `encoder`) than the locked one; raises as `check_lock` does."""
     locked = _read_lock(lock)
-    if locked is not None and locked.get("small_decoder") != small_decoder:
-        raise WeightsError(f"{lock} has {'another' if locked.get('small_decoder') else 'no'} small decoder; {_RELOCK}")
+    if locked is not None and sha256 is not None and locked.get(part) != sha256:
+        named = part.replace("_", " ")
+        raise WeightsError(f"{lock} has {'another' if locked.get(part) else 'no'} {named}; {_RELOCK}")
 
 
 def _read_lock(lock: Path) -> dict[str, object] | None:

@@ -19,5 +19,13 @@ def resource(name: str) -> Path:
 
 
 def stage_version(stage: str) -> int:
-    """The version of a stage's results; raised in versions.yaml whenever they change."""
-    return int(yaml_files.load(resource("versions.yaml"), "install vidseg again")[stage])
+    """The version of a stage's results, which fingerprints are made of: what stands before the point in versions.yaml.
+
+    What stands after it tells DVC that defaults changed: the same parameters still give the same results.
+    """
+    return int(stage_number(stage))
+
+
+def stage_number(stage: str) -> float:
+    """A stage's whole number in versions.yaml."""
+    return float(yaml_files.load(resource("versions.yaml"), "install vidseg again")[stage])

@@ -1,8 +1,8 @@
 """Parameters: typed, validated dataclasses, one per section of params.yaml.
 
 Later layers win, key by key: the dataclasses' defaults, the preset of the chosen backbone
-(`presets/<backbone.name>.yaml`), the file given with `--params`, and `--set section.key=value`. Between the layers a
-parameter has its whole name, like `upsample.fast.steps`.
+(`presets/<backbone.name>.yaml`), a preset that is named, the file given with `--params`, and
+`--set section.key=value`. Between the layers a parameter has its whole name, like `upsample.fast.steps`.
 """
 
 from __future__ import annotations
@@ -48,26 +48,31 @@ class Settings:
         )
 
 
-def load(params_file: Path | None = None, sets: Iterable[str] = ()) -> Settings:
+def load(params_file: Path | None = None, sets: Iterable[str] = (), preset: str | None = None) -> Settings:
     """Read and validate parameters.
 
     Args:
         params_file: a YAML file like params.yaml; None = built-in defaults.
         sets: `section.key=value` or `section.group.key=value`, values in YAML syntax; they win over the file.
+        preset: name of a preset, over which the file wins.
 
     Raises:
         UsageError: unknown section or key, wrong type, or a value out of range; the message names the key.
     """
-    given, backbones = _read_yaml(params_file) if params_file is not None else ({}, None)
-    where = dict.fromkeys(given, str(params_file))
+    layers = [("preset", _preset(preset))] if preset is not None else []
+    layers += [(str(params_file), _read_yaml(params_file))] if params_file is not None else []
+    given = {name: value for _, layer in layers for name, value in layer.values.items()}
+    where = {name: what for what, layer in layers for name in layer.values}
     for text in sets:
         name, value = _parse_set(text)
         given[name], where[name] = value, "--set"
     chosen = str(given.get("backbone.name", BackboneParams.name))
-    check_backbone(chosen, backbones, str(params_file))
-    merged = {**(read_preset(chosen) if chosen in backbone_names() else {}), **given}
+    merged = read_preset(chosen) if chosen in backbone_names() else {}
+    for what, layer in layers:
+        check_backbone(chosen, layer.backbones, f"preset '{preset}'" if what == "preset" else what)
+        merged |= layer.values_for(chosen)
     sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-    for name, value in merged.items():
+    for name, value in {**merged, **given}.items():
         section, _, key = name.partition(".")
         sections[section][key] = value
     return Settings({name: from_mapping(name, SECTIONS[name], values, where) for name, values in sections.items()})
@@ -99,7 +104,33 @@ def plain(params: Any) -> dict[str, Any]:
     Fingerprints are made of it, so that a parameter may be renamed or moved into a group and what was computed before
     stays valid.
     """
-    return _listed({declared(type(params))[name].stored: value for name, value in flat(params).items()})
+    known = declared(type(params))
+    return _listed(
+        {
+            known[name].stored: value
+            for name, value in flat(params).items()
+            if not (known[name].later and value == known[name].default)
+        }
+    )
+
+
+@dataclass(frozen=True)
+class ParameterFile:
+    """What a parameter file or preset says.
+
+    Attributes:
+        values: by whole name.
+        backbones: those that it is for (its key `for`); None = any.
+        defaults: by backbone (its key `defaults`), what it takes where nothing else says something.
+    """
+
+    values: dict[str, Any]
+    backbones: tuple[str, ...] | None = None
+    defaults: Mapping[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def values_for(self, backbone: str) -> dict[str, Any]:
+        """The values, and the defaults for a backbone."""
+        return {**self.defaults.get(backbone, {}), **self.values}
 
 
 def preset_files() -> dict[str, Path]:
@@ -107,18 +138,19 @@ def preset_files() -> dict[str, Path]:
     return {file.stem: file for file in resource("presets").glob("*.yaml")}
 
 
-def read_preset(name: str) -> dict[str, Any]:
-    """The values that a preset of that name sets, by whole name.
+def read_preset(name: str, backbone: str | None = None) -> dict[str, Any]:
+    """The values of a preset by whole name, with its defaults for a backbone if one is given.
 
     Raises:
         UsageError: there is no such preset; the message lists those that exist.
     """
-    return _preset(name)[0]
+    found = _preset(name)
+    return found.values if backbone is None else found.values_for(backbone)
 
 
 def preset_backbones(name: str) -> tuple[str, ...] | None:
     """The backbones that a preset of that name is for (its key `for`); None = any."""
-    return _preset(name)[1]
+    return _preset(name).backbones
 
 
 def preset_for(kind: str, backbone: str) -> str:
@@ -165,20 +197,25 @@ def check_names(names: Iterable[str], path: Path) -> None:
         )
 
 
-def _preset(name: str) -> tuple[dict[str, Any], tuple[str, ...] | None]:
+def _preset(name: str) -> ParameterFile:
     known = preset_files()
     if name not in known:
         raise UsageError(f"unknown preset '{name}'; there are: {', '.join(sorted(known))}")
     return _read_yaml(known[name])
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], tuple[str, ...] | None]:
-    """Values by whole name, and the backbones that they are for."""
+def _read_yaml(path: Path) -> ParameterFile:
     content = yaml_files.load(Path(path), "give a parameter file like params.yaml") or {}
     values = whole_names(content, path)
     check_names(values, path)
-    backbones = content.get("for")
-    return values, tuple(backbones) if backbones else None
+    backbones, defaults = content.get("for"), content.get("defaults") or {}
+    if not isinstance(defaults, dict):
+        raise UsageError(f"{path}: defaults must be sections by backbone, like `compact: {{ingest: {{size: 256}}}}`")
+    return ParameterFile(
+        values,
+        tuple(backbones) if backbones else None,
+        {backbone: whole_names(sections, path) for backbone, sections in defaults.items()},
+    )
 
 
 def whole_names(content: Any, path: Path) -> dict[str, Any]:
@@ -187,7 +224,8 @@ def whole_names(content: Any, path: Path) -> dict[str, Any]:
     Raises:
         UsageError: no sections, or one that is unknown.
     """
-    sections = {key: value for key, value in content.items() if key != "for"} if isinstance(content, dict) else None
+    about = ("for", "defaults")
+    sections = {key: value for key, value in content.items() if key not in about} if isinstance(content, dict) else None
     if sections is None or not all(isinstance(keys, dict | None) for keys in sections.values()):
         raise UsageError(f"{path}: expected sections with keys, like `segment: {{clusters: 20}}`")
     values = {}

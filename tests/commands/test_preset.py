@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,35 @@ VIDEO_SHARED = {
     "upsample.video.decode": "single",
 }
 BACKBONES = ("compact", "sd21", "svd")
+
+
+#: What each preset for a backbone came to before there were encoders, as what differs from `sd21/sd21`.
+EARLIER = json.loads((ROOT / "tests" / "data" / "presets.json").read_text())
+#: What was added since, where it changes nothing.
+NEUTRAL = {
+    "extract.encoder": "none",
+    "extract.parts": "both",
+    "extract.padding": "none",
+    "correspond.encoder_weight": 0,
+    "segment.encoder_weight": 0,
+}
+
+
+@pytest.mark.parametrize("case", EARLIER)
+def test_presets_of_the_paper_and_its_code_come_to_what_they_were(case: str) -> None:
+    name, backbone = case.split("/")
+    loaded = settings.load(resource("presets") / f"{name}.yaml", [f"backbone.name={backbone}"]).flat()
+    expected = {**EARLIER["sd21/sd21"], **EARLIER[case], **NEUTRAL}
+    assert {key: loaded[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in (*BACKBONES, "coarse", "joint_bilateral")])
+def test_presets_of_the_paper_and_its_code_set_all_that_is_not_neutral_with_compact(name: str) -> None:
+    """So that each can be applied to any parameter file."""
+    given = settings.read_preset(name, "compact")
+    compact, plain = settings.load().flat(), settings.load(sets=["backbone.name=sd21"]).flat()
+    assert {key for key in NEUTRAL if compact[key] != plain[key]} <= set(given)
+    assert {"upsample.mode"} <= set(given)
 
 
 def of_preset(name: str) -> Settings:
@@ -191,7 +221,7 @@ def test_apply_warns_of_what_the_file_has_wrong(tmp_path: Path) -> None:
     printed = vidseg("preset", "apply", "sd21", "--file", file).stderr
     assert "preset 'sd21' applied" in printed
     assert "warning: unknown parameter 'segment.clusterz'" in printed
-    assert yaml.safe_load(file.read_text())["extract"] == {"frames_together": None}
+    assert yaml.safe_load(file.read_text())["extract"]["frames_together"] is None
 
 
 def test_apply_fills_a_file_without_sections(tmp_path: Path) -> None:

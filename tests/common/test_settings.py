@@ -9,7 +9,7 @@ from pipeline.errors import UsageError
 from pipeline.parameters import SECTIONS, declared, renamed
 from pipeline.stores.store import fingerprint
 from stages.common import settings
-from stages.common.resources import resource, stage_version
+from stages.common.resources import resource, stage_number
 from tests.support import yaml
 from tests.support.places import ROOT
 
@@ -149,11 +149,12 @@ def test_a_default_changes_only_with_the_number_of_its_stage(stage: str, backbon
     """DVC sees what params.yaml shows and the numbers, not the defaults of what it does not show."""
     loaded = settings.load(sets=[f"backbone.name={backbone}"])
     now = fingerprint({section: settings.plain(loaded[section]) for section in watched()[stage]})
-    number = str(stage_version(stage))
+    number = f"{stage_number(stage):g}"
     assert json.loads(DEFAULTS.read_text())[stage].get(number, {}).get(backbone) == now, (
-        f"the defaults of {stage} with {backbone} are new to its number {number}: raise `{stage}` in versions.yaml if "
-        f'results change, and add "{backbone}": "{now}" under that number to tests/data/defaults.json. Entries of '
-        "earlier numbers stay as they are."
+        f"the defaults of {stage} with {backbone} are new to its number {number}: raise `{stage}` in versions.yaml by "
+        "a decimal, or to the next integer if results of the same parameters change, and add "
+        f'"{backbone}": "{now}" under that number to tests/data/defaults.json. Entries of earlier numbers stay as they '
+        "are."
     )
 
 

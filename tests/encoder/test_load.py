@@ -12,13 +12,15 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.encoder.load import load_encoder
 from pipeline.encoder.locate import PROJECTION, identify
-from pipeline.encoder.map_encoder import MAPS, SCALE, MapEncoder
+from pipeline.encoder.map_encoder import MapEncoder
 from pipeline.errors import UsageError, VidsegError
+from pipeline.parameters import ExtractParams
 from tests.support.places import ROOT
 from tests.support.tiny_encoder import save_dinov2, save_siglip
 
 EMBEDDED = ROOT / "models" / "compact" / "encoder"
 CPU = torch.device("cpu")
+MAPS = ExtractParams.encoder_maps
 
 
 def frame(height: int = 64, width: int = 128) -> np.ndarray:
@@ -26,7 +28,7 @@ def frame(height: int = 64, width: int = 128) -> np.ndarray:
 
 
 def load(folder: Path, maps: tuple[str, ...] = MAPS):
-    return load_encoder(identify("x", folder), maps, SCALE, CPU)
+    return load_encoder(identify("x", folder), ExtractParams(encoder_maps=maps), CPU)
 
 
 @pytest.mark.parametrize(

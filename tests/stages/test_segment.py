@@ -49,7 +49,7 @@ def make_features(
         folder / "tmp",
         FEATURES,
         mark,
-        array_specs(raw.shape, encoding, 4),
+        array_specs(dict.fromkeys(("aggregated", "matching"), raw.shape), encoding, 4),
         params={"extract": {"blocks": [6, 7, 8], "matching_block": 7, "feature_step": 24, "normalize": "max_abs"}},
         backbone=backbone,
         attrs={"grid": list(GRID), "encoding": encoding},

@@ -156,7 +156,7 @@ def all_but(*stages: str) -> list[str]:
 def raise_number(stage: str) -> Callable[[Project], None]:
     def apply(project: Project) -> None:
         numbers = yaml.safe_load((project.folder / "versions.yaml").read_text())
-        numbers[stage] += 1
+        numbers[stage] = int(numbers[stage]) + 1
         (project.folder / "versions.yaml").write_text(yaml.safe_dump(numbers))
 
     return apply

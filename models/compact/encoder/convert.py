@@ -18,11 +18,13 @@ from safetensors.torch import save_file
 
 from pipeline.encoder.efficientnet import EfficientNetLite0, folded
 from pipeline.encoder.locate import PROJECTION, WEIGHTS
-from pipeline.encoder.map_encoder import MAPS, SCALE, MapEncoder
+from pipeline.encoder.map_encoder import MapEncoder
 from pipeline.encoder.projection import MOST_CHANNELS, principal
+from pipeline.parameters import ExtractParams
 
 HERE = Path(__file__).parent
 TOKENS, PIXELS = 24, 16
+PARAMS = ExtractParams()
 
 
 def main(checkpoint: Path, photographs: Path) -> None:
@@ -32,7 +34,7 @@ def main(checkpoint: Path, photographs: Path) -> None:
     save_file(state, HERE / WEIGHTS)
     network = EfficientNetLite0().eval()
     network.load_state_dict({name: value.float() for name, value in state.items()})
-    encoder = MapEncoder(network, MAPS, SCALE, None, "")
+    encoder = MapEncoder(network, PARAMS.encoder_maps, PARAMS.encoder_scale, None, "")
     drawn = np.random.default_rng(0)
     tokens = []
     for file in sorted(file for file in photographs.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg", ".png")):
@@ -41,7 +43,9 @@ def main(checkpoint: Path, photographs: Path) -> None:
         found = encoder.tokens(image[: grid[0] * PIXELS, : grid[1] * PIXELS], grid)
         tokens.append(found[torch.from_numpy(drawn.choice(len(found), min(TOKENS, len(found)), replace=False))])
     matrix = principal(torch.cat(tokens), MOST_CHANNELS)
-    save_file({"matrix": matrix.half().contiguous()}, HERE / PROJECTION, metadata={"maps": ",".join(MAPS)})
+    save_file(
+        {"matrix": matrix.half().contiguous()}, HERE / PROJECTION, metadata={"maps": ",".join(PARAMS.encoder_maps)}
+    )
 
 
 if __name__ == "__main__":

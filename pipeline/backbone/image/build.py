@@ -12,9 +12,9 @@ from torch.nn import Module
 from pipeline.backbone.empty_prompt import stored_prompt
 from pipeline.backbone.family import Builder, WeightsSource
 from pipeline.backbone.files import EMPTY_PROMPT, configuration
-from pipeline.backbone.image.folder import load_folder
+from pipeline.backbone.image.folder import load_autoencoder, load_folder
 from pipeline.backbone.image.model import StableDiffusion
-from pipeline.backbone.image.single_file import SD21_UNET, SD21_VAE, load_single_file
+from pipeline.backbone.image.single_file import SD21_UNET, SD21_VAE, load_single_autoencoder, load_single_file
 from pipeline.backbone.networks import NO_WEIGHTS, frozen
 
 #: Tokens of a prompt of SD's text encoders.
@@ -38,6 +38,10 @@ def _outline(name: str, path: Path | None, dtype: torch.dtype) -> StableDiffusio
     return StableDiffusion(frozen(Module.to(unet, dtype)), frozen(vae), context, name, NO_WEIGHTS)
 
 
+def _autoencoder(path: Path) -> Any:
+    return load_single_autoencoder(path) if path.is_file() else load_autoencoder(path)
+
+
 def _prompt_tokens(path: Path | None, unet: Any) -> int:
     stored = path and (path if path.is_dir() else path.parent) / EMPTY_PROMPT
     if not stored or not stored.is_file():
@@ -54,4 +58,4 @@ def _rebuilt(model: StableDiffusion, unet: Any, vae: Any) -> StableDiffusion:
     return StableDiffusion(unet, vae, torch.zeros(model.context.shape), model.name, model.fingerprint)
 
 
-BUILDER = Builder(_load, _outline, _networks, _rebuilt)
+BUILDER = Builder(_load, _outline, _autoencoder, _networks, _rebuilt)

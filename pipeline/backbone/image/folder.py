@@ -31,15 +31,24 @@ def load_folder(folder: Path) -> Parts:
     Raises:
         WeightsError: a file is missing or damaged, or the model does not predict epsilon.
     """
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import UNet2DConditionModel
 
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     if not scheduler:
         # Only this file tells a v-prediction model from an epsilon one; guessing would give silent garbage.
         raise WeightsError(f"{folder}: no scheduler/scheduler_config.json; fetch this folder of the model as well")
     check_prediction_type(scheduler.get("prediction_type", "epsilon"), folder)
-    unet, vae = load_network(folder, "unet", UNet2DConditionModel), load_network(folder, "vae", AutoencoderKL)
-    return Parts(unet, vae, empty_prompt(folder, unet.config.cross_attention_dim), betas(scheduler))
+    unet = load_network(folder, "unet", UNet2DConditionModel)
+    return Parts(
+        unet, load_autoencoder(folder), empty_prompt(folder, unet.config.cross_attention_dim), betas(scheduler)
+    )
+
+
+def load_autoencoder(folder: Path) -> Any:
+    """The autoencoder of a diffusers folder, float32, on the CPU; WeightsError where it is missing or damaged."""
+    from diffusers import AutoencoderKL
+
+    return load_network(folder, "vae", AutoencoderKL)
 
 
 def betas(scheduler: Mapping[str, Any]) -> tuple[float, float]:

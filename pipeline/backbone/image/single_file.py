@@ -60,11 +60,9 @@ def load_single_file(path: Path) -> Parts:
     scheduler = read_json(path.parent / "scheduler" / "scheduler_config.json")
     check_prediction_type(_prediction_type(path, metadata_of(path), scheduler), path)
     unet_config = configuration(path, "unet", SD21_UNET)
-    vae_config = configuration(path, "vae", SD21_VAE)
     unet = UNet2DConditionModel.from_config(unet_config)
-    vae = AutoencoderKL.from_config(vae_config)
     fill(unet, convert_ldm_unet_checkpoint(part_of(path, UNET_PREFIX, REMEDY), dict(unet.config)), path, "unet")
-    fill(vae, convert_ldm_vae_checkpoint(part_of(path, VAE_PREFIX, REMEDY), dict(vae.config)), path, "vae")
+    vae = load_single_autoencoder(path)
     width = unet.config.cross_attention_dim
     stored = path.parent / EMPTY_PROMPT
     if stored.is_file():
@@ -73,6 +71,13 @@ def load_single_file(path: Path) -> Parts:
         text = part_of(path, TEXT_PREFIX, f"{REMEDY}; put {EMPTY_PROMPT} beside it")
         context = check_prompt(kept_prompt([path], lambda: empty_prompt(text, path)), width, path)
     return Parts(unet, vae, context, betas(scheduler))
+
+
+def load_single_autoencoder(path: Path) -> Any:
+    """The autoencoder of a single-file checkpoint, float32, on the CPU; raises as `load_single_file`."""
+    vae = AutoencoderKL.from_config(configuration(path, "vae", SD21_VAE))
+    fill(vae, convert_ldm_vae_checkpoint(part_of(path, VAE_PREFIX, REMEDY), dict(vae.config)), path, "vae")
+    return vae
 
 
 @torch.inference_mode()

@@ -14,9 +14,15 @@ from pipeline.backbone.family import Builder, WeightsSource
 from pipeline.backbone.files import configuration
 from pipeline.backbone.networks import NO_WEIGHTS, frozen
 from pipeline.backbone.video.embedding import ClipImageEmbedding
-from pipeline.backbone.video.folder import check_widths, load_folder
+from pipeline.backbone.video.folder import check_widths, load_autoencoder, load_folder
 from pipeline.backbone.video.model import StableVideoDiffusion
-from pipeline.backbone.video.single_file import SVD_IMAGE_ENCODER, SVD_UNET, SVD_VAE, load_single_file
+from pipeline.backbone.video.single_file import (
+    SVD_IMAGE_ENCODER,
+    SVD_UNET,
+    SVD_VAE,
+    load_single_autoencoder,
+    load_single_file,
+)
 
 
 def _load(source: WeightsSource, dtype: torch.dtype, device: torch.device) -> StableVideoDiffusion:
@@ -40,6 +46,10 @@ def _outline(name: str, path: Path | None, dtype: torch.dtype) -> StableVideoDif
     return StableVideoDiffusion(unet, vae, ClipImageEmbedding(encoder), name, NO_WEIGHTS)
 
 
+def _autoencoder(path: Path) -> Any:
+    return load_single_autoencoder(path) if path.is_file() else load_autoencoder(path)
+
+
 def _networks(model: StableVideoDiffusion) -> tuple[Any, ...]:
     return model.unet, model.vae, model.embed.encoder  # type: ignore[attr-defined]
 
@@ -48,4 +58,4 @@ def _rebuilt(model: StableVideoDiffusion, unet: Any, vae: Any, encoder: Any) -> 
     return StableVideoDiffusion(unet, vae, ClipImageEmbedding(encoder), model.name, model.fingerprint)
 
 
-BUILDER = Builder(_load, _outline, _networks, _rebuilt)
+BUILDER = Builder(_load, _outline, _autoencoder, _networks, _rebuilt)

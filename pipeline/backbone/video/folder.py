@@ -31,13 +31,13 @@ def load_folder(folder: Path) -> VideoParts:
     Raises:
         WeightsError: a file is missing or damaged, the model does not predict v, or its parts do not fit.
     """
-    from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+    from diffusers import UNetSpatioTemporalConditionModel
     from transformers import CLIPVisionModelWithProjection
 
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     levels = noise_levels(scheduler, folder)
     unet = load_network(folder, "unet", UNetSpatioTemporalConditionModel)
-    vae = load_network(folder, "vae", AutoencoderKLTemporalDecoder)
+    vae = load_autoencoder(folder)
     place = folder / "image_encoder"
     refuse_pickles_without_safetensors(place)
     try:
@@ -50,6 +50,13 @@ def load_folder(folder: Path) -> VideoParts:
         raise cannot_be_loaded(place, error) from error
     check_widths(unet, encoder, folder)
     return VideoParts(unet, vae, encoder, levels)
+
+
+def load_autoencoder(folder: Path) -> Any:
+    """The autoencoder of a diffusers folder, float32, on the CPU; WeightsError where it is missing or damaged."""
+    from diffusers import AutoencoderKLTemporalDecoder
+
+    return load_network(folder, "vae", AutoencoderKLTemporalDecoder)
 
 
 def noise_levels(scheduler: Mapping[str, Any], where: Path) -> tuple[float, float]:

@@ -199,14 +199,20 @@ def load_single_file(path: Path) -> VideoParts:
     denoiser = renamed(_part(path, UNET_PREFIX), UNET_NAMES)  # first: a damaged file is refused at once
     unet = UNetSpatioTemporalConditionModel.from_config(configuration(path, "unet", SVD_UNET))
     fill(unet, denoiser, path, "unet")
-    vae = AutoencoderKLTemporalDecoder.from_config(configuration(path, "vae", SVD_VAE))
-    coder = renamed(_part(path, ENCODER_PREFIX), ENCODER_NAMES) | renamed(_part(path, DECODER_PREFIX), DECODER_NAMES)
-    fill(vae, coder, path, "vae")
+    vae = load_single_autoencoder(path)
     vision = CLIPVisionConfig.from_dict(configuration(path, "image_encoder", SVD_IMAGE_ENCODER))
     encoder = CLIPVisionModelWithProjection(vision)
     fill(encoder, image_encoder_tensors(_part(path, IMAGE_PREFIX)), path, "image_encoder")
     check_widths(unet, encoder, path)
     return VideoParts(unet, vae, encoder, levels)
+
+
+def load_single_autoencoder(path: Path) -> Any:
+    """The autoencoder of a single-file checkpoint, float32, on the CPU; raises as `load_single_file`."""
+    vae = AutoencoderKLTemporalDecoder.from_config(configuration(path, "vae", SVD_VAE))
+    coder = renamed(_part(path, ENCODER_PREFIX), ENCODER_NAMES) | renamed(_part(path, DECODER_PREFIX), DECODER_NAMES)
+    fill(vae, coder, path, "vae")
+    return vae
 
 
 def renamed(tensors: Mapping[str, Tensor], names: tuple[Rename, ...]) -> dict[str, Tensor]:

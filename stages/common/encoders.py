@@ -1,0 +1,83 @@
+"""From `extract.encoder` to an image encoder: where it lies, its hash, its entry in backbone.lock."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.encoder.locate import EMBEDDED, identify
+from pipeline.errors import UsageError, WeightsError
+from pipeline.parameters import BackboneParams, ExtractParams
+from stages.common import backbones
+from stages.common.resources import resource
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.encoder.base import Encoder
+    from pipeline.encoder.locate import EncoderSource
+    from stages.common.settings import Settings
+
+#: Folder of the encoder within a backbone's.
+FOLDER = "encoder"
+_ADD_ENCODER = f"extract.encoder={EMBEDDED}"
+
+
+def find(params: ExtractParams, backbone: BackboneParams) -> EncoderSource | None:
+    """Locate and hash the encoder that the parameters name, without loading it; None for `none`.
+
+    Raises:
+        UsageError: only its features are wanted, and there is none.
+        WeightsError: it is missing; the message has the command that gets it.
+    """
+    if params.encoder != "none":
+        return identify(params.encoder, _folder(params.encoder, backbone))
+    if params.parts == "encoder":
+        raise UsageError(f"extract.parts is encoder, but extract.encoder is none; set {_ADD_ENCODER}, or parts to both")
+    return None
+
+
+def _folder(name: str, backbone: BackboneParams) -> Path:
+    if name != EMBEDDED:
+        return Path(name).expanduser()
+    with suppress(WeightsError):
+        own = backbones.located(backbone) / FOLDER
+        if own.is_dir():
+            return own
+    return resource("models") / "compact" / FOLDER
+
+
+def loaded(settings: Settings, device: torch.device) -> Encoder | None:
+    """The encoder that the parameters name, on a device; None for `none`."""
+    from pipeline.encoder.load import load_encoder
+
+    source = find(settings["extract"], settings["backbone"])
+    return None if source is None else load_encoder(source, settings["extract"], device)
+
+
+def check_lock(settings: Settings) -> None:
+    """Refuse another encoder than the locked one; WeightsError names the remedy."""
+    source = find(settings["extract"], settings["backbone"])
+    backbones.check_part_lock("encoder", source.sha256 if source else None)
+
+
+def check_weights(settings: Settings) -> None:
+    """Refuse weights of features that extract is not to write: hours may lie between.
+
+    Raises:
+        UsageError: names the parameters.
+    """
+    extract = settings["extract"]
+    for section in ("segment", "correspond"):
+        weight = settings[section].encoder_weight
+        if weight != 0 and extract.encoder == "none":
+            raise UsageError(
+                f"{section}.encoder_weight is {weight}, but extract.encoder is none; set {section}.encoder_weight=0, "
+                f"or {_ADD_ENCODER}"
+            )
+        if weight != "only" and extract.parts == "encoder":
+            raise UsageError(
+                f"{section}.encoder_weight is {weight}, but extract.parts is encoder, which leaves out the diffusion "
+                f"model's features; set {section}.encoder_weight=only, or extract.parts=both"
+            )
