@@ -30,6 +30,7 @@ from pipeline.encoder.locate import EMBEDDED
 from pipeline.features.diffusion import add_noise, clean_pass, conditional_half, draw_noise
 from pipeline.features.extraction import aggregate, encoded, max_abs_normalize
 from pipeline.features.padding import inner_tokens, margin_of, padded
+from pipeline.features.steps import feature_schedule
 from pipeline.media.resize import resize_nearest
 from pipeline.parameters import DiffusionParams, SegmentParams
 from pipeline.scoring.assignment import IDENTITY, Assignment, assign
@@ -124,13 +125,14 @@ def score_clip(
     clip: LabelledClip, backbone: Backbone, untrained: Backbone, encoder: Encoder, settings: Settings
 ) -> dict[str, dict[str, Score]]:
     """method -> task -> score. The position weight with the best mIoU counts, for each task."""
-    of_blocks, latents = backbone_features(backbone, clip.frames, settings["diffusion"])
-    random, _ = backbone_features(untrained, clip.frames, settings["diffusion"])
+    diffusion = feature_schedule(settings["extract"], settings["diffusion"])
+    of_blocks, latents = backbone_features(backbone, clip.frames, diffusion)
+    random, _ = backbone_features(untrained, clip.frames, diffusion)
     grid, margin, weight = of_blocks[0].grid, margin_of(settings["extract"]), settings["segment"].encoder_weight
     of_encoder = encoded(encoder, clip.frames, grid, margin).cpu().numpy()
     compact = within = averaged(of_blocks)
     if margin:
-        outer, _ = backbone_features(backbone, padded(clip.frames, margin), settings["diffusion"])
+        outer, _ = backbone_features(backbone, padded(clip.frames, margin), diffusion)
         within = averaged([without_margin(features, grid) for features in outer])
     joined = of_encoder if weight == "only" else fused(within.values, of_encoder, weight)
     candidates: dict[str, list[Features]] = {

@@ -121,6 +121,9 @@ class ExtractParams:
     blocks: tuple[int, ...] = param((6, 7, 8), "decoder blocks whose queries are averaged", low=3, high=11)
     matching_block: int = param(7, "decoder block whose queries are matched (Eq. 3)", low=3, high=11)
     feature_step: int = param(24, "step at which queries are read", low=0)
+    start_step: int | None = param(
+        None, "step at which denoising starts for features; null = diffusion.start_step", low=0, later=True
+    )
     dtype: Literal["float16", "float32", "int8"] = param("float16", "how features are stored")
     shard: int = param(14, "frames per file; a video model's is its window", low=1)
     frames_together: int | None = param(

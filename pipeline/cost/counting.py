@@ -27,7 +27,7 @@ from pipeline.encoder.base import Encoder
 from pipeline.features.diffusion import CleanPass, clean_pass, condition
 from pipeline.features.extraction import encoded, extract, feature_arrays, feature_shape, latent_shape
 from pipeline.features.padding import margin_of
-from pipeline.features.steps import remaining_steps
+from pipeline.features.steps import feature_schedule, remaining_steps
 from pipeline.parameters import DiffusionParams, ExtractParams, UpsampleParams
 from pipeline.stores.feature_codec import array_specs
 from pipeline.stores.schemas import ArraySpec, label_dtype
@@ -126,7 +126,7 @@ def _extracted_flops(outline: Backbone, load: Workload) -> dict[str, float]:
         # With margins there are latents with them too.
         encoded_twice = encoded_flops(outline, seen) if seen.size != load.size else 0.0
         found["encode"] += encoded_twice + conditioning_flops(outline, seen) / load.together
-        steps = len(remaining_steps(load.diffusion))
+        steps = len(remaining_steps(feature_schedule(load.extract, load.diffusion)))
         found["denoise"] = steps * denoised_flops(outline, seen, load.diffusion) / load.together
     if load.encoder is not None:
         encoder, grid = load.encoder, feature_shape(outline, load.size, load.extract)[:2]
@@ -181,7 +181,10 @@ def peak_bytes(outline: Backbone, load: Workload) -> dict[str, int]:
     """Bytes of tensors that are alive at once in the stages that run a backbone, beside the weights."""
     frames = _frames(load, outline.frames_per_pass(load.together, load.diffusion.batch))
     last = load.diffusion.steps - 1
-    diffusion, params = replace(load.diffusion, start_step=last), replace(load.extract, feature_step=last)
+    diffusion, params = (
+        replace(load.diffusion, start_step=last),
+        replace(load.extract, start_step=None, feature_step=last),
+    )
     batch = frames, range(len(frames)), diffusion, params, load.encoder
     found = {"extract": peak_of(lambda: extract(outline, *batch))}
     rules = load.rules

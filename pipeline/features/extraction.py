@@ -21,7 +21,7 @@ from pipeline.features.diffusion import (
     psnr,
 )
 from pipeline.features.padding import inner, inner_tokens, margin_of, padded
-from pipeline.features.steps import check_feature_step
+from pipeline.features.steps import feature_schedule
 from pipeline.parameters import DiffusionParams, ExtractParams
 
 
@@ -93,7 +93,7 @@ def _denoised(
     diffusion: DiffusionParams,
     params: ExtractParams,
 ) -> Extracted:
-    check_feature_step(params, diffusion)
+    diffusion = feature_schedule(params, diffusion)
     seen = padded(frames, margin_of(params))
     noise = draw_noise(diffusion, source_indices, latent_shape(backbone, _size(seen)))
     latents = backbone.encode(seen, noise.posterior if params.parity.encode == "sample" else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from pipeline.errors import UsageError
 from pipeline.parameters import DiffusionParams, ExtractParams
@@ -22,14 +23,18 @@ def remaining_steps(params: DiffusionParams, skip: Collection[int] = ()) -> tupl
     return tuple(step for step in range(params.start_step, params.steps) if step not in skip)
 
 
-def check_feature_step(params: ExtractParams, diffusion: DiffusionParams) -> None:
-    """Refuse a feature step that is not run.
+def feature_schedule(params: ExtractParams, diffusion: DiffusionParams) -> DiffusionParams:
+    """The schedule that features are read in; upsampling has its own start.
 
     Raises:
-        UsageError: names the parameter.
+        UsageError: the feature step is not run; the message names the parameter.
     """
-    if params.feature_step not in remaining_steps(diffusion):
+    chosen = diffusion if params.start_step is None else replace(diffusion, start_step=params.start_step)
+    if params.feature_step not in range(chosen.start_step, diffusion.steps):
+        start = "diffusion.start_step" if params.start_step is None else "extract.start_step"
+        remaining_steps(diffusion)  # raises what comes first
         raise UsageError(
-            f"extract.feature_step must be between diffusion.start_step = {diffusion.start_step} and "
-            f"{diffusion.steps - 1}, not {params.feature_step}"
+            f"extract.feature_step must be between {start} = {chosen.start_step} and {diffusion.steps - 1}, "
+            f"not {params.feature_step}"
         )
+    return chosen

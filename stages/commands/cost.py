@@ -47,14 +47,17 @@ def seconds_per_frame(backbone: Backbone, load: Workload, encoder: Encoder | Non
     """Seconds of extract and of upsample for one frame, by a short calibration on this machine."""
     from pipeline.cost.counting import samples_per_frame
     from pipeline.cost.timing import calibrate, encoder_seconds
+    from pipeline.features.steps import feature_schedule, remaining_steps
 
     small, seen = load.small_decoder(backbone.device), load.seen.size
     costs = calibrate(backbone, load.size, load.diffusion, load.rules, small)
     growth = seen[0] * seen[1] / (load.size[0] * load.size[1])
-    if load.extract.parts == "encoder":
-        extract = costs.encode
-    else:
-        extract = growth * costs.extract + (costs.encode if growth > 1 else 0)
+    steps = len(remaining_steps(feature_schedule(load.extract, load.diffusion)))
+    timed = len(load.rules.steps if load.rules else remaining_steps(load.diffusion))
+    extract = costs.encode
+    if load.extract.parts == "both":
+        latents = costs.encode if growth > 1 else 0.0
+        extract = growth * (costs.encode + costs.clean * steps / timed) + latents
     if encoder is not None:
         extract += encoder_seconds(encoder, backbone.device, seen)
     return {"extract": extract, "upsample": costs.upsample(samples_per_frame(backbone, load))}

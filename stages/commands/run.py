@@ -103,14 +103,14 @@ def _check_folders(video: Path, out: Path) -> None:
 def _check_params(settings: Settings, backbone: Backbone, size: tuple[int, int]) -> None:
     """What a later stage would refuse, refused now: hours may lie between."""
     from pipeline.features.padding import margin_of
-    from pipeline.features.steps import check_feature_step
+    from pipeline.features.steps import feature_schedule
     from pipeline.upsampling.rules import Rules
     from stages.common import encoders
     from stages.common.provenance import check_backbone
     from stages.common.small_decoder import small_decoder
 
     extract, segment = settings["extract"], settings["segment"]
-    check_feature_step(extract, settings["diffusion"])
+    feature_schedule(extract, settings["diffusion"])
     margin_of(extract)
     encoders.loaded(settings, backbone.device)
     check_backbone(settings, backbone)
