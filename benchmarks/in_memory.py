@@ -14,12 +14,13 @@ import torch
 
 from pipeline.backbone import Backbone
 from pipeline.features.diffusion import add_noise, clean_pass, draw_noise
-from pipeline.features.extraction import extract, feature_shape, max_abs_normalize
+from pipeline.features.extraction import extract, feature_arrays, feature_shape
 from pipeline.scoring.assignment import assign, hungarian
 from pipeline.scoring.metrics import Confusion
 from pipeline.scoring.scores import ScoredClasses
 from pipeline.segmentation.authors_code import authors_kept, authors_passes, authors_trajectories, authors_vote
 from pipeline.segmentation.correspondence import next_tokens
+from pipeline.segmentation.joined_features import joined
 from pipeline.segmentation.voting import vote
 from pipeline.segmentation.window_loop import Start, fit_context, predict_window, update_context, window_ranges
 from pipeline.stores.schemas import CLIP, TRUTH
@@ -31,6 +32,7 @@ from pipeline.upsampling.responses import Passes, Response, responses
 from pipeline.upsampling.rules import Rules
 from pipeline.upsampling.upsample import Inputs, shown_map, upsample
 from stages import ingest
+from stages.common import encoders
 from stages.common.settings import Settings
 from stages.common.small_decoder import small_decoder
 
@@ -142,15 +144,15 @@ class Runner:
         sources = self._sources(settings, grouping)
 
         def compute() -> dict[str, np.ndarray]:
-            batch = settings["diffusion"].batch
+            batch, encoder = settings["diffusion"].batch, encoders.loaded(settings, self.backbone.device)
             parts = [
                 extract(
                     self.backbone, self.clip.frames[at : at + batch], sources[at : at + batch],
-                    settings["diffusion"], settings["extract"],
+                    settings["diffusion"], settings["extract"], encoder,
                 )
                 for at in range(0, len(sources), batch)
             ]  # fmt: skip
-            names = ("latents", "aggregated", "matching")
+            names = ("latents", *feature_arrays(settings["extract"]))
             return {name: torch.cat([getattr(part, name) for part in parts]).cpu().numpy() for name in names}
 
         return self._once((tuple(sources), settings["diffusion"], settings["extract"]), compute)
@@ -161,10 +163,11 @@ class Runner:
 
     def _segment(self, settings: Settings, grouping: Grouping) -> np.ndarray:
         features = self._features(settings, grouping)
-        loop, matching = settings["segment"], features["matching"]
-        context_features = features[settings["segment"].features]
-        if settings["segment"].features == "matching":
-            context_features = max_abs_normalize(torch.from_numpy(context_features)).numpy()
+        loop, of_encoder = settings["segment"], features.get("encoder")
+        context_features = joined(
+            features.get(loop.features), of_encoder, loop.encoder_weight, normalize=loop.features == "matching"
+        )
+        matching = joined(features.get("matching"), of_encoder, settings["correspond"].encoder_weight)
         total = len(matching)
         cut = authors_passes if grouping.released_passes else window_ranges
         mask = None

@@ -74,7 +74,8 @@ def main(
     runners = [
         Runner(backbone, read_clip(one / "frames", one / "labels", load(None, sets)), map_frames) for one in clip
     ]
-    print_responses(runners[:responses], load(None, sets), load(None, [*sets, "upsample.blend=false"]), pictures)
+    exact = [*sets, "upsample.mode=exact"]  # a response to each segment alone
+    print_responses(runners[:responses], load(None, exact), load(None, [*exact, "upsample.blend=false"]), pictures)
     print_qualities(runners, variants)
 
 

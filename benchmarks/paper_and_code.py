@@ -42,6 +42,7 @@ ROWS = (
     Row("guidance 1", ("diffusion.guidance=1",)),
     Row("guidance 5", ("diffusion.guidance=5",)),
     Row("features not normalised", ("extract.parity.normalize=none",)),
+    Row("without the encoder", ("extract.encoder=none", "segment.encoder_weight=0", "correspond.encoder_weight=0")),
     Row("features of block 7 alone", ("segment.features=matching",)),
     Row("K-Means on the whole first window", ("segment.parity.kmeans_frames=window",)),
     Row("first frame predicted again", ("segment.parity.first_frame=predict",)),
@@ -54,6 +55,7 @@ ROWS = (
     Row("released refinement", grouping=Grouping(released_refinement="mixed positive")),
     Row("released refinement, plain and symmetric", grouping=Grouping(released_refinement="plain symmetric")),
     Row("last batch repeated or overlapping", grouping=Grouping(released_passes=True)),
+    Row("nothing approximated", ("upsample.mode=exact",)),
     Row("offset inside the projection", ("upsample.parity.offset=inside",)),
     Row("masks enlarged by nearest in the blending", ("upsample.parity.mask_resize=nearest",)),
     Row("blended until the last step", ("upsample.parity.blend_last_step=24",)),
@@ -70,7 +72,13 @@ ROWS = (
     Row("no modulation: nearest", ("upsample.method=nearest",)),
     Row("no modulation: joint bilateral", ("upsample.method=joint_bilateral",)),
 )
+#: What neither the paper nor its code has.
+NEITHER = (
+    *("extract.encoder=none", "extract.padding=none", "segment.encoder_weight=0", "correspond.encoder_weight=0"),
+    "upsample.mode=exact",
+)
 PAPER = (
+    *NEITHER,
     "diffusion.start_step=21",
     "extract.parity.normalize=none",
     "upsample.parity.offset=inside",
@@ -79,6 +87,7 @@ PAPER = (
     "upsample.parity.normalize=false",
 )
 CODE = (
+    *NEITHER,
     "extract.parity.encode=sample",
     "correspond.parity.rule=reject",
     "segment.parity.kmeans_frames=window",

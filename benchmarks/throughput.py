@@ -31,7 +31,7 @@ from stages.common.settings import Settings, load
 
 #: Row -> parameters of section `upsample`.
 ROWS: Mapping[str, tuple[str, ...]] = {
-    "exact": (),
+    "exact": ("mode=exact",),
     "deep features, box": ("mode=fast", "fast.steps=99", "fast.groups=single", "fast.decode=box", "fast.deep=clean"),
     "**fast**": ("mode=fast",),
     "fast, full decoding": ("mode=fast", "fast.decode=full"),

@@ -35,7 +35,7 @@ NOTHING = (
 )
 #: Row -> parameters of section `upsample`. The first is what the others are compared with.
 ROWS: Mapping[str, tuple[str, ...]] = {
-    "exact": (),
+    "exact": ("mode=exact",),
     "one sign": (*NOTHING, "fast.signs=plus"),
     "two steps": (*NOTHING, "fast.steps=2"),
     "one step": (*NOTHING, "fast.steps=1"),
@@ -90,7 +90,7 @@ def main(
     variants = {
         name: load(None, [*sets, *(f"upsample.{change}" for change in changes)]) for name, changes in chosen(rows)
     }
-    variants[OTHER_NOISE] = load(None, [*sets, f"diffusion.seed={base['diffusion'].seed + 1}"])
+    variants[OTHER_NOISE] = load(None, [*sets, "upsample.mode=exact", f"diffusion.seed={base['diffusion'].seed + 1}"])
     backbone = backbones.load_backbone(base["backbone"])
     runners = [Runner(backbone, read_clip(one / "frames", one / "labels", base), frames) for one in clip]
     print(

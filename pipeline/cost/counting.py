@@ -67,7 +67,7 @@ class Workload:
 
     @property
     def seen(self) -> Workload:
-        """The same with the margins that the networks see in `extract`."""
+        """This work with the margins that the networks see in `extract`."""
         height, width = self.size
         margins = 2 * margin_of(self.extract)
         return replace(self, size=(height + margins, width + margins))

@@ -61,17 +61,8 @@ class JoinedFeatures:
         `aggregated` is stored normalised (extract.parity.normalize); `matching` is stored raw. Beside an encoder's
         features either has length 1 per token.
         """
-        first, *others = (read_features(self.store, name, start, stop) for name in self.arrays)
-        if others:
-            assert self.weight != "only"
-            return fused(first, others[0], self.weight)
-        if self.weight == "only" or not self.normalize:
-            return first
-        import torch
-
-        from pipeline.features.extraction import max_abs_normalize
-
-        return max_abs_normalize(torch.from_numpy(first)).numpy()
+        parts = {name: read_features(self.store, name, start, stop) for name in self.arrays}
+        return joined(parts.get(self.name), parts.get(ENCODER), self.weight, self.normalize)
 
     @property
     def kind(self) -> FeatureKind:
@@ -87,6 +78,32 @@ class JoinedFeatures:
         if self.weight == "only":
             return FeatureKind("any", ENCODER, of_encoder, channels)
         return FeatureKind(backbone, self.name, f"{of_diffusion}, {of_encoder}, weight {self.weight:g}", channels)
+
+
+def joined(
+    diffusion: np.ndarray | None, encoder: np.ndarray | None, weight: EncoderWeight, normalize: bool = False
+) -> np.ndarray:
+    """Both parts as (f, n, c) float32.
+
+    Args:
+        diffusion: (f, n, c) float32; not needed where the weight is `only`.
+        encoder: (f, n, c') float32, of length 1 per token; not needed where the weight is 0.
+        normalize: whether to divide the diffusion part alone, token by token, by its largest absolute value.
+    """
+    if weight == "only":
+        assert encoder is not None
+        return encoder
+    assert diffusion is not None
+    if weight != 0:
+        assert encoder is not None
+        return fused(diffusion, encoder, weight)
+    if not normalize:
+        return diffusion
+    import torch
+
+    from pipeline.features.extraction import max_abs_normalize
+
+    return max_abs_normalize(torch.from_numpy(diffusion)).numpy()
 
 
 def context_features(store: Store, params: SegmentParams) -> JoinedFeatures:

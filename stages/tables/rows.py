@@ -16,6 +16,11 @@ from stages.common.settings import Settings, preset_for, read_preset
 BASELINES = {"coarse": "bilinear", "joint_bilateral": "joint bilateral", "emerdiff": "EmerDiff"}
 #: Switches of the ablation: (B = 14, masked modulation, feature aggregation, CBR) as in a row's key.
 SWITCHES = ("B 14", "masked modulation", "feature aggregation", "CBR")
+#: What the paper does not have.
+WITHOUT_ENCODER = (
+    *("extract.parts=both", "extract.encoder=none", "extract.padding=none"),
+    *("correspond.encoder_weight=0", "segment.encoder_weight=0"),
+)
 #: lambda without blending, as in EmerDiff [5.2].
 UNMASKED_STRENGTH = 10.0
 
@@ -66,7 +71,7 @@ def is_video(settings: Settings) -> bool:
 
 
 def ablation_rows(settings: Settings) -> tuple[RowSpec, ...]:
-    """Table 2: the paper's eight combinations.
+    """Table 2: the paper's eight combinations, of the diffusion model's features alone.
 
     Rows with masked modulation use the configured `upsample.strength`, those without 10 and no blending. Rows with
     refinement use the configured vote and filter, those without neither: the filter belongs to it in the authors' code.
@@ -82,6 +87,7 @@ def _ablation_sets(switches: tuple[bool, bool, bool, bool], settings: Settings) 
     batched, masked, aggregated, refined = switches
     vote = settings["segment"].vote
     return (
+        *WITHOUT_ENCODER,
         *_video_sets(batched, aggregated, settings),
         f"segment.window={14 if batched else 1}",
         f"segment.features={'aggregated' if aggregated else 'matching'}",

@@ -10,8 +10,9 @@ from pipeline.backbone.image.model import StableDiffusion
 from pipeline.scoring.scores import ScoredClasses
 from stages.common.settings import load
 from tests.support import tiny
+from tests.support.params import PLAIN
 
-SETS = ["segment.clusters=3", "segment.window=2", "diffusion.guidance=1"]
+SETS = [*PLAIN, "segment.clusters=3", "segment.window=2", "diffusion.guidance=1"]
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from stages import correspond, main, segment
 from stages.commands import context, refine
 from stages.common.layout import Place
 from tests.support.commands import error_line, tree_bytes, vidseg
+from tests.support.params import PLAIN
 
 GRID, CHANNELS = (4, 6), 8
 PARAMS = SegmentParams(clusters=4, restarts=2, window=5)
@@ -373,7 +374,7 @@ def command(*arguments: object) -> str:
 
 
 def test_the_commands(work: Path, tmp_path: Path) -> None:
-    sets = ["--set", "segment.clusters=4", "--set", "segment.window=5"]
+    sets = [f"--set={text}" for text in (*PLAIN, "segment.clusters=4", "segment.window=5")]
     features, matches = work / "features.zarr", work / "matches.zarr"
     out, model = tmp_path / "out", tmp_path / "model"
     command("correspond", features, out, "--set", "correspond.parity.rule=reject")
@@ -424,6 +425,7 @@ def test_a_context_replaces_only_a_context(work: Path, tmp_path: Path) -> None:
 
 def test_a_bad_number_is_one_line_and_exit_code_2(work: Path, tmp_path: Path) -> None:
     features, matches = work / "features.zarr", work / "matches.zarr"
-    line = error_line(vidseg("segment", features, matches, tmp_path / "out", "--set", "segment.clusters=25", check=2))
+    sets = [f"--set={text}" for text in (*PLAIN, "segment.clusters=25")]
+    line = error_line(vidseg("segment", features, matches, tmp_path / "out", *sets, check=2))
     assert "segment.clusters is 25, but there are only 24 tokens" in line
     assert not (tmp_path / "out").exists()

@@ -10,6 +10,12 @@ from pipeline.upsampling.rules import Rules
 
 Section = TypeVar("Section")
 
+#: `compact` without what its defaults add to the method: the diffusion model's features alone, nothing approximated.
+PLAIN = (
+    *("extract.encoder=none", "extract.padding=none", "correspond.encoder_weight=0", "segment.encoder_weight=0"),
+    "upsample.mode=exact",
+)
+
 
 def changed(params: Section, **values: Any) -> Section:
     """A section with other values; those of a group go by their own name, like `inject` for `parity.inject`."""

@@ -131,8 +131,9 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> QuickProject:
     return made
 
 
-def write_lock(project: Project, sha256: str) -> None:
-    (project.folder / "backbone.lock").write_text(yaml.safe_dump({"sha256": sha256, "small_decoder": None}))
+def write_lock(project: Project, sha256: str, encoder: str | None = None) -> None:
+    locked = {"sha256": sha256, "small_decoder": None, "encoder": encoder}
+    (project.folder / "backbone.lock").write_text(yaml.safe_dump(locked))
 
 
 def change(section: str, key: str, value: object) -> Callable[[Project], None]:

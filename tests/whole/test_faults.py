@@ -469,7 +469,7 @@ def test_out_of_memory_names_what_fits(
     real = backbones.load_backbone
     monkeypatch.setattr(backbones, "load_backbone", lambda *given: SmallMemory(real(*given), most))
     command = chain.command(stage, tmp_path / "out")
-    given = [f"--set={name}={value}" for name, value in {"extract.shard": 6, **sizes}.items()]
+    given = [f"--set={name}={value}" for name, value in {"extract.shard": 6, "upsample.mode": "exact", **sizes}.items()]
     line = error_line(vidseg(*command, *given, check=5))
     assert line.startswith("error: out of memory with ") and message in line
     assert not (tmp_path / "out").exists() or not tree_bytes(tmp_path / "out")
