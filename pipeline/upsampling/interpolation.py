@@ -44,21 +44,28 @@ def joint_bilateral(coarse: np.ndarray, guide: np.ndarray) -> np.ndarray:
     image = guide.astype(np.float32)
     cells = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     y, x = ((np.arange(side) + 0.5) * n / side - 0.5 for side, n in zip(size, (height, width), strict=True))
-    labels = np.unique(coarse)
-    scores = np.zeros((len(labels), *size), np.float32)
-    index = np.searchsorted(labels, coarse)
-    pixels = np.indices(size)
+    nearest_row, nearest_column = np.rint(y).astype(int), np.rint(x).astype(int)
+    labels, index = np.unique(coarse, return_inverse=True)
+    index = index.reshape(coarse.shape).astype(np.uint16)
+    decided = index[nearest_row.clip(0, height - 1)[:, None], nearest_column.clip(0, width - 1)].astype(np.int64)
+    # Where all cells that count have one label, it wins whatever the weights are.
+    window = np.ones((2 * RADIUS + 1, 2 * RADIUS + 1), np.uint8)
+    mixed = cv2.morphologyEx(index, cv2.MORPH_GRADIENT, window) > 0
+    rows, columns = np.nonzero(mixed[nearest_row.clip(0, height - 1)[:, None], nearest_column.clip(0, width - 1)])
+    colours, pixels = image[rows, columns], np.arange(len(rows))
+    scores = np.zeros((len(labels), len(rows)), np.float32)
     for dy in range(-RADIUS, RADIUS + 1):
         for dx in range(-RADIUS, RADIUS + 1):
-            rows, columns = np.rint(y).astype(int) + dy, np.rint(x).astype(int) + dx
-            distance = (rows - y)[:, None] ** 2 + (columns - x) ** 2
-            inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
-            rows, columns = rows.clip(0, height - 1)[:, None], columns.clip(0, width - 1)
-            contrast = np.square(image - cells[rows, columns]).sum(axis=-1)
+            row, column = nearest_row[rows] + dy, nearest_column[columns] + dx
+            distance = (row - y[rows]) ** 2 + (column - x[columns]) ** 2
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            row, column = row.clip(0, height - 1), column.clip(0, width - 1)
+            contrast = np.square(colours - cells[row, column]).sum(axis=-1)
             weight = np.exp(-distance / (2 * SPATIAL_SIGMA**2) - contrast / (2 * RANGE_SIGMA**2))
             # The floor keeps pixels decided whose colour is far from all cells around them.
-            scores[index[rows, columns], *pixels] += np.where(inside, weight + 1e-12, 0)
-    return labels[scores.argmax(axis=0)].astype(np.int64)
+            scores[index[row, column], pixels] += np.where(inside, weight + 1e-12, 0)
+    decided[rows, columns] = scores.argmax(axis=0)
+    return labels[decided].astype(np.int64)
 
 
 METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
