@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,7 +59,8 @@ def run(
     source = open_store(clip, CLIP)
     model, encoder_source = backbones.model_of(backbone_params, given), encoders.find(params, backbone_params)
     stored = {
-        "extract": plain(params),
+        # Where a folder lies is no part of what was made: the encoder's hash is.
+        "extract": plain(replace(params, encoder=Path(params.encoder).name)),
         "diffusion": plain(diffusion),
         "backbone": {"name": backbone_params.name, "dtype": backbones.dtype_name(backbone_params)},
     }

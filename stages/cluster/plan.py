@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import DataError, UsageError
 from stages.common.layout import DATA, NONE, item_keys, item_videos
 from stages.common.programs import git
-from stages.common.settings import load
+from stages.common.settings import WEIGHTS, load
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -160,11 +160,13 @@ def _chains(repo: Repo, targets: Sequence[str]) -> tuple[Chain, ...]:
     for name in order:
         if name in wanted and "@" in name:
             by_item.setdefault(name.partition("@")[2], []).append(name)
-    model = load(PARAMS if PARAMS.is_file() else None)["backbone"].path
+    settings = load(PARAMS if PARAMS.is_file() else None).flat()
+    # What is no path is the name of weights that workers have.
+    weights = [path for path in (settings[name] for name in WEIGHTS) if path is not None and Path(path).exists()]
     chains = []
     for key, names in by_item.items():
         last = tuple(name for name in names if not set(names).intersection(graph.predecessors(name)))
-        chains.append(Chain(key, last, tuple(name.partition("@")[0] for name in names), _inputs(key, model)))
+        chains.append(Chain(key, last, tuple(name.partition("@")[0] for name in names), _inputs(key, weights)))
     return tuple(chains)
 
 
@@ -178,7 +180,7 @@ def _named(repo: Repo, target: str) -> list[str]:
         raise UsageError(f"{target}: {' '.join(str(error).split())}; give stages of dvc.yaml, or STAGE@ITEM") from error
 
 
-def _inputs(key: str, model: str | None) -> tuple[str, ...]:
+def _inputs(key: str, weights: Sequence[str]) -> tuple[str, ...]:
     """Files of the project that an item's stages read, beside what the pipeline makes."""
     project = Path.cwd().resolve()
     texts = [(f"{VIDEOS}: {name} of item '{key}'", video.get(name)) for video in item_videos(key) for name in PATHS]
@@ -191,8 +193,7 @@ def _inputs(key: str, model: str | None) -> tuple[str, ...]:
         if not Path(path).exists():
             raise UsageError(f"{what}: no such file or folder: {path}")
         found.append(inside)
-    if model is not None and Path(model).exists():  # else it is the name of a model that workers fetch
-        found.append(in_project(model, project))
+    found += [in_project(path, project) for path in weights]
     return tuple(dict.fromkeys(path for path in found if path is not None))
 
 

@@ -48,6 +48,10 @@ class Settings:
         )
 
 
+#: Parameters that may name a folder or file of weights; what they name else is no path that exists.
+WEIGHTS = ("backbone.path", "extract.encoder", "upsample.fast.small_decoder")
+
+
 def load(params_file: Path | None = None, sets: Iterable[str] = (), preset: str | None = None) -> Settings:
     """Read and validate parameters.
 

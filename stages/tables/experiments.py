@@ -18,7 +18,7 @@ from pipeline.errors import DataError, UsageError
 from stages.common import cli, yaml_files
 from stages.common.layout import DATA, NONE, item_keys, item_videos
 from stages.common.programs import git
-from stages.common.settings import load
+from stages.common.settings import WEIGHTS, load
 from stages.tables import dvc_queue
 
 PARAMS = Path("params.yaml")
@@ -119,7 +119,9 @@ def check_project() -> list[str]:
         for video in videos:
             for name in ("path", "ground_truth", "classes", "mask"):
                 _check_reachable(f"videos.yaml: {name} of item '{key}'", video.get(name), known)
-    _check_reachable("params.yaml: backbone.path", load(PARAMS)["backbone"].path, known)
+    settings = load(PARAMS).flat()
+    for name in WEIGHTS:
+        _check_reachable(f"params.yaml: {name}", settings[name], known)
     return git("diff", "--name-only", "HEAD").splitlines()
 
 
