@@ -14,52 +14,18 @@ from typer.testing import CliRunner
 from pipeline.errors import DataError, UsageError
 from pipeline.parameters import CorrespondParams, SegmentParams, SegmentParity
 from pipeline.segmentation.correspondence import next_tokens
-from pipeline.stores.feature_codec import array_specs, encode
 from pipeline.stores.schemas import COARSE, FEATURES, MATCHES
-from pipeline.stores.store import Store, fingerprint, open_store
+from pipeline.stores.store import Store, open_store
 from pipeline.stores.writer import StoreWriter
 from stages import correspond, main, segment
 from stages.commands import context, refine
 from stages.common.layout import Place
 from tests.support.commands import error_line, tree_bytes, vidseg
+from tests.support.feature_store import GRID, make_features
 from tests.support.params import PLAIN
 
-GRID, CHANNELS = (4, 6), 8
 PARAMS = SegmentParams(clusters=4, restarts=2, window=5)
 MATCHING = CorrespondParams()
-
-
-def make_values(frames: int, seed: int = 0) -> np.ndarray:
-    """Features (f, n, c) of four quarters of the grid, noisy enough that predictions and votes differ."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.indices(GRID)
-    group = (2 * (rows >= 2) + (columns >= 3)).reshape(-1)
-    values = np.eye(4, CHANNELS)[group] + 0.45 * rng.standard_normal((frames, group.size, CHANNELS))
-    return values.astype(np.float32)
-
-
-def make_features(
-    folder: Path, frames: int = 12, encoding: str = "float16", backbone: str = "weights", seed: int = 0
-) -> Path:
-    """features.zarr whose shard (4 frames) and window (5) do not divide each other."""
-    raw = make_values(frames, seed)
-    normalized = raw / np.abs(raw).max(axis=-1, keepdims=True)
-    mark = fingerprint("features", frames, encoding, backbone, seed)
-    writer = StoreWriter(
-        folder / "features.zarr",
-        folder / "tmp",
-        FEATURES,
-        mark,
-        array_specs(dict.fromkeys(("aggregated", "matching"), raw.shape), encoding, 4),
-        params={"extract": {"blocks": [6, 7, 8], "matching_block": 7, "feature_step": 24, "normalize": "max_abs"}},
-        backbone=backbone,
-        attrs={"grid": list(GRID), "encoding": encoding},
-    )
-    for name, values in (("aggregated", normalized), ("matching", 3 * raw)):
-        for array, stored in encode(name, values, encoding).items():
-            for start in range(0, frames, 4):
-                writer.write(array, start, stored[start : start + 4])
-    return writer.commit()
 
 
 @pytest.fixture
