@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.cluster.plan import make_plan
 from tests.support import yaml
 from tests.support.cluster_project import Checkout, quick_project
 from tests.support.commands import error_line, vidseg
@@ -32,6 +33,25 @@ def test_where_clones_and_unfinished_stores_lie(project: Checkout, monkeypatch: 
     assert "clones      /local/disk" in lines
     assert f"logs        {project.folder}/.dvc/tmp/cluster/logs" in lines
     assert "unfinished  /shared/scratch" in lines
+
+
+def test_weights_of_the_project_are_brought_to_its_workers(
+    project: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whichever parameter, if git does not bring them."""
+    other = project.copy(tmp_path / "project", tmp_path)
+    names = [f"videos/{name}" for name in ("model", "encoder", "decoder")]
+    for name in names:
+        (other.folder / name).mkdir()
+    params = {
+        "backbone": {"path": names[0]},
+        "extract": {"encoder": str(other.folder / names[1])},
+        "upsample": {"fast": {"small_decoder": names[2]}},
+    }
+    (other.folder / "params.yaml").write_text(yaml.safe_dump(params))
+    other.commit()
+    monkeypatch.chdir(other.folder)
+    assert [chain.inputs for chain in make_plan(["extract@b"]).chains] == [("videos/b", *names)]
 
 
 def dry_run(project: Checkout, *arguments: str, check: int = 0):  # type: ignore[no-untyped-def]
