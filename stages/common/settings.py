@@ -342,7 +342,8 @@ def _describe(hint: Any) -> str:
     if typing.get_origin(hint) is tuple:
         return "a list"
     if typing.get_origin(hint) is Literal:
-        return f"one of {', '.join(typing.get_args(hint))}"
+        words = typing.get_args(hint)
+        return f"one of {', '.join(words)}" if len(words) > 1 else words[0]
     return names[hint]
 
 

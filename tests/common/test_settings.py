@@ -56,6 +56,9 @@ def test_later_layers_win_key_by_key(tmp_path: Path) -> None:
             "upsample.method must be one of modulation, bilinear, nearest, joint_bilateral",
         ),
         ("extract.blocks=7", "extract.blocks must be a list, not 7"),
+        ("segment.encoder_weight=all", "segment.encoder_weight must be a number or only, not 'all'"),
+        ("segment.encoder_weight=-1", "segment.encoder_weight must be at least 0.0, not -1"),
+        ("extract.encoder=null", "extract.encoder must be a word, not null"),
         ("extract.blocks=[2]", "extract.blocks must be between 3 and 11, not 2"),
         ("extract.dtype=[", "the value is not valid YAML"),
         (

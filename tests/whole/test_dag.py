@@ -178,6 +178,13 @@ def raise_number(stage: str) -> Callable[[Project], None]:
         pytest.param(change("correspond", "parity", {"rule": "reject"}), all_but("ingest", "extract"), id="rule"),
         pytest.param(replace_a_frame, all_but(), id="frame"),
         pytest.param(lambda project: write_lock(project, "1"), all_but("ingest"), id="weights"),
+        pytest.param(lambda project: write_lock(project, "1", "2"), all_but("ingest"), id="weights-of-the-encoder"),
+        pytest.param(change("extract", "encoder_scale", 1.0), all_but("ingest"), id="encoder"),
+        pytest.param(
+            change("segment", "encoder_weight", 1.5),
+            ["evaluate", "render", "segment", "summarize", "upsample"],
+            id="weight-of-the-encoder",
+        ),
         pytest.param(raise_number("evaluate"), ["evaluate", "summarize"], id="number-of-evaluate"),
     ],
 )

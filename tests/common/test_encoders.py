@@ -1,0 +1,105 @@
+"""Which encoder the parameters name, whether weights of features fit it, and its entry in backbone.lock."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UsageError, WeightsError
+from pipeline.parameters import BackboneParams, ExtractParams
+from stages.common import encoders
+from stages.common.settings import load
+from tests.support import tiny_encoder
+from tests.support.commands import error_line, vidseg
+from tests.support.places import ROOT
+
+EMBEDDED = ROOT / "models" / "compact" / "encoder"
+LITE = ExtractParams(encoder="efficientnet_lite0")
+
+
+def test_the_embedded_encoder_serves_where_the_backbone_has_none(tiny_model: Path, tmp_path: Path) -> None:
+    for path in (None, str(tiny_model), str(tmp_path / "not there")):
+        source = encoders.find(LITE, BackboneParams(path=path))
+        assert source is not None and (source.name, source.folder) == ("efficientnet_lite0", EMBEDDED)
+
+
+def test_a_backbone_s_own_encoder_comes_first(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    own = tiny_encoder.save_siglip(tmp_path / "model" / "encoder")
+    source = encoders.find(LITE, BackboneParams(path=str(tmp_path / "model")))
+    assert source is not None and source.folder == own
+
+
+def test_a_folder_is_an_encoder_by_itself(tmp_path: Path) -> None:
+    folder = tiny_encoder.save_dinov2(tmp_path / "dinov2")
+    source = encoders.find(replace(LITE, encoder=str(folder)), BackboneParams())
+    assert source is not None and source.folder == folder
+    assert encoders.find(ExtractParams(), BackboneParams()) is None
+
+
+def test_a_folder_that_is_not_there_is_named_with_the_command_that_gets_it(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="nowhere: no encoder; .* hf download .* --local-dir .*nowhere"):
+        encoders.find(replace(LITE, encoder=str(tmp_path / "nowhere")), BackboneParams())
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (("extract.encoder=none",), "segment.encoder_weight is .*, but extract.encoder is none; set segment.encoder_w"),
+        (
+            ("extract.encoder=none", "segment.encoder_weight=0", "correspond.encoder_weight=only"),
+            "correspond.encoder_weight is only, but extract.encoder is none; set correspond.encoder_weight=0, or "
+            "extract.encoder=efficientnet_lite0",
+        ),
+        (
+            ("extract.parts=encoder", "segment.encoder_weight=only", "correspond.encoder_weight=0"),
+            "correspond.encoder_weight is 0.0, but extract.parts is encoder, which leaves out the diffusion model's "
+            "features; set correspond.encoder_weight=only, or extract.parts=both",
+        ),
+        (
+            ("extract.parts=encoder", "segment.encoder_weight=3"),
+            "segment.encoder_weight is 3.0, but extract.parts is encoder, .* set segment.encoder_weight=only",
+        ),
+    ],
+)
+def test_weights_of_features_that_are_not_extracted_are_refused(
+    sets: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        encoders.check_weights(load(None, sets))
+    given = [word for text in sets for word in ("--set", text)]
+    line = error_line(vidseg("extract", "clip.zarr", "out", *given, cwd=tmp_path, check=2))
+    assert "encoder_weight is " in line
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ("extract.encoder=none", "segment.encoder_weight=0"),
+        ("segment.encoder_weight=only", "correspond.encoder_weight=1"),
+        ("extract.parts=encoder", "segment.encoder_weight=only", "correspond.encoder_weight=only"),
+        ("backbone.name=sd21",),
+    ],
+)
+def test_weights_that_fit(sets: tuple[str, ...]) -> None:
+    encoders.check_weights(load(None, sets))
+
+
+def test_the_lock_pins_the_encoder(tmp_path: Path) -> None:
+    """Its hash is written, another one refused before anything is read, and none is no contradiction."""
+    first, second = (tiny_encoder.save_dinov2(tmp_path / str(seed), seed) for seed in (0, 1))
+    chosen, other = ([f"--set=extract.encoder={folder}"] for folder in (first, second))
+    said = vidseg("backbone", "lock", *chosen, cwd=tmp_path).stderr
+    source = encoders.find(replace(LITE, encoder=str(first)), BackboneParams())
+    assert source is not None and f"encoder {source.sha256[:12]}" in said
+    assert json.loads((tmp_path / "backbone.lock").read_text())["encoder"] == source.sha256
+    assert json.loads(vidseg("backbone", "show", "--json", *chosen).stdout)["encoder"] == source.sha256
+    line = error_line(vidseg("extract", "--item", "one", *other, cwd=tmp_path, check=4))
+    assert "backbone.lock has another encoder; run `vidseg backbone lock --params params.yaml`" in line
+    vidseg("backbone", "lock", "--set=extract.encoder=none", cwd=tmp_path)
+    line = error_line(vidseg("extract", "--item", "one", *chosen, cwd=tmp_path, check=4))
+    assert "backbone.lock has no encoder; run `vidseg backbone lock --params params.yaml`" in line
