@@ -140,7 +140,10 @@ def open_store(path: Path, schema: Schema) -> Store:
             f"{path}: the description of an array is damaged ({_first_line(error)}); "
             f"delete the store and re-run `vidseg {schema.stage}`"
         ) from error
-    lost = [name for name in attrs.get("arrays", schema.arrays) if name not in arrays]  # type: ignore[union-attr]
+    named = attrs.get("arrays", schema.arrays)
+    if not isinstance(named, list | tuple):
+        raise DataError(f"{path}: attribute 'arrays' is damaged; delete the store and re-run `vidseg {schema.stage}`")
+    lost = [name for name in named if name not in arrays]
     if lost:
         raise DataError(f"{path}: has no array '{lost[0]}'; delete the store and re-run `vidseg {schema.stage}`")
     for name, array in arrays.items():

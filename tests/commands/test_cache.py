@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from pipeline.stores.schemas import FEATURES, LABELS, LATENTS, ArraySpec, Schema
 from pipeline.stores.writer import StoreWriter
 from tests.support.commands import error_line, vidseg
+from tests.support.feature_store import make_features
 
 
 def put(path: Path, schema: Schema, shape: tuple[int, ...], dtype: str = "float32") -> Path:
@@ -82,6 +84,18 @@ def test_verify_names_each_damaged_shard(data: Path) -> None:
     assert lines[2].startswith(f"  {cut}: frames 2:4 of 'matching': ")
     assert lines[3] == f"  {gone}: frames 4:5 of 'matching': missing or empty"
     assert [line.rpartition(": ")[2] for line in lines[4:]] == ["3 shards ok", "2 shards ok", "1 shards ok"]
+
+
+def test_an_encoder_s_features_are_seen_and_checked(tmp_path: Path) -> None:
+    store = make_features(tmp_path, frames=6, encoding="int8", encoder="lite", parts="encoder")
+    assert "encoder (6, 24, 5) int8, encoder_scale (6, 24) float16" in vidseg("cache", "ls", tmp_path).stdout
+    assert vidseg("cache", "verify", tmp_path).stdout == f"{store}: 4 shards ok\n"
+    damaged = store / "encoder" / "c.1.0.0"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    assert f"  {damaged}: frames 4:6 of 'encoder': " in vidseg("cache", "verify", tmp_path, check=3).stdout
+    shutil.rmtree(store / "encoder")
+    line = error_line(vidseg("cache", "verify", tmp_path, check=3))
+    assert f"1 of 1 stores cannot be used (first: {store})" in line
 
 
 @pytest.mark.parametrize("metadata", ["zarr.json", "latents/zarr.json"])

@@ -13,7 +13,7 @@ import zarr
 from zarr.core.sync import sync
 
 from pipeline.errors import DataError, ResourceError
-from pipeline.stores.schemas import LABELS, LATENTS, MATCHES, TRUTH, ArraySpec, label_dtype
+from pipeline.stores.schemas import FEATURES, LABELS, LATENTS, MATCHES, TRUTH, ArraySpec, label_dtype
 from pipeline.stores.store import Store, fingerprint, is_current, open_store
 from pipeline.stores.store import damage as damage_of
 from pipeline.stores.writer import StoreWriter
@@ -149,12 +149,30 @@ def set_attr(name: str, value: object):  # type: ignore[no-untyped-def]
         (set_attr("complete", False), "incomplete, its stage was interrupted; re-run `vidseg extract`"),
         (set_attr("schema_version", 0), "schema version 0, this program reads 1; re-run `vidseg extract`"),
         (set_attr("schema", "coarse"), "holds 'coarse', expected 'latents'"),
+        (lambda store: shutil.rmtree(store / "latents"), "has no array 'latents'; delete the store and re-run"),
+        (set_attr("arrays", ["latents", "encoder"]), "has no array 'encoder'; delete the store and re-run"),
+        (set_attr("arrays", 3), "attribute 'arrays' is damaged; delete the store and re-run `vidseg extract`"),
     ],
 )
 def test_damage_seen_on_open(store: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
     damage(store)
     with pytest.raises(DataError, match=message):
         open_store(store, LATENTS)
+
+
+def test_a_store_says_which_arrays_it_has(tmp_path: Path) -> None:
+    """Others than those of its kind: `vidseg extract` may write an encoder's features alone."""
+    specs = {"encoder": ArraySpec((5, 2, 3), "float32", shard=2)}
+    path = tmp_path / "features.zarr"
+    attrs = {"arrays": ["encoder"]}
+    made = StoreWriter(path, tmp_path / "tmp", FEATURES, "abc", specs, params={}, attrs=attrs)
+    made.write("encoder", 0, values())
+    opened = open_store(made.commit(), FEATURES)
+    assert opened.has("encoder") and not opened.has("matching")
+    np.testing.assert_array_equal(opened.read("encoder"), values())
+    shutil.rmtree(path / "encoder")
+    with pytest.raises(DataError, match="features.zarr: has no array 'encoder'; delete the store and re-run"):
+        open_store(path, FEATURES)
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_byte])
