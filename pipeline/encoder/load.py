@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.backbone.files import read_json
-from pipeline.backbone.networks import cannot_be_loaded, frozen
+from pipeline.backbone.networks import cannot_be_loaded, frozen, without_bars
 from pipeline.encoder.base import Encoder
 from pipeline.encoder.efficientnet import BLOCKS, EfficientNetLite0
 from pipeline.encoder.locate import CONFIG, PREPROCESSING, PROJECTION, WEIGHTS, EncoderSource
@@ -71,9 +71,10 @@ def _vision_model(source: EncoderSource) -> Any:
 
     try:
         config = AutoConfig.from_pretrained(source.folder, local_files_only=True)
-        model = AutoModel.from_pretrained(
-            source.folder, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
+        with without_bars():
+            model = AutoModel.from_pretrained(
+                source.folder, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            )
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
         raise cannot_be_loaded(source.folder, error) from error
     model = getattr(model, "vision_model", model)  # SigLIP and CLIP come with a text model

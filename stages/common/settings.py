@@ -215,6 +215,9 @@ def _read_yaml(path: Path) -> ParameterFile:
     backbones, defaults = content.get("for"), content.get("defaults") or {}
     if not isinstance(defaults, dict):
         raise UsageError(f"{path}: defaults must be sections by backbone, like `compact: {{ingest: {{size: 256}}}}`")
+    for name in defaults:
+        if name not in backbone_names():
+            raise UsageError(f"{path}: defaults are for an unknown backbone '{name}'{_suggest(name, backbone_names())}")
     return ParameterFile(
         values,
         tuple(backbones) if backbones else None,

@@ -105,8 +105,21 @@ def test_dry_run_prints_plan_time_and_disk_and_writes_nothing(video: Path, tiny_
     printed = vidseg("run", video, "-o", tmp_path / "out", "--dry-run", *options(tiny_model)).stdout
     assert "5 frames, 130x66, 10 fps" in printed
     assert "model size 128x64" in printed
+    assert "encoder    efficientnet_lite0" in printed
     assert "seconds of computing and" in printed and "MB of stores" in printed
     assert not (tmp_path / "out").exists()
+
+
+def test_a_preset_lies_under_the_parameter_file(video: Path, tiny_model: Path, tmp_path: Path) -> None:
+    plan = ("run", video, "-o", tmp_path / "out", "--dry-run", *options(tiny_model), "--preset")
+    assert "encoder    none" in vidseg(*plan, "paper").stdout
+    params = tmp_path / "mine.yaml"
+    params.write_text("extract: {encoder: efficientnet_lite0}\n")
+    printed = vidseg(*plan, "paper", "--params", params).stdout
+    assert "encoder    efficientnet_lite0" in printed
+    assert "unknown preset 'best'; there are: " in error_line(vidseg(*plan, "best", check=2))
+    line = error_line(vidseg(*plan, "emerdiff_svd", "--set", "backbone.name=compact", check=2))
+    assert "preset 'emerdiff_svd' is for backbone svd, but backbone.name is 'compact'" in line
 
 
 def test_segments_is_short_for_clusters(video: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -257,5 +270,8 @@ def test_doctor_reports_what_is_here() -> None:
     findings = json.loads(vidseg("doctor", "--json").stdout)
     assert findings["faiss"].startswith("1.") or "faiss" in findings["faiss"]
     assert "models/compact" in findings["backbones"]["compact"]
+    assert (
+        findings["encoder"].startswith("efficientnet_lite0 ") and "models/compact/encoder (sha" in findings["encoder"]
+    )
     assert findings["free_disk_gb"] > 0
     assert "torch" in vidseg("doctor").stdout

@@ -39,6 +39,30 @@ def test_later_layers_win_key_by_key(tmp_path: Path) -> None:
     assert given["upsample.parity.blend_last_step"] == 24  # of presets/svd.yaml
 
 
+def test_a_named_preset_lies_under_the_file(tmp_path: Path) -> None:
+    """And what it gives a backbone where nothing else says something lies under both."""
+    file = tmp_path / "params.yaml"
+    file.write_text("segment: {clusters: 5}\nupsample: {strength: 7.0}\n")
+    given = settings.load(file, ["upsample.strength=8"], preset="paper").flat()
+    assert (given["segment.clusters"], given["upsample.strength"]) == (5, 8.0)
+    assert (given["diffusion.start_step"], given["upsample.mode"], given["extract.encoder"]) == (21, "exact", "none")
+    of_preset = settings.read_preset("paper", "compact")["ingest.size"]
+    assert given["ingest.size"] == of_preset != settings.load()["ingest"].size
+    file.write_text("ingest: {size: 64}\n")
+    assert settings.load(file, preset="paper")["ingest"].size == 64
+    assert settings.load(None, ["ingest.size=native"], preset="paper")["ingest"].size == "native"
+    # That of presets/sd21.yaml: with this backbone the preset says nothing.
+    assert settings.load(None, ["backbone.name=sd21"], preset="paper")["ingest"].size == "native"
+
+
+def test_a_preset_names_its_backbone() -> None:
+    assert settings.load(preset="emerdiff_svd")["backbone"].name == "svd"
+    with pytest.raises(UsageError, match="preset 'emerdiff_svd' is for backbone svd, but backbone.name is 'sd21'"):
+        settings.load(None, ["backbone.name=sd21"], preset="emerdiff_svd")
+    with pytest.raises(UsageError, match="preset 'paper' is for backbone compact or sd21, but backbone.name is 'svd'"):
+        settings.load(None, ["backbone.name=svd"], preset="paper")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -95,6 +119,10 @@ def test_refused(text: str, message: str) -> None:
         ("upsample: {fast: 3}", r"upsample.fast is a group of parameters .* not 3 \(in .*params.yaml\)"),
         ("segmnt: {window: 3}", r"unknown section 'segmnt' \(in .*params.yaml\); did you mean 'segment'"),
         ("segment: 3", "expected sections with keys"),
+        ("defaults: 3", "defaults must be sections by backbone, like `compact: {ingest: {size: 256}}`"),
+        ("defaults: {compact: 3}", "expected sections with keys"),
+        ("defaults: {compact: {segment: {cluster: 3}}}", "unknown parameter 'segment.cluster'; did you mean"),
+        ("defaults: {compct: {segment: {clusters: 3}}}", "params.yaml: defaults are for an unknown backbone 'compct'"),
         (
             "upsample: {blur: false}",
             r"params.yaml: 1 renamed parameter: upsample.blur -> upsample.parity.blur; `vidseg preset migrate .*yaml`",

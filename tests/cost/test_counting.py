@@ -6,6 +6,7 @@ import json
 import shutil
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,14 +15,15 @@ import torch
 from pipeline.backbone.image.model import StableDiffusion
 from pipeline.cost import counting
 from pipeline.cost.timing import Costs, calibrate
+from pipeline.encoder.efficientnet import EfficientNetLite0
 from pipeline.parameters import DiffusionParams
 from pipeline.upsampling.rules import Rules
 from stages.commands.cost import workload
 from stages.common import backbones
 from stages.common.settings import Settings, load
-from tests.support import tiny
+from tests.support import tiny, tiny_encoder
 from tests.support.commands import error_line, vidseg, write_frames
-from tests.support.params import make_rules
+from tests.support.params import PLAIN, make_rules
 
 SIZE = (448, 832)
 LABELS = 20
@@ -159,6 +161,60 @@ def test_the_table_says_with_which_guidance_upsample_is_counted(tiny_model: Path
         "cost", "--size", "64x64", "--no-time", *options(tiny_model, *sets, *ONE_STEP)
     ).stdout.splitlines()[0]
     assert "guidance 5 (upsample: 1), float32" in heading
+
+
+# The image encoder
+
+
+def test_the_encoder_costs_what_is_published() -> None:
+    """407 million for 224x224 pixels, where a multiplication with its addition counts as one, and all else too."""
+    network, pixels = EfficientNetLite0().to("meta"), torch.empty(1, 3, 224, 224, device="meta")
+    assert counting.flops_of(lambda: network(pixels))[1] == pytest.approx(2 * 407e6, rel=0.06)
+
+
+def of_extract(model: Path, *sets: str) -> dict[str, Any]:
+    """What is counted of extract for 64x128 pixels: its operations, peak and bytes, without the backbone's weights."""
+    settings = load(None, [f"backbone.path={model}", "diffusion.start_step=24", "upsample.method=nearest", *sets])
+    outline, load_ = backbones.outline(settings["backbone"]), workload(settings, (64, 128), (64, 128))
+    return {
+        **counting.flops_per_frame(outline, load_)["extract"],
+        "peak": counting.peak_bytes(outline, load_)["extract"],
+        "cache": counting.cache_bytes(outline, load_, "float16")["extract"],
+    }
+
+
+def test_the_encoder_s_part_of_extract(tiny_model: Path) -> None:
+    without, found = of_extract(tiny_model, *PLAIN), of_extract(tiny_model)
+    assert "encoder" not in without
+    assert {name: found[name] for name in ("encode", "denoise")} == {
+        name: without[name] for name in ("encode", "denoise")
+    }
+    # The blocks that are read, for pixels four times as many.
+    assert found["encoder"] == pytest.approx(2 * 407e6 * 4 * 64 * 128 / 224**2, rel=0.15)
+    assert found["peak"] > without["peak"]
+    assert found["cache"] - without["cache"] == 32 * 128 * 2
+    alone = of_extract(tiny_model, "extract.parts=encoder")
+    assert alone["encoder"] == found["encoder"] and alone["encode"] == found["encode"] and "denoise" not in alone
+    assert found["cache"] - alone["cache"] == 2 * 32 * 16 * 2
+
+
+def test_margins_cost_their_area_and_the_latents_without_them(tiny_model: Path) -> None:
+    """Beside the margins the encoder of the autoencoder sees the frame itself."""
+    found, wide = of_extract(tiny_model), of_extract(tiny_model, "extract.padding=reflect", "extract.padding_pixels=32")
+    area = 128 * 192 / (64 * 128)
+    assert wide["encoder"] == pytest.approx(area * found["encoder"], rel=0.02)
+    assert wide["encode"] == pytest.approx((area + 1) * found["encode"], rel=0.1)
+    assert wide["denoise"] > area * found["denoise"]
+    assert wide["peak"] > found["peak"] and wide["cache"] == found["cache"]
+
+
+def test_a_vision_transformer_is_counted_and_timed(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tiny_encoder.save_dinov2(tmp_path)
+    sets = options(tiny_model, f"extract.encoder={folder}", "upsample.method=nearest", "diffusion.start_step=24")
+    found = json.loads(vidseg("cost", "--size", "64x64", "--json", *sets).stdout)
+    assert found["encoder"] == str(folder)
+    assert found["stages"]["extract"]["cache_bytes_per_frame"] == 16 * 3 * 16 * 2 + 4 * 8 * 8 * 4
+    assert found["stages"]["extract"]["seconds_per_frame"] > 0
 
 
 def test_cache_bytes_are_those_of_the_stores(tiny_model: Path, tmp_path: Path, rng: np.random.Generator) -> None:

@@ -65,6 +65,13 @@ def test_a_patch_s_pixels_are_normalised_as_the_model_s_own_configuration_says(t
     assert not torch.allclose(after.tokens(frame(), (4, 8)), before.tokens(frame(), (4, 8)))
 
 
+def test_loading_says_nothing(tmp_path, capfd):
+    save_siglip(tmp_path)
+    capfd.readouterr()
+    load(tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_embedded_encoder_gives_128_numbers_of_its_four_maps():
     encoder = load(EMBEDDED)
     tokens = encoder.tokens(frame(), (4, 8))
