@@ -128,6 +128,8 @@ def test_only_an_encoder_s_features_need_an_encoder(tmp_path: Path, clip: Path, 
 
 
 def test_a_vision_transformer_s_folder_goes_all_the_way(tmp_path: Path, clip: Path, backbone: BackboneParams) -> None:
+    """Its weights count, not where they lie."""
+    (tmp_path / "elsewhere").mkdir()
     folder = tiny_encoder.save_dinov2(tmp_path / "dinov2")
     params = replace(PARAMS, encoder=str(folder))
     store = extracted(clip, tmp_path, backbone, params)
@@ -137,5 +139,7 @@ def test_a_vision_transformer_s_folder_goes_all_the_way(tmp_path: Path, clip: Pa
     labels = open_store(segment.run(store.path, matches, tmp_path, chosen), COARSE).read("refined")
     assert labels.shape == (FRAMES, 4, 8) and set(np.unique(labels)) == {0, 1, 2}
     before = store.fingerprint
-    tiny_encoder.save_dinov2(folder, seed=1)
-    assert extracted(clip, tmp_path, backbone, params).fingerprint != before
+    moved = folder.rename(tmp_path / "elsewhere" / "dinov2")
+    assert extracted(clip, tmp_path, backbone, replace(params, encoder=str(moved))).fingerprint == before
+    tiny_encoder.save_dinov2(moved, seed=1)
+    assert extracted(clip, tmp_path, backbone, replace(params, encoder=str(moved))).fingerprint != before
