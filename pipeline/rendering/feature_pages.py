@@ -20,6 +20,18 @@ from pipeline.stores.store import Store
 SIDE, STRIP_FRAMES, SLICE_FRAMES = 400, 4, 720
 
 
+def feature_titles(features: Store) -> dict[str, str]:
+    """The features that a store has: name of the array -> what they are, in words."""
+    params = features.params["extract"]
+    blocks = ", ".join(map(str, params["blocks"]))
+    titles = {
+        "matching": f"block {params['matching_block']}",
+        "aggregated": f"blocks {blocks}, averaged",
+        "encoder": f"encoder {Path(params.get('encoder', '')).name}",
+    }
+    return {name: title for name, title in titles.items() if features.has(name)}
+
+
 @dataclass
 class FeaturePages:
     """One page per frame; what the strip and the x-t slices need is collected on the way.
@@ -39,7 +51,7 @@ class FeaturePages:
         """Per frame: the frame, then the components of a single block, of the averaged blocks, of the encoder."""
         total = self.clip.frames("frames")
         width = width_within(self.clip.array("frames").shape[1:3], SIDE)
-        titles = self._titles()
+        titles = feature_titles(self.features)
         axes = {name: self._fit(name, total) for name in titles}
         grid = tuple(self.features.attrs["grid"])
         in_strip, in_slices = set(spread(total, STRIP_FRAMES)), set(spread(total, SLICE_FRAMES))
@@ -66,16 +78,6 @@ class FeaturePages:
         """x-t slices of these pictures; after all pages."""
         assert self._slices is not None
         return self._slices.picture(self.clip.frames("frames"))
-
-    def _titles(self) -> dict[str, str]:
-        params = self.features.params["extract"]
-        blocks = ", ".join(map(str, params["blocks"]))
-        titles = {
-            "matching": f"block {params['matching_block']}",
-            "aggregated": f"blocks {blocks}, averaged",
-            "encoder": f"encoder {Path(params.get('encoder', '')).name}",
-        }
-        return {name: title for name, title in titles.items() if self.features.has(name)}
 
     def _fit(self, name: str, total: int) -> pca.PCA:
         def read(frame: int) -> np.ndarray:

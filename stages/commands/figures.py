@@ -71,13 +71,14 @@ def differences(
 
 
 def blocks(clip: Path, features: Path, latents: Path, out: Path, settings: Settings, frame: int) -> Path:
-    """Draw a frame's segments found by K-Means on the averaged blocks' features, and on the single block's.
+    """Draw a frame's segments found by K-Means on the averaged blocks' features, the single block's, an encoder's.
 
     Raises:
         UsageError: no such frame.
         DataError: the stores do not belong to each other.
     """
     from pipeline.media.pictures import write_image
+    from pipeline.rendering.feature_pages import feature_titles
     from pipeline.rendering.method_figures import blocks_figure
     from pipeline.rendering.palette import overlay_colours
     from pipeline.segmentation.context import fit
@@ -90,20 +91,14 @@ def blocks(clip: Path, features: Path, latents: Path, out: Path, settings: Setti
     store = open_store(features, FEATURES)
     if store.fingerprint != shot.latents.fingerprint:
         raise DataError(f"{features} and {latents} were not made together; run `vidseg extract` for this clip")
-    made_with, segment = store.params["extract"], settings["segment"]
-    titles = {
-        "aggregated": f"blocks {', '.join(map(str, made_with['blocks']))}, averaged",
-        "matching": f"block {made_with['matching_block']}",
-    }
+    segment, titles = settings["segment"], feature_titles(store)
     results = {}
-    for name, title in titles.items():
-        if not store.has(name):
-            continue
+    for name in sorted(titles, key=("aggregated", "matching", "encoder").index):
         tokens = read_features(store, name, shot.frames.start, shot.frames.stop)
         found = kmeans(tokens[shot.position], segment.clusters, segment.restarts, segment.seed).labels
         planes = fit(tokens[shot.position], found).predict(tokens, 1)  # of the frame itself: what was found
         planes = planes.reshape(-1, *store.attrs["grid"])
-        results[title] = shot.upsample(planes, settings["upsample"]).labels
+        results[titles[name]] = shot.upsample(planes, settings["upsample"]).labels
     opacity = settings["render"].opacity
     return write_image(out, blocks_figure(shot.picture(), results, overlay_colours(), opacity))
 

@@ -83,9 +83,10 @@ def test_differences_with_a_model(made: Path, settings: Settings, tmp_path: Path
 
 
 def test_blocks_with_a_model(made: Path, settings: Settings, tmp_path: Path) -> None:
+    """The frame, and its segments by the averaged blocks, the single one and the encoder."""
     stores = [made / name for name in ("clip.zarr", "features.zarr", "latents.zarr")]
     out = figures.blocks(*stores, tmp_path / "new" / "blocks.png", settings, 0)
-    assert np.asarray(Image.open(out)).shape[1] == 3 * method_figures.SIDE + 4 * 8
+    assert np.asarray(Image.open(out)).shape[1] == 4 * method_figures.SIDE + 5 * 8
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,16 @@ def test_sheets_show_frames_labels_and_features(drawn: Path) -> None:
     assert (len(pages.frames), pages.fps) == (FRAMES, 10)
 
 
+@pytest.mark.parametrize("arrays", [("aggregated", "matching", "encoder"), ("encoder",)], ids=" ".join)
+def test_an_encoder_s_features_are_one_more_picture(tmp_path: Path, arrays: tuple[str, ...]) -> None:
+    other = Scene(tmp_path)
+    stores = {"clip": other.clip(other.video_source()), "labels": other.labels_store()}
+    out = render.run(out=tmp_path / "out", params=PARAMS, features=other.features(*arrays), **stores)
+    assert set(tree_bytes(out)) == BASIC | SLICES | FEATURES
+    columns = 1 + len(arrays)
+    assert np.asarray(Image.open(out / "slices/features.png")).shape[1] == columns * 400 + (columns + 1) * 8
+
+
 def test_the_slice_row_is_a_parameter(scene: Scene, stores: dict[str, Path]) -> None:
     """At the very top there is ground only: the slice of labels below its picture has one colour."""
     out = render.run(stores["clip"], stores["labels"], scene.folder / "row", replace(PARAMS, slice_row=0.0))

@@ -79,16 +79,19 @@ class Scene:
         arrays = {"initial": planes, "refined": planes}
         return self._store("coarse.zarr", COARSE, arrays, {"features": features or f"{self.mark}-features.zarr"})
 
-    def features(self) -> Path:
-        """Four channels per token: its label as three numbers, and a little noise."""
+    def features(self, *arrays: str) -> Path:
+        """Four channels per token: its label as three numbers, and a little noise; the same in each array."""
         planes = np.stack([resize_nearest(plane, GRID) for plane in self.labels])
         tokens = np.random.default_rng(0).normal(0, 0.01, (*planes.shape, 4))
         tokens[..., 0] += planes == 3
         tokens[..., 1] += planes == 7
         values = tokens.reshape(len(planes), -1, 4).astype(np.float16)
         attrs = {"grid": list(GRID), "encoding": "float16"}
-        params = {"extract": {"blocks": [6, 7, 8], "matching_block": 7}}
-        return self._store("features.zarr", FEATURES, {"aggregated": values, "matching": values}, attrs, params)
+        params = {"extract": {"blocks": [6, 7, 8], "matching_block": 7, "encoder": "weights/dinov2"}}
+        if arrays:
+            attrs["arrays"] = arrays
+        content = dict.fromkeys(arrays or FEATURES.arrays, values)
+        return self._store("features.zarr", FEATURES, content, attrs, params)
 
     def _store(
         self,
