@@ -231,6 +231,11 @@ def use_a_relative_path(project: Project) -> None:
     project.write("videos.yaml", {"items": {"a": [project.entry("a") | {"path": "here"}]}})
 
 
+def use_a_relative_encoder(project: Project) -> None:
+    (project.root / "here").mkdir(exist_ok=True)
+    project.write("params.yaml", {"extract": {"encoder": "here"}})
+
+
 def remove_from_git(project: Project) -> None:
     project.run("git", "rm", "-q", "--cached", "params.yaml")
 
@@ -258,6 +263,11 @@ def conflict(project: Project) -> None:
         (unregister, 2, "videos.yaml: lists no items; `vidseg videos add VIDEO` writes them"),
         (forget_the_truth, 3, "videos.yaml: no chosen video has ground truth: nothing to score"),
         (use_a_relative_path, 2, "videos.yaml: path of item 'a' is relative and not in git"),
+        (
+            use_a_relative_encoder,
+            2,
+            "params.yaml: extract.encoder is relative and not in git",
+        ),
         (remove_from_git, 2, "params.yaml: unknown to git, so experiments would lack it; git add params.yaml"),
         (remove_the_pipeline, 2, "dvc.yaml: no such file; run in the project's folder"),
         (remove_the_parameters, 2, "params.yaml: no such file; run in the project's folder"),
