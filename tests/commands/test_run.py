@@ -193,6 +193,18 @@ def test_earlier_scores_do_not_stay_beside_other_labels(
     assert not (tmp_path / "out" / "scores.json").exists()
 
 
+def test_a_run_of_the_encoder_s_features_alone(video: Path, tiny_model: Path, tmp_path: Path) -> None:
+    alone = ("extract.parts=encoder", "segment.encoder_weight=only", "correspond.encoder_weight=only")
+    vidseg("run", video, "-o", tmp_path / "out", *options(tiny_model, *alone))
+    stores = tmp_path / "out" / "artifacts"
+    assert list(zarr.open_group(stores / "features.zarr", mode="r").array_keys()) == ["encoder"]
+    assert zarr.open_group(stores / "labels.zarr", mode="r")["labels"].shape == (5, *SIZE)
+    assert (tmp_path / "out" / "features" / "pca.mp4").is_file()
+    again = options(tiny_model, *alone[:2])
+    line = error_line(vidseg("run", video, "-o", tmp_path / "other", *again, check=2))
+    assert "correspond.encoder_weight is 0.0, but extract.parts is encoder" in line
+
+
 def test_a_context_of_another_clip_begins_this_one(video: Path, tiny_model: Path, result: Path, tmp_path: Path) -> None:
     context = result / "artifacts" / "context"
     vidseg("run", video, "-o", tmp_path / "out", "--context", context, *options(tiny_model))
