@@ -26,17 +26,18 @@ def param(
     low: float | None = None,
     high: float | None = None,
     stored: str | None = None,
-    later: bool = False,
+    before: Any = dataclasses.MISSING,
 ) -> Any:
     """A dataclass field: its default, a one-line description and its range; its choices are those of its `Literal`.
 
     Args:
         stored: its name in stores, where that is another: stores keep the flat names of earlier versions, so that what
             these have written stays valid.
-        later: stores leave it out at its default, which is what versions before this parameter did.
+        before: what versions before this parameter did. At this value stores leave it out, so that what those have
+            written stays valid; it never changes, the default may.
     """
     return dataclasses.field(
-        default=default, metadata={"help": help, "low": low, "high": high, "stored": stored, "later": later}
+        default=default, metadata={"help": help, "low": low, "high": high, "stored": stored, "before": before}
     )
 
 
@@ -122,7 +123,7 @@ class ExtractParams:
     matching_block: int = param(7, "decoder block whose queries are matched (Eq. 3)", low=3, high=11)
     feature_step: int = param(24, "step at which queries are read", low=0)
     start_step: int | None = param(
-        None, "step at which denoising starts for features; null = diffusion.start_step", low=0, later=True
+        None, "step at which denoising starts for features; null = diffusion.start_step", low=0, before=None
     )
     dtype: Literal["float16", "float32", "int8"] = param("float16", "how features are stored")
     shard: int = param(14, "frames per file; a video model's is its window", low=1)
@@ -130,23 +131,27 @@ class ExtractParams:
         None, "video models: frames that are seen together; null = each frame alone", low=1, stored="window"
     )
     encoder: str = param(
-        "none", "image encoder beside the diffusion model: none, efficientnet_lite0 (embedded) or a folder", later=True
+        "none",
+        "image encoder beside the diffusion model: none, efficientnet_lite0 (embedded) or a folder",
+        before="none",
     )
     encoder_maps: tuple[str, ...] = param(
-        ("block7", "block10", "block14", "block15"), "maps of efficientnet_lite0 that are joined", later=True
+        ("block7", "block10", "block14", "block15"),
+        "maps of efficientnet_lite0 that are joined",
+        before=("block7", "block10", "block14", "block15"),
     )
     encoder_scale: float = param(
-        2.0, "efficientnet_lite0 sees frames this many times larger", low=0.25, high=4.0, later=True
+        2.0, "efficientnet_lite0 sees frames this many times larger", low=0.25, high=4.0, before=2.0
     )
     parts: Literal["both", "encoder"] = param(
-        "both", "encoder: no features of the diffusion model, only the encoder's", later=True
+        "both", "encoder: no features of the diffusion model, only the encoder's", before="both"
     )
     padding: Literal["none", "reflect"] = param(
         "none",
         "reflect: networks see frames with mirrored margins, since they mark the borders of what they see",
-        later=True,
+        before="none",
     )
-    padding_pixels: int = param(64, "width of these margins, a multiple of 32", low=32, later=True)
+    padding_pixels: int = param(64, "width of these margins, a multiple of 32", low=32, before=64)
     parity: ExtractParity = ExtractParity()
 
 
@@ -168,7 +173,7 @@ class CorrespondParams:
         0.0,
         "weight of the encoder's features beside the diffusion model's in a match; only = those alone",
         low=0.0,
-        later=True,
+        before=0.0,
     )
     parity: CorrespondParity = CorrespondParity()
 
@@ -233,7 +238,7 @@ class SegmentParams:
     restarts: int = param(10, "K-Means runs; the best counts", low=1)
     features: Literal["aggregated", "matching"] = param("aggregated", "features of the context model")
     encoder_weight: float | Literal["only"] = param(
-        0.0, "weight of the encoder's features beside the diffusion model's; only = those alone", low=0.0, later=True
+        0.0, "weight of the encoder's features beside the diffusion model's; only = those alone", low=0.0, before=0.0
     )
     window: int = param(14, "B, frames per window", low=1)
     neighbors: int = param(4, "k of the nearest-neighbour vote", low=1)
@@ -330,7 +335,7 @@ class UpsampleParams:
         1,
         "joint_bilateral follows the picture after a median filter of so many pixels, odd; 1 = unfiltered",
         low=1,
-        later=True,
+        before=1,
     )
     strength: float = param(50.0, "lambda of Eq. 2; 10 without blending", low=0.0)
     block: int = param(7, "b_m: decoder block whose attention is modulated", low=3, high=11)
@@ -398,7 +403,7 @@ class Declared:
         kind: its type, as annotated.
         default, help, low, high: as given to `param`.
         stored: its name within the section in stores.
-        later: whether stores leave it out at its default.
+        before: the value at which stores leave it out; `dataclasses.MISSING` = they have it always.
     """
 
     kind: Any
@@ -407,7 +412,7 @@ class Declared:
     low: float | None
     high: float | None
     stored: str
-    later: bool
+    before: Any
 
 
 def declared(section: type) -> Mapping[str, Declared]:
@@ -422,7 +427,7 @@ def declared(section: type) -> Mapping[str, Declared]:
         else:
             stored = given["stored"] or field.name
             found[field.name] = Declared(
-                kind, field.default, given["help"], given["low"], given["high"], stored, given["later"]
+                kind, field.default, given["help"], given["low"], given["high"], stored, given["before"]
             )
     return found
 

@@ -74,10 +74,12 @@ def run(
     # These import torch, which takes seconds: not where there is nothing to do.
     from pipeline.encoder.load import load_encoder
     from pipeline.features import extraction
+    from pipeline.features.padding import margin_of
     from pipeline.features.steps import feature_schedule
     from pipeline.features.windows import check_window, passes_of
 
     feature_schedule(params, diffusion)
+    margin_of(params)
     encoder = load_encoder(encoder_source, params, backbones.choose_device()) if encoder_source else None
     deferred = given is None or isinstance(given, backbones.DeferredBackbone)
     without_denoiser = params.parts == "encoder" and deferred

@@ -113,7 +113,7 @@ def plain(params: Any) -> dict[str, Any]:
         {
             known[name].stored: value
             for name, value in flat(params).items()
-            if not (known[name].later and value == known[name].default)
+            if known[name].before is dataclasses.MISSING or value != known[name].before
         }
     )
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.parameters import SECTIONS, declared, renamed
+from pipeline.parameters import SECTIONS, declared, param, renamed
 from pipeline.stores.store import fingerprint
 from stages.common import settings
 from stages.common.resources import resource, stage_number
@@ -202,6 +203,18 @@ def test_features_of_flat_parameters_stay_valid(backbone: str, recorded: str) ->
         "backbone": {"name": backbone, "dtype": "float32"},
     }
     assert fingerprint("extract", 1, "clip", shown, "weights") == recorded
+
+
+def test_what_stores_leave_out_is_what_was_before_and_not_the_default() -> None:
+    """A default may change later: a store of the earlier one must not pass for one of the new."""
+
+    @dataclass(frozen=True)
+    class Section:
+        always: int = param(1, "is always stored")
+        new: int = param(3, "came later", before=1)
+
+    assert settings.plain(Section()) == {"always": 1, "new": 3}
+    assert settings.plain(Section(new=1)) == {"always": 1}
 
 
 def test_stored_names_are_one_per_parameter() -> None:
