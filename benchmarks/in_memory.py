@@ -25,7 +25,7 @@ from pipeline.segmentation.voting import vote
 from pipeline.segmentation.window_loop import Start, fit_context, predict_window, update_context, window_ranges
 from pipeline.stores.schemas import CLIP, TRUTH
 from pipeline.stores.store import open_store
-from pipeline.upsampling.interpolation import interpolated, nearest
+from pipeline.upsampling.interpolation import METHODS, nearest
 from pipeline.upsampling.labelling import label_frame
 from pipeline.upsampling.modulation import to_share
 from pipeline.upsampling.responses import Passes, Response, responses
@@ -202,7 +202,7 @@ class Runner:
                 from pipeline.upsampling.difference import resize_image
 
                 guides = np.stack([resize_image(self.clip.frames[at], self.clip.size) for at in positions])
-            return np.stack([interpolated(*pair, params) for pair in zip(planes, guides, strict=True)])
+            return np.stack([METHODS[params.method](*pair) for pair in zip(planes, guides, strict=True)])
         rules, size = Rules(settings["diffusion"], params), self.clip.size
         inputs = Inputs(self._start(settings, grouping), planes, self.clip.frames[positions])
         if params.mode == "fast":

@@ -331,12 +331,6 @@ class UpsampleParams:
         "modulation", "masked modulation, or interpolation of the coarse map"
     )
     mode: Literal["exact", "fast"] = param("exact", "exact, or fast: the approximations of the group upsample.fast")
-    guide_median: int = param(
-        1,
-        "joint_bilateral follows the picture after a median filter of so many pixels, odd; 1 = unfiltered",
-        low=1,
-        before=1,
-    )
     strength: float = param(50.0, "lambda of Eq. 2; 10 without blending", low=0.0)
     block: int = param(7, "b_m: decoder block whose attention is modulated", low=3, high=11)
     modulate_step: int = param(22, "t_m: step at which it is modulated", low=0)

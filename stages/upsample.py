@@ -178,12 +178,12 @@ def _interpolated(
     import numpy as np
 
     from pipeline.upsampling.difference import resize_image
-    from pipeline.upsampling.interpolation import interpolated
+    from pipeline.upsampling.interpolation import METHODS
 
     results = []
     for frame in shard:
         guide = resize_image(clip.read("frames", frame, frame + 1)[0], size)
-        results.append(interpolated(coarse.read("refined", frame, frame + 1)[0], guide, params))
+        results.append(METHODS[params.method](coarse.read("refined", frame, frame + 1)[0], guide))
         advance(1)
     return np.stack(results)
 

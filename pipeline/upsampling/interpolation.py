@@ -7,8 +7,6 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from pipeline.errors import UsageError
-from pipeline.parameters import UpsampleParams
 from pipeline.upsampling.difference import resize_mask
 from pipeline.upsampling.labelling import RunningArgmax
 
@@ -68,20 +66,6 @@ def joint_bilateral(coarse: np.ndarray, guide: np.ndarray) -> np.ndarray:
             scores[index[row, column], pixels] += np.where(inside, weight + 1e-12, 0)
     decided[rows, columns] = scores.argmax(axis=0)
     return labels[decided].astype(np.int64)
-
-
-def interpolated(coarse: np.ndarray, guide: np.ndarray, params: UpsampleParams) -> np.ndarray:
-    """Labels (h, w) enlarged by the method of the parameters, at the size of the guide image (H, W, 3) uint8.
-
-    Raises:
-        UsageError: the width of the median filter is even.
-    """
-    if params.guide_median % 2 == 0:
-        raise UsageError(f"upsample.guide_median must be odd, not {params.guide_median}")
-    if params.method == "joint_bilateral" and params.guide_median > 1:
-        # Grain and foliage are no borders of segments.
-        guide = cv2.medianBlur(np.ascontiguousarray(guide), params.guide_median)
-    return METHODS[params.method](coarse, guide)
 
 
 METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {

@@ -3,9 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.errors import UsageError
-from pipeline.parameters import UpsampleParams
-from pipeline.upsampling.interpolation import METHODS, interpolated
+from pipeline.upsampling.interpolation import METHODS
 
 COARSE = np.array([[0, 0, 4, 4], [0, 0, 4, 4], [7, 7, 4, 4]])
 
@@ -33,19 +31,3 @@ def test_joint_bilateral_follows_the_images_edge() -> None:
 def test_bilinear_ties_go_to_the_lowest_label() -> None:
     labels = METHODS["bilinear"](np.array([[3, 1]]), np.zeros((1, 3, 3), np.uint8))
     assert labels.tolist() == [[3, 1, 1]]
-
-
-def test_a_median_of_the_guide_hides_grain_from_the_joint_bilateral_filter() -> None:
-    coarse, guide = np.array([[0, 1]]), np.zeros((40, 80, 3), np.uint8)
-    guide[:, 40:] = 200
-    guide[20, 10] = 200  # one pixel that looks like the other segment
-    plain, smoothed = (
-        interpolated(coarse, guide, UpsampleParams(method="joint_bilateral", guide_median=median)) for median in (1, 5)
-    )
-    assert (plain[20, 10], smoothed[20, 10]) == (1, 0)
-    assert {tuple(labels[0, [38, 41]]) for labels in (plain, smoothed)} == {(0, 1)}
-
-
-def test_an_even_median_is_refused() -> None:
-    with pytest.raises(UsageError, match="upsample.guide_median must be odd, not 4"):
-        interpolated(np.zeros((1, 1), int), np.zeros((2, 2, 3), np.uint8), UpsampleParams(guide_median=4))
