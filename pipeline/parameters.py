@@ -327,8 +327,8 @@ class UpsampleVideo:
 class UpsampleParams:
     """Section `upsample`."""
 
-    method: Literal["modulation", "bilinear", "nearest", "joint_bilateral"] = param(
-        "modulation", "masked modulation, or interpolation of the coarse map"
+    method: Literal["modulation", "guided", "bilinear", "nearest", "joint_bilateral"] = param(
+        "modulation", "masked modulation, or interpolation of the coarse map; guided follows the picture's edges"
     )
     mode: Literal["exact", "fast"] = param("exact", "exact, or fast: the approximations of the group upsample.fast")
     strength: float = param(50.0, "lambda of Eq. 2; 10 without blending", low=0.0)

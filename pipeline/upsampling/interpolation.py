@@ -8,12 +8,15 @@ import cv2
 import numpy as np
 
 from pipeline.upsampling.difference import resize_mask
+from pipeline.upsampling.guided_filter import guided_filter
 from pipeline.upsampling.labelling import RunningArgmax
 
 #: Joint bilateral upsampling looks at (2 * RADIUS + 1)^2 coarse cells, with these scales in cells and grey levels.
 RADIUS = 2
 SPATIAL_SIGMA = 1.0
 RANGE_SIGMA = 20.0
+#: Variance of brightness (0 to 1) below which the guided filter takes a window for flat.
+VARIANCE = 1e-3
 
 
 def nearest(coarse: np.ndarray, guide: np.ndarray) -> np.ndarray:
@@ -31,6 +34,22 @@ def bilinear(coarse: np.ndarray, guide: np.ndarray) -> np.ndarray:
     winner = RunningArgmax.empty(guide.shape[:2])
     for label in np.unique(coarse):
         winner.add(int(label), resize_mask(coarse == label, guide.shape[:2], "bilinear"))
+    return winner.labels
+
+
+def guided(coarse: np.ndarray, guide: np.ndarray) -> np.ndarray:
+    """Labels (h, w) that follow the edges of the guide image (H, W, 3) uint8: argmax of guided-filtered masks.
+
+    Each label's mask is enlarged bilinearly, then fitted to the brightness of the guide in windows of two cells
+    (He, Sun and Tang, ECCV 2010); lowest label on ties.
+    """
+    size = guide.shape[:2]
+    brightness = cv2.cvtColor(np.ascontiguousarray(guide), cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    radius = max(1, round(size[0] / coarse.shape[0]))
+    winner = RunningArgmax.empty(size)
+    for label in np.unique(coarse):
+        mask = resize_mask(coarse == label, size, "bilinear").astype(np.float32)
+        winner.add(int(label), guided_filter(mask, brightness, radius, VARIANCE))
     return winner.labels
 
 
@@ -69,6 +88,7 @@ def joint_bilateral(coarse: np.ndarray, guide: np.ndarray) -> np.ndarray:
 
 
 METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "guided": guided,
     "nearest": nearest,
     "bilinear": bilinear,
     "joint_bilateral": joint_bilateral,

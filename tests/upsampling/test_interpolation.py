@@ -17,12 +17,13 @@ def test_interpolation_keeps_labels_and_cell_centres(method: str) -> None:
     np.testing.assert_array_equal(labels[5::10, 5::10], COARSE)
 
 
-def test_joint_bilateral_follows_the_images_edge() -> None:
+@pytest.mark.parametrize("method", ["joint_bilateral", "guided"])
+def test_the_images_edge_is_followed(method: str) -> None:
     """The cell border lies at column 20, the image's edge at 23."""
     coarse = np.array([[1, 1, 2, 2]] * 3)
     guide = np.zeros((30, 40, 3), np.uint8)
     guide[:, 23:] = 200
-    labels = METHODS["joint_bilateral"](coarse, guide)
+    labels = METHODS[method](coarse, guide)
     borders = [int(np.argmax(row == 2)) for row in labels]
     assert set(borders) == {23}
     assert {int(np.argmax(row == 2)) for row in METHODS["nearest"](coarse, guide)} == {20}
