@@ -45,6 +45,14 @@ def test_outcome_has_labels_and_scores(runner: Runner, grouping: Grouping) -> No
     assert np.array_equal(outcome.final, again.final)
 
 
+def test_the_encoder_s_features_count(runner: Runner) -> None:
+    without, joined = (runner.coarse(settings(f"segment.encoder_weight={weight}")) for weight in (0, 2))
+    assert (without != joined).any()
+    only = ("segment.encoder_weight=only", "correspond.encoder_weight=only")
+    alone, of_both = (runner.coarse(settings(*only, f"extract.parts={parts}")) for parts in ("encoder", "both"))
+    np.testing.assert_array_equal(alone, of_both)
+
+
 @pytest.mark.parametrize("method", ["nearest", "joint_bilateral"])
 def test_methods_without_modulation_keep_the_coarse_labels(runner: Runner, method: str) -> None:
     outcome = runner.run(settings(f"upsample.method={method}"))

@@ -15,7 +15,7 @@ from pipeline.features.extraction import extract as extract_frames
 from pipeline.features.windows import Pass, passes_of, window_with
 from pipeline.parameters import UpsampleVideo
 from pipeline.rendering import method_figures
-from pipeline.stores.schemas import CLIP, FEATURES, LABELS
+from pipeline.stores.schemas import CLIP, FEATURES, LABELS, LATENTS
 from pipeline.stores.store import open_store, shard_frames
 from stages import extract, upsample
 from stages.commands import figures
@@ -102,6 +102,20 @@ def test_frames_that_are_done_keep_their_first_features(made: Path, settings: An
     expected = torch.cat([parts[0].matching, parts[1].matching[1:]]).numpy().astype(np.float16)
     np.testing.assert_array_equal(store.read("matching"), expected)
     assert not np.array_equal(parts[1].matching[0].numpy(), parts[0].matching[2].numpy())
+
+
+def test_an_encoder_and_margins_with_windows(made: Path, settings: Any, backbone: Any, tmp_path: Path) -> None:
+    """The encoder sees each frame alone, and the latents are the frames' own."""
+    chosen = {"encoder": "efficientnet_lite0", "padding": "reflect", "padding_pixels": 32}
+    both = open_store(run_extract(made, settings, backbone, tmp_path / "both", **chosen), FEATURES)
+    alone = open_store(run_extract(made, settings, backbone, tmp_path / "alone", **chosen, parts="encoder"), FEATURES)
+    np.testing.assert_array_equal(both.read("encoder"), alone.read("encoder"))
+    plain = open_store(made / "features.zarr", FEATURES)
+    assert both.array("matching").shape == plain.array("matching").shape
+    assert (both.read("matching") != plain.read("matching")).any()
+    expected = open_store(made / "latents.zarr", LATENTS).read("latents")
+    for folder in ("both", "alone"):
+        np.testing.assert_array_equal(open_store(tmp_path / folder / "latents.zarr", LATENTS).read("latents"), expected)
 
 
 def test_shards_may_be_written_by_several_processes(made: Path, settings: Any, backbone: Any, tmp_path: Path) -> None:
