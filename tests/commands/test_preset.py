@@ -94,7 +94,9 @@ def test_presets_of_the_paper_and_its_code_come_to_what_they_were(case: str) -> 
     assert {key: loaded[key] for key in expected} == expected
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in (*BACKBONES, "coarse", "joint_bilateral")])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name not in (*BACKBONES, "coarse", "joint_bilateral", "quality")]
+)
 def test_presets_of_the_paper_and_its_code_set_all_that_is_not_neutral_with_compact(name: str) -> None:
     """So that each can be applied to any parameter file."""
     given = settings.read_preset(name, "compact")
@@ -195,7 +197,7 @@ def test_apply_keeps_comments_and_other_values(tmp_path: Path) -> None:
     [
         (("svd", "svd_reference", "svd"), 'upsample.parity.difference = "wrapped"', "upsample.block"),
         (("svd", "emerdiff_svd", "sd21"), "upsample.blend = false", "backbone.name"),
-        (("paper",), "ingest.size = 128", "upsample.parity.offset"),
+        (("paper",), "ingest.size = 384", "upsample.parity.offset"),
     ],
 )
 def test_apply_names_what_stays_of_an_earlier_preset(

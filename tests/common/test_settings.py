@@ -78,7 +78,7 @@ def test_a_preset_names_its_backbone() -> None:
         ("upsample.blend=1", "upsample.blend must be true or false, not 1"),
         (
             "upsample.method=cubic",
-            "upsample.method must be one of modulation, bilinear, nearest, joint_bilateral",
+            "upsample.method must be one of modulation, guided, bilinear, nearest, joint_bilateral",
         ),
         ("extract.blocks=7", "extract.blocks must be a list, not 7"),
         ("segment.encoder_weight=all", "segment.encoder_weight must be a number or only, not 'all'"),
