@@ -24,7 +24,7 @@ def stores(tmp_path: Path, clip: Path, backbone: BackboneParams) -> tuple[Path, 
     return clip, tmp_path / "latents.zarr", make_coarse(tmp_path / "coarse.zarr", tmp_path / "latents.zarr")
 
 
-@pytest.mark.parametrize("method", ["modulation", "bilinear", "nearest", "joint_bilateral"])
+@pytest.mark.parametrize("method", ["modulation", "guided", "bilinear", "nearest", "joint_bilateral"])
 def test_labels_have_the_sources_size(
     tmp_path: Path, stores: tuple[Path, Path, Path], backbone: BackboneParams, method: str
 ) -> None:
