@@ -35,8 +35,9 @@ UPSAMPLINGS: Mapping[str, tuple[str, ...]] = {
     "nearest": ("upsample.method=nearest",),
     "bilinear": ("upsample.method=bilinear",),
     "joint_bilateral": ("upsample.method=joint_bilateral",),
-    "modulation": (),
-    "modulation, no blending": ("upsample.blend=false",),
+    "guided": ("upsample.method=guided",),
+    "modulation": ("upsample.method=modulation",),
+    "modulation, no blending": ("upsample.method=modulation", "upsample.blend=false"),
 }
 COARSE = ("truth", "method")
 

@@ -21,6 +21,7 @@ import typer
 from benchmarks.in_memory import GROUPING, Grouping, LabelledClip, Outcome, Runner, changed, read_clip
 from stages.common import backbones
 from stages.common.settings import load
+from stages.tables.rows import preset_sets
 
 
 @dataclass(frozen=True)
@@ -72,34 +73,17 @@ ROWS = (
     Row("no modulation: nearest", ("upsample.method=nearest",)),
     Row("no modulation: joint bilateral", ("upsample.method=joint_bilateral",)),
 )
-#: What neither the paper nor its code has.
-NEITHER = (
-    *("extract.encoder=none", "extract.padding=none", "segment.encoder_weight=0", "correspond.encoder_weight=0"),
-    "upsample.mode=exact",
-)
-PAPER = (
-    *NEITHER,
-    "diffusion.start_step=21",
-    "extract.parity.normalize=none",
-    "upsample.parity.offset=inside",
-    "upsample.parity.blend_last_step=24",
-    "upsample.parity.blur=false",
-    "upsample.parity.normalize=false",
-)
-CODE = (
-    *NEITHER,
-    "extract.parity.encode=sample",
-    "correspond.parity.rule=reject",
-    "segment.parity.kmeans_frames=window",
-    "segment.parity.first_frame=predict",
-    "upsample.parity.mask_resize=nearest",
-    "upsample.parity.difference=wrapped",
-    "upsample.parity.filter_resize=lanczos",
-)
+
+
+def _of_preset(name: str) -> tuple[str, ...]:
+    """A preset as `section.key=value` texts, for the same frames."""
+    return tuple(text for text in preset_sets(name) if not text.startswith("ingest."))
+
+
 WHOLE = (
-    Row("all of the paper's choices", PAPER),
-    Row("all of the code's choices", CODE),
-    Row("the same with its rules of grouping", CODE, Grouping(True, True, "mixed positive")),
+    Row("all of the paper's choices", _of_preset("paper")),
+    Row("all of the code's choices", _of_preset("reference")),
+    Row("the same with its rules of grouping", _of_preset("reference"), Grouping(True, True, "mixed positive")),
 )
 
 
@@ -112,7 +96,7 @@ def main(
 ) -> None:
     """Print the table."""
     torch.manual_seed(0)
-    base = list(set_ or ())
+    base = ["upsample.method=modulation", *(set_ or ())]  # the rows are about it
     settings = load(params, base)
     backbone = backbones.load_backbone(settings["backbone"])
     clips = [read_clip(folder / "frames", folder / "labels", settings) for folder in clip]

@@ -72,7 +72,10 @@ def main(
     if unknown := wanted - set(ROWS):
         raise typer.BadParameter(f"--rows: no row {sorted(unknown)[0]!r}; there are: {'; '.join(ROWS)}")
     device = backbones.choose_device()
-    sets = [f"backbone.name={backbone}", f"segment.clusters={labels}", "diffusion.guidance=1", *(set_ or ())]
+    sets = [
+        *(f"backbone.name={backbone}", f"segment.clusters={labels}", "diffusion.guidance=1"),
+        *("upsample.method=modulation", *(set_ or ())),
+    ]
     peak = matmul_peak(device, backbones.choose_dtype(load(None, sets)["backbone"].dtype, device))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"{name}, {peak / 1e12:.1f} TFLOP/s in matmul; {backbone} at {shape[1]}x{shape[0]}, K = {labels}\n")

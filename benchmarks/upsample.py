@@ -85,7 +85,7 @@ def main(
     rows: Annotated[str | None, typer.Option(help="only these rows, separated by ';'")] = None,
 ) -> None:
     """Print the table."""
-    sets = [f"ingest.frames=0:{frames}", *(set_ or ())]
+    sets = [f"ingest.frames=0:{frames}", "upsample.method=modulation", *(set_ or ())]
     base = load(None, sets)
     variants = {
         name: load(None, [*sets, *(f"upsample.{change}" for change in changes)]) for name, changes in chosen(rows)

@@ -42,6 +42,8 @@ from tests.support.commands import error_line, vidseg, write_frames
 
 TINY = SmallDecoderSettings(channels=8, blocks=(1, 0, 0, 0), crop=32, batch=4, rate=1e-2, warmup=5)
 CPU = torch.device("cpu")
+#: Parameters with which upsampling decodes with a small decoder.
+SMALL = ("upsample.method=modulation", "upsample.mode=fast", "upsample.fast.decode=small")
 BAR_PSNR, BAR_CORRELATION = 25.0, 0.8  # of the embedded one on the sample's first frame
 SETS = ("channels=8", "blocks=[1,0,0,0]", "crop=32", "batch=2", "minutes=0")
 
@@ -178,10 +180,9 @@ def test_the_command_writes_what_upsample_then_takes(tmp_path: Path, rng: np.ran
     assert f"{model / SMALL_DECODER}: written (0 unreadable images skipped)" in done.stderr
     frames = write_frames(tmp_path / "frames", rng.integers(0, 256, (2, 64, 64, 3), np.uint8))
     base = (f"backbone.path={model}", "ingest.size=native", "segment.clusters=3", "render.extras=false")
-    fast = ("upsample.mode=fast", "upsample.fast.decode=small")
     marks = []
     for _ in range(2):
-        vidseg("run", frames, "-o", tmp_path / "out", *(word for text in (*base, *fast) for word in ("--set", text)))
+        vidseg("run", frames, "-o", tmp_path / "out", *(word for text in (*base, *SMALL) for word in ("--set", text)))
         marks.append(labels_mark(tmp_path / "out"))
         export_small_decoder(build_small_decoder(replace(TINY, seed=9)), model / SMALL_DECODER)
     assert marks[0] != marks[1]  # other weights under the same path are other parameters
@@ -250,10 +251,9 @@ def test_the_embedded_one_is_small_and_costs_a_quarter(compact: StableDiffusion)
 
 
 def test_the_cost_is_that_of_the_small_decoder_which_is_used() -> None:
-    sets = ("upsample.mode=fast", "upsample.fast.decode=small")
     found = {}
     for name, change in {"own": (), "usual": ("upsample.fast.small_decoder=nowhere",)}.items():
-        settings = load(None, [*sets, *change])
+        settings = load(None, [*SMALL, *change])
         load_ = workload(settings, (64, 64), (64, 64))
         small = load_.small_decoder(torch.device("meta"))
         assert small is not None
@@ -264,7 +264,7 @@ def test_the_cost_is_that_of_the_small_decoder_which_is_used() -> None:
 
 def test_the_fast_mode_runs_with_the_embedded_one(tmp_path: Path, rng: np.random.Generator) -> None:
     frames = write_frames(tmp_path / "frames", rng.integers(0, 256, (1, 64, 64, 3), np.uint8))
-    sets = ("ingest.size=native", "segment.clusters=3", "upsample.mode=fast", "upsample.fast.decode=small")
+    sets = ("ingest.size=native", "segment.clusters=3", *SMALL)
     words = [word for text in (*sets, "render.extras=false") for word in ("--set", text)]
     vidseg("run", frames, "-o", tmp_path / "out", *words)
     assert labels_mark(tmp_path / "out")

@@ -139,7 +139,12 @@ def test_segments_is_short_for_clusters(video: Path, tiny_model: Path, tmp_path:
         ("video", ["--set", "segment.neighbors=400"], 2, "segment.neighbors"),
         ("video", ["--set", "ingest.frames=9:"], 3, "frames"),
         ("video", ["--set", "ingest.size=100x100"], 2, "multiples of 64"),
-        ("video", ["--set", "upsample.modulate_step=3"], 2, "upsample.modulate_step"),
+        (
+            "video",
+            ["--set", "upsample.method=modulation", "--set", "upsample.modulate_step=3"],
+            2,
+            "upsample.modulate_step",
+        ),
         ("video", ["--mask", "missing.png"], 3, "missing.png"),
         ("video", ["--ground-truth", "missing"], 3, "missing"),
         (
@@ -194,13 +199,14 @@ def test_earlier_scores_do_not_stay_beside_other_labels(
 
 
 def test_a_run_of_the_encoder_s_features_alone(video: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """The modulated passes begin at the latents, which extract wrote all the same."""
     alone = ("extract.parts=encoder", "segment.encoder_weight=only", "correspond.encoder_weight=only")
-    vidseg("run", video, "-o", tmp_path / "out", *options(tiny_model, *alone))
+    vidseg("run", video, "-o", tmp_path / "out", *options(tiny_model, *alone, "upsample.method=modulation"))
     stores = tmp_path / "out" / "artifacts"
     assert list(zarr.open_group(stores / "features.zarr", mode="r").array_keys()) == ["encoder"]
     assert zarr.open_group(stores / "labels.zarr", mode="r")["labels"].shape == (5, *SIZE)
     assert (tmp_path / "out" / "features" / "pca.mp4").is_file()
-    again = options(tiny_model, *alone[:2])
+    again = options(tiny_model, *alone, "correspond.encoder_weight=0")
     line = error_line(vidseg("run", video, "-o", tmp_path / "other", *again, check=2))
     assert "correspond.encoder_weight is 0.0, but extract.parts is encoder" in line
 

@@ -79,7 +79,7 @@ def test_weights_of_features_that_are_not_extracted_are_refused(
 @pytest.mark.parametrize(
     "sets",
     [
-        ("extract.encoder=none", "segment.encoder_weight=0"),
+        ("extract.encoder=none", "segment.encoder_weight=0", "correspond.encoder_weight=0"),
         ("segment.encoder_weight=only", "correspond.encoder_weight=1"),
         ("extract.parts=encoder", "segment.encoder_weight=only", "correspond.encoder_weight=only"),
         ("backbone.name=sd21",),

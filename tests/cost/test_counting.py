@@ -23,7 +23,7 @@ from stages.common import backbones
 from stages.common.settings import Settings, load
 from tests.support import tiny, tiny_encoder
 from tests.support.commands import error_line, vidseg, write_frames
-from tests.support.params import PLAIN, make_rules
+from tests.support.params import make_rules
 
 SIZE = (448, 832)
 LABELS = 20
@@ -127,7 +127,8 @@ ONE_STEP = ("diffusion.start_step=24", "upsample.modulate_step=24", "upsample.pa
 
 
 def options(model: Path, *more: str) -> list[str]:
-    return [word for text in (f"backbone.path={model}", "ingest.size=native", *more) for word in ("--set", text)]
+    sets = (f"backbone.path={model}", "ingest.size=native", "upsample.method=modulation", *more)
+    return [word for text in sets for word in ("--set", text)]
 
 
 def test_every_stage_as_json(tiny_model: Path) -> None:
@@ -145,8 +146,9 @@ def test_every_stage_as_json(tiny_model: Path) -> None:
 
 
 def test_without_modulation_the_table_counts_extract_only(tiny_model: Path) -> None:
-    arguments = ("cost", "--size", "64x64", "--no-time", *options(tiny_model, "upsample.method=nearest"))
-    heading, _, titles, *lines = vidseg(*arguments).stdout.splitlines()
+    arguments = ("cost", "--size", "64x64", "--labels", 12, "--no-time")
+    given = options(tiny_model, "upsample.method=nearest")
+    heading, _, titles, *lines = vidseg(*arguments, *given).stdout.splitlines()
     assert "64x64, 12 labels, guidance 1, float32 on cpu" in heading
     assert titles.split() == ["stage", "TFLOP", "memory", "GB", "cache", "MB", "seconds"]
     rows = {line.split()[0]: line.split()[1:] for line in lines}
@@ -174,7 +176,8 @@ def test_the_encoder_costs_what_is_published() -> None:
 
 def of_extract(model: Path, *sets: str) -> dict[str, Any]:
     """What is counted of extract for 64x128 pixels: its operations, peak and bytes, without the backbone's weights."""
-    settings = load(None, [f"backbone.path={model}", "diffusion.start_step=24", "upsample.method=nearest", *sets])
+    given = (f"backbone.path={model}", "extract.encoder_scale=2", "extract.start_step=24", "upsample.method=nearest")
+    settings = load(None, [*given, *sets])
     outline, load_ = backbones.outline(settings["backbone"]), workload(settings, (64, 128), (64, 128))
     return {
         **counting.flops_per_frame(outline, load_)["extract"],
@@ -184,7 +187,7 @@ def of_extract(model: Path, *sets: str) -> dict[str, Any]:
 
 
 def test_the_encoder_s_part_of_extract(tiny_model: Path) -> None:
-    without, found = of_extract(tiny_model, *PLAIN), of_extract(tiny_model)
+    without, found = of_extract(tiny_model, "extract.encoder=none"), of_extract(tiny_model)
     assert "encoder" not in without
     assert {name: found[name] for name in ("encode", "denoise")} == {
         name: without[name] for name in ("encode", "denoise")
@@ -254,7 +257,11 @@ def test_calibration_ends_and_times_what_will_run(rules: Rules | None) -> None:
     [
         (["--size", "huge"], 2, "--size must be HxW in pixels, e.g. 480x854, not 'huge'"),
         (["--set", "backbone.path=nowhere.safetensors"], 4, "nowhere.safetensors: no such file"),
-        (["--set", "upsample.modulate_step=3"], 2, "upsample.modulate_step must be between"),
+        (
+            ["--set", "upsample.method=modulation", "--set", "upsample.modulate_step=3"],
+            2,
+            "upsample.modulate_step must be between",
+        ),
     ],
 )
 def test_bad_input(arguments: list[str], code: int, message: str) -> None:

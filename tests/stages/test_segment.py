@@ -343,7 +343,7 @@ def test_the_commands(work: Path, tmp_path: Path) -> None:
     sets = [f"--set={text}" for text in (*PLAIN, "segment.clusters=4", "segment.window=5")]
     features, matches = work / "features.zarr", work / "matches.zarr"
     out, model = tmp_path / "out", tmp_path / "model"
-    command("correspond", features, out, "--set", "correspond.parity.rule=reject")
+    command("correspond", features, out, *sets, "--set", "correspond.parity.rule=reject")
     assert open_store(out / "matches.zarr", MATCHES).read("next").min() == -1
     command("segment", features, matches, out, *sets)
     command("context", "fit", features, model, *sets)

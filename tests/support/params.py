@@ -10,10 +10,10 @@ from pipeline.upsampling.rules import Rules
 
 Section = TypeVar("Section")
 
-#: `compact` without what its defaults add to the method: the diffusion model's features alone, nothing approximated.
+#: `compact` without what its defaults change of the method: the diffusion model's features alone, exact modulation.
 PLAIN = (
     *("extract.encoder=none", "extract.padding=none", "correspond.encoder_weight=0", "segment.encoder_weight=0"),
-    "upsample.mode=exact",
+    *("upsample.method=modulation", "upsample.mode=exact"),
 )
 
 

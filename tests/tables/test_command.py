@@ -91,8 +91,11 @@ def test_the_baselines() -> None:
     assert list(loaded) == ["ours", "coarse", "joint_bilateral", "emerdiff"]
     methods = {key: made["upsample"].method for key, made in loaded.items()}
     assert methods == {
-        "ours": "modulation", "coarse": "bilinear", "joint_bilateral": "joint_bilateral", "emerdiff": "modulation",
-    }  # fmt: skip
+        "ours": SETTINGS["upsample"].method,
+        "coarse": "bilinear",
+        "joint_bilateral": "joint_bilateral",
+        "emerdiff": "modulation",
+    }
     assert loaded["ours"].as_dict() == settings_.load().as_dict()
 
 
@@ -112,11 +115,18 @@ def test_rows_of_a_video_model_have_its_windows_and_figures() -> None:
 
 
 def test_emerdiff_is_the_first_row_of_the_ablation() -> None:
-    """In the mode that is configured: the preset is exact."""
-    emerdiff, first = table_rows.preset_sets("emerdiff"), table_rows.ablation_rows(SETTINGS)[0].sets
-    mode = f"upsample.mode={SETTINGS['upsample'].mode}"
-    assert settings_.load(None, [*emerdiff, mode]).as_dict() == settings_.load(None, first).as_dict()
+    """Where no default differs from the paper's: the ablation changes its four switches and the features alone."""
+    sd21 = ["backbone.name=sd21"]
+    emerdiff, first = table_rows.preset_sets("emerdiff"), table_rows.ablation_rows(settings_.load(None, sd21))[0].sets
+    assert settings_.load(None, [*sd21, *emerdiff]).as_dict() == settings_.load(None, [*sd21, *first]).as_dict()
     assert next(iter(TABLE_2)) == (False, False, False, False)
+
+
+def test_the_ablation_is_of_the_diffusion_model_alone() -> None:
+    for row in table_rows.ablation_rows(SETTINGS):
+        loaded = settings_.load(None, row.sets)
+        assert (loaded["extract"].encoder, loaded["extract"].parts) == ("none", "both")
+        assert (loaded["segment"].encoder_weight, loaded["correspond"].encoder_weight) == (0, 0)
 
 
 def test_error_rows_name_each_other() -> None:
@@ -209,7 +219,8 @@ def test_the_mark_follows_what_decides_results(restored: Project) -> None:
     def mark(*sets: str) -> str:
         return experiments.describe("row", sets, ["clips", "extra"]).mark
 
-    assert mark() == mark("upsample.method=modulation") == mark("render.opacity=0.1")
+    same = f"segment.window={SETTINGS['segment'].window}"
+    assert mark() == mark(same) == mark("render.opacity=0.1")
     assert mark("segment.clusters=3") != mark()
     assert experiments.describe("row", (), ["clips"]).mark != mark()
     before = mark()

@@ -225,7 +225,8 @@ def test_parts_and_small_images_give_labels(
 
 
 def options(model: Path, *more: str) -> list[str]:
-    sets = (f"backbone.path={model}", "ingest.size=native", "segment.clusters=3", "upsample.mode=fast", *more)
+    quick = (f"backbone.path={model}", "ingest.size=native", "segment.clusters=3")
+    sets = (*quick, "upsample.method=modulation", "upsample.mode=fast", *more)
     return [word for text in sets for word in ("--set", text)]
 
 

@@ -92,7 +92,7 @@ def test_locked_weights_guard_the_pipeline(project: Project) -> None:
 def test_another_small_decoder_runs_upsample_alone(project: Project) -> None:
     """And none that the lock does not know is used."""
     upsample = dict(project.params["upsample"])
-    project.params["upsample"] |= {"mode": "fast", "fast": {"decode": "small"}}
+    project.params["upsample"] |= {"method": "modulation", "mode": "fast", "fast": {"decode": "small"}}
     project.write_params()
     for seed, refused in enumerate(("no small decoder", "another small decoder")):
         tiny.save_small_decoder(project.folder / "model" / "small_decoder", seed)
@@ -221,12 +221,12 @@ def test_a_mask_is_watched(quick: QuickProject) -> None:
 
 def test_an_earlier_parameter_comes_back_from_the_cache(quick: QuickProject) -> None:
     quick.repro()
-    labels = quick.folder / "data/upsample/one/labels.zarr"
+    labels, method = quick.folder / "data/upsample/one/labels.zarr", quick.params["upsample"]["method"]
     before = labels.read_bytes()
     quick.change("upsample", "method", "nearest")
     quick.repro()
     assert labels.read_bytes() != before
-    quick.change("upsample", "method", "modulation")
+    quick.change("upsample", "method", method)
     assert "is cached - skipping run" in quick.print_repro("upsample@one")
     assert labels.read_bytes() == before
 

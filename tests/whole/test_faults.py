@@ -35,7 +35,7 @@ PARAMS = {
     "diffusion": {"batch": 2},
     "extract": {"shard": 2},
     "segment": {"clusters": 2, "window": 2},
-    "upsample": {"batch": 4},
+    "upsample": {"method": "modulation", "batch": 4},
     "evaluate": {"windows": [2]},
 }
 
@@ -155,7 +155,7 @@ def test_killed_while_it_replaces_an_earlier_result(chain: Chain, tmp_path: Path
     expected = chain.made_by("correspond")
     out, log = tmp_path / "out", tmp_path / "log"
     command = chain.command("correspond", out)
-    earlier = [*command, "--set", "correspond.max_squared_distance=8"]
+    earlier = [*command, "--set", "correspond.max_squared_distance=3"]
     assert killing.run(earlier, out, log).code == 0
     old = tree_bytes(out)
     changes = killing.run(command, out, log).changes

@@ -36,7 +36,8 @@ def stores(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 def words(stage: str, stores: Path, out: Path, model: Path, *more: str) -> list[str]:
     inputs = {"extract": ["clip.zarr"], "upsample": ["clip.zarr", "latents.zarr", "coarse.zarr"]}[stage]
-    sets = ["--set", "extract.shard=1", "--set", "diffusion.batch=1", "--set", f"backbone.path={model}"]
+    chosen = ("extract.shard=1", "diffusion.batch=1", "upsample.method=modulation", f"backbone.path={model}")
+    sets = [word for text in chosen for word in ("--set", text)]
     return [stage, *(str(stores / name) for name in inputs), str(out), *sets, *more]
 
 
