@@ -91,6 +91,7 @@ def test_locked_weights_guard_the_pipeline(project: Project) -> None:
 @pytest.mark.slow
 def test_another_small_decoder_runs_upsample_alone(project: Project) -> None:
     """And none that the lock does not know is used."""
+    project.write_videos({"one": [ONE]})
     upsample = dict(project.params["upsample"])
     project.params["upsample"] |= {"method": "modulation", "mode": "fast", "fast": {"decode": "small"}}
     project.write_params()
