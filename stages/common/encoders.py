@@ -69,15 +69,17 @@ def check_weights(settings: Settings) -> None:
         UsageError: names the parameters.
     """
     extract = settings["extract"]
-    for section in ("segment", "correspond"):
-        weight = settings[section].encoder_weight
-        if weight != 0 and extract.encoder == "none":
-            raise UsageError(
-                f"{section}.encoder_weight is {weight}, but extract.encoder is none; set {section}.encoder_weight=0, "
-                f"or {_ADD_ENCODER}"
-            )
-        if weight != "only" and extract.parts == "encoder":
-            raise UsageError(
-                f"{section}.encoder_weight is {weight}, but extract.parts is encoder, which leaves out the diffusion "
-                f"model's features; set {section}.encoder_weight=only, or extract.parts=both"
-            )
+    weights = {f"{section}.encoder_weight": settings[section].encoder_weight for section in ("segment", "correspond")}
+    if extract.encoder == "none":
+        unfit = {name: weight for name, weight in weights.items() if weight != 0}
+        why, fit, instead = "extract.encoder is none", "0", _ADD_ENCODER
+    elif extract.parts == "encoder":
+        unfit = {name: weight for name, weight in weights.items() if weight != "only"}
+        why = "extract.parts is encoder, which leaves out the diffusion model's features"
+        fit, instead = "only", "extract.parts=both"
+    else:
+        return
+    if unfit:
+        given = " and ".join(f"{name} is {weight}" for name, weight in unfit.items())
+        remedy = " and ".join(f"{name}={fit}" for name in unfit)
+        raise UsageError(f"{given}, but {why}; set {remedy}, or {instead}")

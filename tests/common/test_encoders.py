@@ -49,7 +49,11 @@ def test_a_folder_that_is_not_there_is_named_with_the_command_that_gets_it(tmp_p
 @pytest.mark.parametrize(
     ("sets", "message"),
     [
-        (("extract.encoder=none",), "segment.encoder_weight is .*, but extract.encoder is none; set segment.encoder_w"),
+        (
+            ("extract.encoder=none", "segment.encoder_weight=2", "correspond.encoder_weight=1"),
+            "segment.encoder_weight is 2.0 and correspond.encoder_weight is 1.0, but extract.encoder is none; set "
+            "segment.encoder_weight=0 and correspond.encoder_weight=0, or extract.encoder=efficientnet_lite0",
+        ),
         (
             ("extract.encoder=none", "segment.encoder_weight=0", "correspond.encoder_weight=only"),
             "correspond.encoder_weight is only, but extract.encoder is none; set correspond.encoder_weight=0, or "
@@ -61,7 +65,7 @@ def test_a_folder_that_is_not_there_is_named_with_the_command_that_gets_it(tmp_p
             "features; set correspond.encoder_weight=only, or extract.parts=both",
         ),
         (
-            ("extract.parts=encoder", "segment.encoder_weight=3"),
+            ("extract.parts=encoder", "segment.encoder_weight=3", "correspond.encoder_weight=only"),
             "segment.encoder_weight is 3.0, but extract.parts is encoder, .* set segment.encoder_weight=only",
         ),
     ],
