@@ -1,0 +1,72 @@
+"""Recorded arrays of SMITE's authors' code, file by file, and what computes them.
+
+A `Recorded` answers for every array of one file: by a rule, or as an input, for which an array that is computed from it
+stands. All computations start from recorded inputs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.reference.cases import Compare, Tally
+from tests.support.places import SHARED
+
+VARIABLE = "VIDSEG_SMITE_REFERENCE"
+DEFAULT_FOLDER = SHARED / "reference" / "smite"
+GIVEN_FOLDER = os.environ.get(VARIABLE)
+FOLDER = Path(GIVEN_FOLDER) if GIVEN_FOLDER is not None else DEFAULT_FOLDER
+META = "meta_json"
+
+Arrays = Mapping[str, np.ndarray]
+Compute = Callable[[Arrays, re.Match[str]], Any]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How arrays of a pattern of names are computed from others of the file, and compared with the recorded ones."""
+
+    pattern: str
+    compute: Compute
+    compare: Compare
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One file of recorded arrays.
+
+    Attributes:
+        file: name of the .npz file.
+        rules: what computes its arrays.
+        inputs: pattern of an input -> name of an array that is computed from it; may hold groups of the pattern (\\1).
+    """
+
+    file: str
+    rules: tuple[Rule, ...]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+    def complaint(self, arrays: Arrays, name: str) -> str | None:
+        """What is wrong with our version of an array; None when it agrees."""
+        for pattern, stands in self.inputs.items():
+            if match := re.fullmatch(pattern, name):
+                return self._computed(arrays, match.expand(stands))
+        return self._computed(arrays, name)
+
+    def tally(self, arrays: Arrays) -> Tally:
+        names = [name for name in arrays if name != META]
+        tally = Tally(self.file.removesuffix(".npz"), len(names))
+        for name in names:
+            tally.add(name, self.complaint(arrays, name))
+        return tally
+
+    def _computed(self, arrays: Arrays, name: str) -> str | None:
+        for rule in self.rules:
+            if name in arrays and (match := re.fullmatch(rule.pattern, name)):
+                return rule.compare(np.asarray(rule.compute(arrays, match)), arrays[name])
+        return "no rule knows this name"
