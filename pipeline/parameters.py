@@ -236,6 +236,14 @@ class SegmentParams:
     init: Literal["kmeans", "mask"] = param("kmeans", "K-Means on frame 1, or mask: its labels are given")
     clusters: int = param(20, "K, number of segments", low=1)
     restarts: int = param(10, "K-Means runs; the best counts", low=1)
+    balance: float = param(
+        0.0,
+        "the higher, the less tokens that resemble many others count in K-Means: even surfaces (sky, road) stay whole; "
+        "0 = all count alike (the paper)",
+        low=0.0,
+        high=8.0,
+        before=0.0,
+    )
     features: Literal["aggregated", "matching"] = param("aggregated", "features of the context model")
     encoder_weight: float | Literal["only"] = param(
         0.0, "weight of the encoder's features beside the diffusion model's; only = those alone", low=0.0, before=0.0

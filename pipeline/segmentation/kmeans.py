@@ -33,8 +33,8 @@ class KMeansResult:
     Attributes:
         labels: (n,) int32; 0 is the largest cluster, 1 the next (on equal size: the one whose first token
             comes first).
-        centers: (l, c) float32, the means of the labels' tokens.
-        inertia: sum of squared distances of the tokens to their centres.
+        centers: (l, c) float32, the means of the labels' tokens, weighted.
+        inertia: sum of squared distances of the tokens to their centres, each times the token's weight.
     """
 
     labels: np.ndarray
@@ -42,7 +42,9 @@ class KMeansResult:
     inertia: float
 
 
-def kmeans(tokens: np.ndarray, clusters: int, restarts: int, seed: int) -> KMeansResult:
+def kmeans(
+    tokens: np.ndarray, clusters: int, restarts: int, seed: int, weights: np.ndarray | None = None
+) -> KMeansResult:
     """Cluster tokens; the run with the lowest inertia of `restarts` runs wins (the earliest on ties).
 
     The result depends on the arguments alone: every run draws from its own generator, keyed by (seed, run).
@@ -50,6 +52,7 @@ def kmeans(tokens: np.ndarray, clusters: int, restarts: int, seed: int) -> KMean
 
     Args:
         tokens: (n, c) floats.
+        weights: (n,) positive floats, how much each token counts; None: all count 1.
 
     Raises:
         UsageError: more clusters than tokens.
@@ -64,19 +67,26 @@ def kmeans(tokens: np.ndarray, clusters: int, restarts: int, seed: int) -> KMean
     if clusters < 1 or restarts < 1:
         raise UsageError("segment.clusters and segment.restarts must be at least 1")
     require_finite(values[None], "features")
-    return _result(values, min(_runs(values, clusters, restarts, seed), key=lambda run: run.inertia()))
+    counts = np.ones(len(values), np.float32) if weights is None else np.asarray(weights, np.float32)
+    best = min(_runs(values, counts, clusters, restarts, seed), key=lambda run: run.inertia())
+    return _result(values, counts, best)
 
 
 def greedy_seeds(
-    tokens: np.ndarray, squares: np.ndarray, clusters: int, generators: Sequence[np.random.Generator]
+    tokens: np.ndarray,
+    squares: np.ndarray,
+    weights: np.ndarray,
+    clusters: int,
+    generators: Sequence[np.random.Generator],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Greedy k-means++: each seed is the best of a few tokens drawn in proportion to squared distance.
+    """Greedy k-means++: each seed is the best of a few tokens drawn in proportion to weighted squared distance.
 
     Arthur and Vassilvitskii, "k-means++: the advantages of careful seeding" (2007), in the greedy variant of
     its section 7 with 2 + ln(l) candidates.
 
     Args:
         squares: (n,) squared lengths of the tokens (n, c).
+        weights: (n,) float32, how much each counts.
         generators: one for each of r runs.
 
     Returns:
@@ -90,17 +100,17 @@ def greedy_seeds(
     seeds[:, 0] = drawn[:, 0]
     nearest = np.zeros(distance.shape, np.int32)
     for step in range(1, clusters):
-        cumulative = np.cumsum(distance, axis=1, dtype=np.float64)
+        cumulative = np.cumsum(distance * weights, axis=1, dtype=np.float64)
         drawn = np.stack(
             [
-                np.searchsorted(weights, generator.random(candidates) * weights[-1], side="right")
-                for weights, generator in zip(cumulative, generators, strict=True)
+                np.searchsorted(sums, generator.random(candidates) * sums[-1], side="right")
+                for sums, generator in zip(cumulative, generators, strict=True)
             ]
         )
         drawn = np.minimum(drawn, len(tokens) - 1)
         remaining = _squared_distance(tokens, squares, drawn)  # (r, candidates, n)
         np.minimum(remaining, distance[:, None], out=remaining)
-        best = remaining.sum(axis=2, dtype=np.float64).argmin(axis=1)
+        best = (remaining * weights).sum(axis=2, dtype=np.float64).argmin(axis=1)
         seeds[:, step] = drawn[runs, best]
         nearest[remaining[runs, best] < distance] = step
         distance = remaining[runs, best]
@@ -128,11 +138,17 @@ class _Run:
     """
 
     def __init__(
-        self, tokens: np.ndarray, squares: np.ndarray, seeds: np.ndarray, labels: np.ndarray, sums: np.ndarray
+        self,
+        tokens: np.ndarray,
+        squares: np.ndarray,
+        weights: np.ndarray,
+        seeds: np.ndarray,
+        labels: np.ndarray,
+        sums: np.ndarray,
     ) -> None:
-        self._tokens, self._squares = tokens, squares
+        self._tokens, self._squares, self._weights = tokens, squares, weights
         self._sums = sums.astype(np.float64)
-        self._counts = np.bincount(labels, minlength=len(seeds))
+        self._counts = np.bincount(labels, weights, len(seeds))
         self.labels = labels
         self.centers = self._means(seeds)
         self.upper = np.full(len(tokens), np.inf, np.float32)
@@ -173,12 +189,12 @@ class _Run:
         """Give tokens (m,) other labels, change the centres with them, and the bounds with the centres."""
         columns = np.arange(len(tokens))
         change = np.zeros((len(self.centers), len(tokens)), np.float32)
-        change[after, columns] = 1
-        change[self.labels[tokens], columns] = -1
+        change[after, columns] = self._weights[tokens]
+        change[self.labels[tokens], columns] = -self._weights[tokens]
         self.labels[tokens] = after
         for part, moved in _blocks(self._tokens, tokens):
             self._sums += change[:, part] @ moved
-        self._counts += change.sum(axis=1).astype(np.int64)
+        self._counts = np.bincount(self.labels, self._weights, len(self.centers))
         centers = self._means(self.centers)
         shifts = np.linalg.norm(centers - self.centers, axis=1)
         self.centers = centers
@@ -187,24 +203,25 @@ class _Run:
 
     def _means(self, otherwise: np.ndarray) -> np.ndarray:
         """The mean of each label's tokens; a centre without tokens stays where it was."""
-        counts = self._counts[:, None]
-        return np.where(counts > 0, self._sums / np.maximum(counts, 1), otherwise).astype(np.float32)
+        used = self._counts[:, None] > 0
+        return np.where(used, self._sums / np.where(used, self._counts[:, None], 1), otherwise).astype(np.float32)
 
     def inertia(self) -> float:
-        """Sum of squared distances to the means, up to rounding."""
-        within = np.square(self._sums).sum(axis=1) / np.maximum(self._counts, 1)
-        return float(self._squares.sum(dtype=np.float64) - within.sum())
+        """Weighted sum of squared distances to the means, up to rounding."""
+        within = np.square(self._sums).sum(axis=1) / np.where(self._counts > 0, self._counts, 1)
+        return float((self._squares * self._weights).sum(dtype=np.float64) - within.sum())
 
 
-def _runs(tokens: np.ndarray, clusters: int, restarts: int, seed: int) -> list[_Run]:
+def _runs(tokens: np.ndarray, weights: np.ndarray, clusters: int, restarts: int, seed: int) -> list[_Run]:
     """All runs, each iterated (Lloyd) until no token moves any more, in step."""
     squares = np.einsum("nc,nc->n", tokens, tokens)
     generators = [np.random.default_rng((seed, run)) for run in range(restarts)]
-    seeds, nearest = greedy_seeds(tokens, squares, clusters, generators)
+    seeds, nearest = greedy_seeds(tokens, squares, weights, clusters, generators)
     members = nearest[:, None] == np.arange(clusters)[:, None]  # (r, l, n)
-    sums = (members.reshape(-1, len(tokens)).astype(np.float32) @ tokens).reshape(restarts, clusters, -1)
+    weighted = tokens * weights[:, None]
+    sums = (members.reshape(-1, len(tokens)).astype(np.float32) @ weighted).reshape(restarts, clusters, -1)
     runs = [
-        _Run(tokens, squares, tokens[chosen], labels, added)
+        _Run(tokens, squares, weights, tokens[chosen], labels, added)
         for chosen, labels, added in zip(seeds, nearest, sums, strict=True)
     ]
     active = runs
@@ -229,7 +246,7 @@ def _blocks(tokens: np.ndarray, at: np.ndarray) -> Iterator[tuple[slice, np.ndar
         yield part, tokens[at[part]]
 
 
-def _result(tokens: np.ndarray, run: _Run) -> KMeansResult:
+def _result(tokens: np.ndarray, weights: np.ndarray, run: _Run) -> KMeansResult:
     """Number the clusters by size, and measure them."""
     used, first_token, sizes = np.unique(run.labels, return_index=True, return_counts=True)
     order = np.lexsort((first_token, -sizes))
@@ -239,5 +256,5 @@ def _result(tokens: np.ndarray, run: _Run) -> KMeansResult:
     inertia = 0.0
     for part, members in _blocks(tokens, np.arange(len(tokens))):
         members -= centers[labels[part]]
-        inertia += float(np.einsum("nc,nc->n", members, members).sum(dtype=np.float64))
+        inertia += float((np.einsum("nc,nc->n", members, members) * weights[part]).sum(dtype=np.float64))
     return KMeansResult(labels, centers, inertia)

@@ -17,6 +17,7 @@ from pipeline.parameters import SegmentParams
 from pipeline.segmentation.context import Context, fit, merge_by_mask
 from pipeline.segmentation.correspondence import Matches
 from pipeline.segmentation.kmeans import kmeans
+from pipeline.segmentation.token_weights import balanced_weights
 from pipeline.segmentation.voting import vote
 
 
@@ -172,6 +173,8 @@ def _first_labels(features: np.ndarray, params: SegmentParams, seed_mask: np.nda
         assert seed_mask is not None
         return fill_void(features[0], seed_mask, params.neighbors)
     clustered = features[:1] if params.parity.kmeans_frames == "first" else features
-    result = kmeans(clustered.reshape(-1, features.shape[-1]), params.clusters, params.restarts, params.seed)
+    tokens = clustered.reshape(-1, features.shape[-1])
+    weights = balanced_weights(tokens, params.balance)
+    result = kmeans(tokens, params.clusters, params.restarts, params.seed, weights)
     clusters = result.labels[: features.shape[1]]
     return merge_by_mask(clusters, seed_mask) if merge and seed_mask is not None else clusters

@@ -83,6 +83,7 @@ def blocks(clip: Path, features: Path, latents: Path, out: Path, settings: Setti
     from pipeline.rendering.palette import overlay_colours
     from pipeline.segmentation.context import fit
     from pipeline.segmentation.kmeans import kmeans
+    from pipeline.segmentation.token_weights import balanced_weights
     from pipeline.stores.feature_codec import read_features
     from pipeline.stores.schemas import FEATURES
     from pipeline.stores.store import open_store
@@ -95,7 +96,8 @@ def blocks(clip: Path, features: Path, latents: Path, out: Path, settings: Setti
     results = {}
     for name in sorted(titles, key=("aggregated", "matching", "encoder").index):
         tokens = read_features(store, name, shot.frames.start, shot.frames.stop)
-        found = kmeans(tokens[shot.position], segment.clusters, segment.restarts, segment.seed).labels
+        weights = balanced_weights(tokens[shot.position], segment.balance)
+        found = kmeans(tokens[shot.position], segment.clusters, segment.restarts, segment.seed, weights).labels
         planes = fit(tokens[shot.position], found).predict(tokens, 1)  # of the frame itself: what was found
         planes = planes.reshape(-1, *store.attrs["grid"])
         results[titles[name]] = shot.upsample(planes, settings["upsample"]).labels

@@ -20,6 +20,7 @@ SWITCHES = ("B 14", "masked modulation", "feature aggregation", "CBR")
 WITHOUT_ENCODER = (
     *("extract.parts=both", "extract.encoder=none", "extract.padding=none"),
     *("correspond.encoder_weight=0", "segment.encoder_weight=0"),
+    "segment.balance=0",
 )
 #: lambda without blending, as in EmerDiff [5.2].
 UNMASKED_STRENGTH = 10.0

@@ -83,6 +83,7 @@ NEUTRAL = {
     "extract.padding": "none",
     "correspond.encoder_weight": 0,
     "segment.encoder_weight": 0,
+    "segment.balance": 0,
 }
 
 

@@ -75,35 +75,46 @@ def test_threads_do_not_change_the_result() -> None:
 def test_greedy_seeds_spread_over_far_groups(blobs: tuple[np.ndarray, np.ndarray]) -> None:
     tokens, group = blobs
     generators = [np.random.default_rng(seed) for seed in (1, 2)]
-    seeds, nearest = greedy_seeds(tokens, np.square(tokens).sum(axis=1), 5, generators)
+    seeds, nearest = greedy_seeds(tokens, np.square(tokens).sum(axis=1), np.ones(len(tokens)), 5, generators)
     for chosen, labels in zip(seeds, nearest, strict=True):
         assert sorted(group[chosen]) == [0, 1, 2, 3, 4]
         np.testing.assert_array_equal(group[chosen][labels], group)
 
 
-def plain_iterations(tokens: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def plain_iterations(tokens: np.ndarray, weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Lloyd's algorithm in float64, every distance computed, until no token moves."""
     while True:
-        centers = np.stack([tokens[labels == label].mean(axis=0) for label in range(labels.max() + 1)])
+        chosen = [labels == label for label in range(labels.max() + 1)]
+        centers = np.stack([np.average(tokens[of], axis=0, weights=weights[of]) for of in chosen])
         following = np.square(tokens[:, None] - centers).sum(axis=2).argmin(axis=1)
         if np.array_equal(following, labels):
             return labels
         labels = following
 
 
+def spread(tokens: np.ndarray, weights: np.ndarray, labels: np.ndarray) -> float:
+    total = 0.0
+    for label in np.unique(labels):
+        of = labels == label
+        mean = np.average(tokens[of], axis=0, weights=weights[of])
+        total += (weights[of, None] * np.square(tokens[of] - mean)).sum()
+    return total
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["alike", "weighted"])
 @pytest.mark.parametrize(("noise", "clusters"), [(0.3, 4), (1.0, 9), (3.0, 20)])
-def test_labels_are_those_of_plain_iterations(noise: float, clusters: int, rng: np.random.Generator) -> None:
+def test_labels_are_those_of_plain_iterations(
+    noise: float, clusters: int, weighted: bool, rng: np.random.Generator
+) -> None:
     smooth = rng.standard_normal((40, 24)).repeat(15, axis=0)
     tokens = (smooth + noise * rng.standard_normal(smooth.shape)).astype(np.float32)
+    weights = rng.uniform(0.01, 3, len(tokens)).astype(np.float32) if weighted else np.ones(len(tokens), np.float32)
     generators = [np.random.default_rng((7, run)) for run in range(3)]
-    _, nearest = greedy_seeds(tokens, np.square(tokens).sum(axis=1), clusters, generators)
-    found = [plain_iterations(tokens.astype(float), labels) for labels in nearest]
-    spreads = [
-        sum(np.square(tokens[run == label] - tokens[run == label].mean(axis=0)).sum() for label in np.unique(run))
-        for run in found
-    ]
+    _, nearest = greedy_seeds(tokens, np.square(tokens).sum(axis=1), weights, clusters, generators)
+    found = [plain_iterations(tokens.astype(float), weights, labels) for labels in nearest]
+    spreads = [spread(tokens, weights, labels) for labels in found]
     best = found[int(np.argmin(spreads))]
-    ours = kmeans(tokens, clusters, restarts=3, seed=7)
+    ours = kmeans(tokens, clusters, restarts=3, seed=7, weights=weights if weighted else None)
     assert ours.inertia == pytest.approx(min(spreads), rel=1e-5)
     np.testing.assert_array_equal(best[:, None] == best, ours.labels[:, None] == ours.labels)
 
