@@ -352,6 +352,39 @@ class UpsampleParams:
     video: UpsampleVideo = UpsampleVideo()
 
 
+def check_odd(name: str, value: int) -> None:
+    """Refuse an even number of frames around one in the middle.
+
+    Raises:
+        UsageError: names the parameter.
+    """
+    if value % 2 == 0:
+        raise UsageError(f"{name} must be odd, not {value}: as many frames before a frame as after it")
+
+
+@dataclass(frozen=True)
+class TrackParams:
+    """Section `track`.
+
+    Raises:
+        UsageError: an even window.
+    """
+
+    method: Literal["flow", "features", "file", "cotracker", "static"] = param(
+        "flow", "optical flow, matches of features as correspond finds them, tracks in a file, CoTracker, or no motion"
+    )
+    window: int = param(29, "frames through which each point is followed, odd; a vote of w frames needs 2 w - 1", low=1)
+    max_squared_distance: float = param(2.0, "method features: largest squared distance of a match, tokens^2", low=0.0)
+    encoder_weight: float | Literal["only"] = param(
+        0.0, "method features: weight of the encoder's features, as of correspond.encoder_weight", low=0.0
+    )
+    file: str | None = param(None, "method file: tracks (.npz); method cotracker: its weights")
+    shard: int = param(14, "frames per file", low=1)
+
+    def __post_init__(self) -> None:
+        check_odd("track.window", self.window)
+
+
 @dataclass(frozen=True)
 class EvaluateParity:
     """Group `evaluate.parity`: where the paper and the authors' code differ."""
@@ -392,6 +425,7 @@ SECTIONS: dict[str, type] = {
     "correspond": CorrespondParams,
     "segment": SegmentParams,
     "upsample": UpsampleParams,
+    "track": TrackParams,
     "evaluate": EvaluateParams,
     "render": RenderParams,
 }

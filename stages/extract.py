@@ -104,6 +104,7 @@ def run(
         attrs={
             "grid": grid,
             "encoding": params.dtype,
+            "clip": source.fingerprint,
             "names": source.attrs["names"],
             "source_indices": indices,
             **({"encoder": encoder.fingerprint, "arrays": arrays} if encoder else {}),

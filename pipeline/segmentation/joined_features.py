@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.encoder.fusion import fused
 from pipeline.errors import UsageError
-from pipeline.parameters import CorrespondParams, EncoderWeight, SegmentParams
+from pipeline.parameters import CorrespondParams, EncoderWeight, SegmentParams, TrackParams
 from pipeline.segmentation.context_store import FeatureKind
 from pipeline.stores.feature_codec import read_features
 from pipeline.stores.store import Store, shard_frames
@@ -116,9 +116,10 @@ def context_features(store: Store, params: SegmentParams) -> JoinedFeatures:
     return _checked(JoinedFeatures(store, params.features, params.encoder_weight, normalize), "segment")
 
 
-def match_features(store: Store, params: CorrespondParams) -> JoinedFeatures:
+def match_features(store: Store, params: CorrespondParams | TrackParams) -> JoinedFeatures:
     """What is matched; raises as `context_features`."""
-    return _checked(JoinedFeatures(store, "matching", params.encoder_weight, normalize=False), "correspond")
+    section = "track" if isinstance(params, TrackParams) else "correspond"
+    return _checked(JoinedFeatures(store, "matching", params.encoder_weight, normalize=False), section)
 
 
 def _checked(features: JoinedFeatures, section: str) -> JoinedFeatures:

@@ -47,8 +47,11 @@ COARSE = Schema("coarse", 1, "segment", ("initial", "refined"))
 LABELS = Schema("labels", 1, "upsample", ("labels",))
 
 
+TRACKS = Schema("tracks", 1, "track", ("yx", "visible", "start"))
+
+
 #: All schemas by name.
-SCHEMAS = {schema.name: schema for schema in (CLIP, TRUTH, FEATURES, LATENTS, MATCHES, COARSE, LABELS)}
+SCHEMAS = {schema.name: schema for schema in (CLIP, TRUTH, FEATURES, LATENTS, MATCHES, COARSE, LABELS, TRACKS)}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
     from stages.cluster.board import Board
-    from stages.cluster.plan import Plan
+    from stages.cluster.plan import Chain, Plan
     from stages.cluster.schedulers import Job
     from stages.cluster.worker import Outcome, Site
 
@@ -149,10 +149,12 @@ def _distribute(client: Client, plan: Plan, site: Site, job: Job, retries: int, 
         board.shown(),
         _listening(client, TOPIC, lambda event: board.change(event["key"], event["stage"], event["state"])),
     ):
-        futures = {
-            client.submit(run_chain, chain, pure=False, retries=retries, resources=needs): chain
-            for chain in plan.chains
-        }
+        futures: dict[Future[Outcome], Chain] = {}
+        by_key: dict[str, Future[Outcome]] = {}
+        for chain in plan.chains:  # those that others wait for come first
+            waits_for = [by_key[key] for key in chain.after]
+            future = client.submit(run_chain, chain, *waits_for, pure=False, retries=retries, resources=needs)
+            futures[future], by_key[chain.key] = chain, future
         names = {str(future.key): chain.key for future, chain in futures.items()}
         with _listening(client, "all", lambda event: _tell_of_lost_worker(event, names)):
             for future in as_completed(list(futures)):

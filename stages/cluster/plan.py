@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import DataError, UsageError
-from stages.common.layout import DATA, NONE, item_keys, item_videos
+from stages.common.applied import concept_of
+from stages.common.layout import DATA, NONE, VIDEOS, item_keys, item_videos, read_part
 from stages.common.programs import git
 from stages.common.settings import WEIGHTS, load
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-VIDEOS = Path("videos.yaml")
 PARAMS = Path("params.yaml")
 #: Folder of a project for clones, a log per item and unfinished stores.
 SHARED = Path(".dvc/tmp/cluster")
@@ -26,19 +26,21 @@ PATHS = ("path", "ground_truth", "classes", "mask")
 
 @dataclass(frozen=True)
 class Chain:
-    """One task: the last stages of one item. DVC runs what they need, or restores it.
+    """One task: the last stages of one item, concept, or name under `applied`. DVC runs what they need, or restores it.
 
     Attributes:
-        key: the item's.
+        key: its key in videos.yaml.
         targets: for `dvc repro`, e.g. render@KEY and evaluate@KEY.
         stages: all that belong to the item, in the order of dvc.yaml.
         inputs: files and folders of the project that git does not bring into a clone, relative.
+        after: keys of the chains that make what this one needs.
     """
 
     key: str
     targets: tuple[str, ...]
     stages: tuple[str, ...]
     inputs: tuple[str, ...]
+    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,8 +168,11 @@ def _chains(repo: Repo, targets: Sequence[str]) -> tuple[Chain, ...]:
     chains = []
     for key, names in by_item.items():
         last = tuple(name for name in names if not set(names).intersection(graph.predecessors(name)))
-        chains.append(Chain(key, last, tuple(name.partition("@")[0] for name in names), _inputs(key, weights)))
-    return tuple(chains)
+        needed = (other.partition("@")[2] for name in names for other in graph.successors(name))
+        after = tuple(dict.fromkeys(other for other in needed if other not in ("", key)))
+        stages = tuple(name.partition("@")[0] for name in names)
+        chains.append(Chain(key, last, stages, _inputs([key, *after], weights), after))
+    return tuple(sorted(chains, key=lambda chain: bool(chain.after)))
 
 
 def _named(repo: Repo, target: str) -> list[str]:
@@ -180,10 +185,24 @@ def _named(repo: Repo, target: str) -> list[str]:
         raise UsageError(f"{target}: {' '.join(str(error).split())}; give stages of dvc.yaml, or STAGE@ITEM") from error
 
 
-def _inputs(key: str, weights: Sequence[str]) -> tuple[str, ...]:
-    """Files of the project that an item's stages read, beside what the pipeline makes."""
+def _inputs(keys: Sequence[str], weights: Sequence[str]) -> tuple[str, ...]:
+    """Files of the project that the stages of these items and concepts read, beside what the pipeline makes."""
     project = Path.cwd().resolve()
-    texts = [(f"{VIDEOS}: {name} of item '{key}'", video.get(name)) for video in item_videos(key) for name in PATHS]
+    items, concepts = read_part("items"), read_part("concepts")
+    texts = [
+        (f"{VIDEOS}: {name} of item '{key}'", video.get(name))
+        for key in keys
+        if key in items
+        for video in item_videos(key)
+        for name in PATHS
+    ]
+    texts += [
+        (f"{VIDEOS}: {name} of concept '{key}'", entry.get(name))
+        for key in keys
+        if key in concepts
+        for entry in [concept_of(key)[1].paths]
+        for name in entry
+    ]
     found = []
     for what, text in texts:
         path = str(text or NONE).partition("#")[0]
@@ -204,7 +223,7 @@ def succeeded(plan: Plan, failed: Iterable[str]) -> list[str]:
 
 
 def relative_names(videos: Any, project: Path) -> Any:
-    """The content of videos.yaml with the paths of its items as DVC names them within the project."""
+    """The content of videos.yaml with the paths of its items and concepts as DVC names them within the project."""
     items = {
         key: [
             {name: (in_project(value, project) or value) if name in PATHS else value for name, value in entry.items()}
@@ -212,4 +231,8 @@ def relative_names(videos: Any, project: Path) -> Any:
         ]
         for key, entries in videos["items"].items()
     }
-    return {**videos, "items": items}
+    concepts = {
+        key: {name: in_project(value, project) or value for name, value in entry.items()}
+        for key, entry in videos["concepts"].items()
+    }
+    return {**videos, "items": items, "concepts": concepts}

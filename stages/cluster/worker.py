@@ -258,8 +258,15 @@ def remove_clones_of_the_dead(clones: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run_chain(chain: Chain) -> Outcome:
-    """The task: run one item in this worker's clone, and tell the submitter how it goes."""
+def run_chain(chain: Chain, *needed: Outcome) -> Outcome:
+    """The task: run one item in this worker's clone, and tell the submitter how it goes.
+
+    Args:
+        needed: how those ended that it needs.
+    """
+    for other in needed:
+        if other.error:
+            return Outcome(chain.key, {}, f"it needs {other.key}, which failed")
     worker = get_worker()
 
     def report(stage: str, state: str) -> None:

@@ -1,4 +1,4 @@
-"""videos.yaml: add and list the items that `dvc repro` works on."""
+"""videos.yaml: items, concepts, and what concepts are applied to: all that `dvc repro` works on."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import typer
 
 from pipeline.errors import DataError, UsageError
 from stages.common import cli, yaml_files
-from stages.common.layout import KEY, NONE, item_keys, item_videos
+from stages.common.applied import applied_of, concept_of
+from stages.common.layout import KEY, NONE, PARTS, VIDEOS, item_keys, item_videos, read_part
 
-VIDEOS = Path("videos.yaml")
 #: With seven stages each, DVC's graph stays below 300 stages, above which it is slow.
 MOST_ITEMS = 42
 
-app = cli.new_app("List and add the videos that `dvc repro` works on (videos.yaml).")
+app = cli.new_app("List and add the videos and concepts that `dvc repro` works on (videos.yaml).")
 
 
 @app.callback()
 def group() -> None:
-    """List and add the videos that `dvc repro` works on (videos.yaml)."""
+    """List and add the videos and concepts that `dvc repro` works on (videos.yaml)."""
 
 
 @app.command()
@@ -45,21 +45,70 @@ def add(
     entry: dict[str, Any] = {name: NONE if path is None else str(path.resolve()) for name, path in given.items()}
     if fps is not None:
         entry["fps"] = fps
-    name = re.sub(r"[^A-Za-z0-9_]+", "-", video.stem).strip("-") if key is None else key
-    if not KEY.fullmatch(name):
-        raise UsageError(f"'{key or video.stem}': keys may hold letters, digits, '_' and '-' only; give one with --key")
-    _write(name, entry)
+    name = _key(video, key)
+    _add("items", name, [entry])
     cli.note(f"{VIDEOS}: item '{name}' added; run it with: dvc repro render@{name} evaluate@{name}")
+
+
+@app.command()
+def concept(
+    references: Annotated[Path, typer.Argument(help="folder of annotated images: images/, labels/")],
+    key: Annotated[str | None, typer.Option(help="name of the concept; default: made of the folder's name")] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="class list of the labels (JSON); default: the folder's classes.json")
+    ] = None,
+) -> None:
+    """Add a concept to videos.yaml: annotated images that segments are learned from.
+
+    Example: vidseg videos concept ~/cars --key cars
+    """
+    if not references.is_dir():
+        raise DataError(f"{references}: no such folder")
+    if classes is not None and not classes.is_file():
+        raise DataError(f"{classes}: no such file (--classes)")
+    name = _key(references, key)
+    listed = NONE if classes is None else str(classes.resolve())
+    _add("concepts", name, {"references": str(references.resolve()), "classes": listed})
+    cli.note(f"{VIDEOS}: concept '{name}' added; apply it with: vidseg videos apply ITEM {name}")
+
+
+@app.command()
+def apply(
+    item: Annotated[str, typer.Argument(help="key of an item of videos.yaml")],
+    concept: Annotated[str, typer.Argument(help="key of a concept of videos.yaml")],
+    key: Annotated[str | None, typer.Option(help="name of the results; default: ITEM-CONCEPT")] = None,
+) -> None:
+    """Have a concept applied to an item: adds a name to videos.yaml under which its results will lie.
+
+    Example: vidseg videos apply holiday cars
+    """
+    content = _content()
+    for part, wanted in (("items", item), ("concepts", concept)):
+        if wanted not in content[part]:
+            known = ", ".join(content[part]) or "none"
+            raise UsageError(f"{VIDEOS}: no {part.removesuffix('s')} '{wanted}'; there are: {known}")
+    name = _key(Path(f"{item}-{concept}"), key)
+    _add("applied", name, {"item": item, "concept": concept})
+    cli.note(f"{VIDEOS}: '{name}' added; run it with: dvc repro render_applied@{name} evaluate_applied@{name}")
 
 
 @app.command("list")
 def show() -> None:
-    """List the items of videos.yaml with their videos.
+    """List the items of videos.yaml with their videos, the concepts and what they are applied to.
+
+    A videos.yaml of an earlier version gets the parts that it lacks.
 
     Example: vidseg videos list
     """
+    if not set(PARTS) <= set(yaml_files.load(VIDEOS, "run this in the project's folder") or {}):
+        yaml_files.write(VIDEOS, _content())
     for key in item_keys(VIDEOS):
         print(f"{key}: {', '.join(video['path'] for video in item_videos(key, VIDEOS))}")
+    for key in read_part("concepts", VIDEOS):
+        print(f"concept {key}: {concept_of(key, VIDEOS)[1].references}")
+    for key in read_part("applied", VIDEOS):
+        applied = applied_of(key, VIDEOS)
+        print(f"{key}: concept {applied.concept} applied to {applied.item}")
 
 
 def check_keys(keys: Iterable[str], registration: str) -> None:
@@ -68,7 +117,7 @@ def check_keys(keys: Iterable[str], registration: str) -> None:
     Raises:
         UsageError: no videos.yaml, or an item of that key that is of another origin.
     """
-    items = yaml_files.read(VIDEOS, "run this in the project's folder").get("items") or {}
+    items = _content()["items"]
     for key in keys:
         if key in items and not _is_of(items[key], registration):
             raise UsageError(
@@ -79,14 +128,14 @@ def check_keys(keys: Iterable[str], registration: str) -> None:
 
 def count_others(registration: str) -> int:
     """How many items are not of that registration."""
-    items = yaml_files.read(VIDEOS, "run this in the project's folder").get("items") or {}
+    items = _content()["items"]
     return sum(not _is_of(entries, registration) for entries in items.values())
 
 
 def replace_items(entries: Mapping[str, list[dict[str, Any]]], registration: str) -> None:
     """Write the items of a registration in place of those that it wrote earlier; `check_keys` has passed."""
-    content = yaml_files.read(VIDEOS, "run this in the project's folder")
-    items = content["items"] = content.get("items") or {}
+    content = _content()
+    items = content["items"]
     for key in [key for key in items if key not in entries and _is_of(items[key], registration)]:
         del items[key]
     items.update(entries)
@@ -97,18 +146,41 @@ def _is_of(entries: Any, registration: str) -> bool:
     return bool(entries) and all(isinstance(entry, dict) and entry.get("dataset") == registration for entry in entries)
 
 
-def _write(key: str, entry: dict[str, Any]) -> None:
+def _content() -> Any:
+    """What videos.yaml holds, with all of its parts."""
     content = yaml_files.read(VIDEOS, "run this in the project's folder")
-    items = content.setdefault("items", {})
-    if key in items:
-        raise UsageError(f"{VIDEOS}: there is an item '{key}' already; choose another --key or edit the file")
-    if len(items) >= MOST_ITEMS:
+    for part in PARTS:
+        if content.get(part) is None:
+            content[part] = {}
+    return content
+
+
+def _key(named: Path, key: str | None) -> str:
+    """The key that is given, or one that is made of a name."""
+    name = re.sub(r"[^A-Za-z0-9_]+", "-", named.stem).strip("-") if key is None else key
+    if not KEY.fullmatch(name):
+        raise UsageError(f"'{key or named.stem}': keys may hold letters, digits, '_' and '-' only; give one with --key")
+    return name
+
+
+def _add(part: str, key: str, entry: Any) -> None:
+    content = _content()
+    for other in PARTS:
+        # An item and a concept may share a key; what is applied has a name of its own.
+        if key in content[other] and (part == other or "applied" in (part, other)):
+            raise UsageError(
+                f"{VIDEOS}: there is {_NAMES[other]} '{key}' already; choose another --key or edit the file"
+            )
+    if part == "items" and len(content["items"]) >= MOST_ITEMS:
         raise UsageError(
-            f"{VIDEOS}: {len(items)} items already, and DVC is slow with more (300 stages); "
+            f"{VIDEOS}: {len(content['items'])} items already, and DVC is slow with more (300 stages); "
             "`vidseg dataset register FOLDER --dataset folders` joins many videos to few items"
         )
-    items[key] = [entry]
+    content[part][key] = entry
     yaml_files.write(VIDEOS, content)
+
+
+_NAMES = {"items": "an item", "concepts": "a concept", "applied": "a name under `applied`"}
 
 
 if __name__ == "__main__":

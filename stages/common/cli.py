@@ -42,6 +42,15 @@ ItemOption = Annotated[
         rich_help_panel="Pipeline",
     ),
 ]
+AppliedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--item",
+        envvar="DVC_STAGE",
+        help="Name under `applied` in videos.yaml, instead of paths (DVC gives it by itself).",
+        rich_help_panel="Pipeline",
+    ),
+]
 ShardsOption = Annotated[
     str | None,
     typer.Option(

@@ -17,6 +17,7 @@ from pipeline.spans import parse_span
 from stages.common import yaml_files
 
 DATA = Path("data")
+VIDEOS = Path("videos.yaml")
 #: Where registrations of data sets lie.
 REGISTRATIONS = Path("inputs")
 #: DVC needs a path to watch; in videos.yaml this one stands for "there is none".
@@ -78,30 +79,49 @@ def _checked_key(key: str) -> str:
     return key
 
 
-def item_keys(videos_file: Path = Path("videos.yaml")) -> list[str]:
+_EXPECTED = {
+    "items": "each with a list of videos",
+    "concepts": "each with its `references`",
+    "applied": "each with an `item` and a `concept`",
+}
+#: What brings a videos.yaml of an earlier version up to date.
+COMPLETE = "`vidseg videos list` completes it"
+#: The parts of videos.yaml. DVC goes through each of them, so that they must be there even when they are empty.
+PARTS = ("items", "concepts", "applied")
+
+
+def item_keys(videos_file: Path = VIDEOS) -> list[str]:
     """The keys of all items of videos.yaml, sorted.
 
     Raises:
         UsageError: no such file, no items, or a key that is not safe or not text.
     """
-    items = _items(videos_file)
+    items = read_part("items", videos_file)
     if not items:
         raise UsageError(f"{videos_file}: lists no items; `vidseg videos add VIDEO` writes them")
     return sorted(map(_checked_key, items))
 
 
-def _items(videos_file: Path) -> dict[str, Any]:
+def read_part(part: str, videos_file: Path = VIDEOS) -> dict[str, Any]:
+    """The entries of one of `PARTS` by their keys, as videos.yaml has them.
+
+    Raises:
+        UsageError: no such file, a part that is missing or no mapping, or a key that is not text.
+    """
     content = yaml_files.load(videos_file, "run in the project's folder or give paths instead of --item") or {}
-    items = (content.get("items") or {}) if isinstance(content, dict) else None
-    if not isinstance(items, dict):
-        raise UsageError(f"{videos_file}: expected `items:` with keys, each with a list of videos")
-    for key in items:
-        if not isinstance(key, str):  # DVC leaves such an item out without a word
+    entries = (content.get(part) or {}) if isinstance(content, dict) else None
+    if not isinstance(entries, dict):
+        raise UsageError(f"{videos_file}: expected `{part}:` with keys, {_EXPECTED[part]}")
+    lacking = [name for name in PARTS if name not in content]
+    if lacking and "items" not in lacking:
+        raise UsageError(f"{videos_file}: is of an earlier version, without `{lacking[0]}`; {COMPLETE}")
+    for key in entries:
+        if not isinstance(key, str):  # DVC leaves such an entry out without a word
             raise UsageError(f"{videos_file}: the key {key!r} is no text to YAML; put it in quotes")
-    return items
+    return entries
 
 
-def item_videos(key: str, videos_file: Path = Path("videos.yaml")) -> list[dict[str, Any]]:
+def item_videos(key: str, videos_file: Path = VIDEOS) -> list[dict[str, Any]]:
     """One entry per video of an item in videos.yaml; used by ingest, the only stage that looks at raw video.
 
     An entry with `videos: [a, b]` stands for the videos `path/a/frames` and `path/b/frames` with the ground truth
@@ -111,7 +131,7 @@ def item_videos(key: str, videos_file: Path = Path("videos.yaml")) -> list[dict[
     Raises:
         UsageError: no such file or item, or an entry without a path.
     """
-    items = _items(videos_file)
+    items = read_part("items", videos_file)
     if key not in items:
         raise UsageError(f"{videos_file}: no item '{key}'; there are: {', '.join(items) or 'none'}")
     entries = items[key]

@@ -26,6 +26,16 @@ def check_latents(latents: Store, clip: Store) -> None:
         raise DataError(f"{latents.path} does not belong to {clip.path}; run `vidseg extract` for this clip")
 
 
+def check_of_clip(store: Store, clip: Store) -> None:
+    """Refuse a store that says of which clip it is, if that is another.
+
+    Raises:
+        DataError: names the stage to run.
+    """
+    if store.attrs.get("clip", clip.fingerprint) != clip.fingerprint:
+        raise DataError(f"{store.path} does not belong to {clip.path}; run `vidseg {store.schema.stage}` for this clip")
+
+
 def check_coarse(coarse: Store, latents: Store) -> None:
     """Coarse labels must have been made from the features that lie beside the latents.
 

@@ -49,7 +49,7 @@ class Settings:
 
 
 #: Parameters that may name a folder or file of weights; what they name else is no path that exists.
-WEIGHTS = ("backbone.path", "extract.encoder", "upsample.fast.small_decoder")
+WEIGHTS = ("backbone.path", "extract.encoder", "upsample.fast.small_decoder", "track.file")
 
 
 def load(params_file: Path | None = None, sets: Iterable[str] = (), preset: str | None = None) -> Settings:

@@ -54,6 +54,34 @@ def test_weights_of_the_project_are_brought_to_its_workers(
     assert [chain.inputs for chain in make_plan(["extract@b"]).chains] == [("videos/b", *names)]
 
 
+def test_what_is_applied_waits_for_its_item_and_its_concept(
+    project: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And brings their inputs: DVC looks at those of all that it needs."""
+    other = project.copy(tmp_path / "project", tmp_path)
+    (other.folder / "videos/cars").mkdir()
+    pipeline = yaml.safe_load((other.folder / "dvc.yaml").read_text())
+    learn = {"cmd": "true", "deps": ["${item.references}"], "outs": ["data/learn/${key}"]}
+    needs = ["data/extract/${item.item}", "data/learn/${item.concept}"]
+    apply = {"cmd": "true", "deps": needs, "outs": ["data/apply/${key}"]}
+    pipeline["stages"] |= {
+        "learn": {"foreach": "${concepts}", "do": learn},
+        "apply": {"foreach": "${applied}", "do": apply},
+    }
+    (other.folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline))
+    videos = yaml.safe_load((other.folder / "videos.yaml").read_text())
+    videos["concepts"] = {"cars": {"references": "videos/cars", "classes": "inputs/none"}}
+    videos["applied"] = {"a-cars": {"item": "a", "concept": "cars"}}
+    (other.folder / "videos.yaml").write_text(yaml.safe_dump(videos))
+    other.commit()
+    monkeypatch.chdir(other.folder)
+    chains = {chain.key: chain for chain in make_plan(["apply"]).chains}
+    assert list(chains) == ["a", "cars", "a-cars"]
+    assert (chains["a"].targets, chains["cars"].targets) == (("extract@a",), ("learn@cars",))
+    assert (chains["a-cars"].targets, chains["a-cars"].after) == (("apply@a-cars",), ("a", "cars"))
+    assert chains["a-cars"].inputs == ("videos/a", "videos/cars")
+
+
 def dry_run(project: Checkout, *arguments: str, check: int = 0):  # type: ignore[no-untyped-def]
     return vidseg("cluster", "run", "--dry-run", *arguments, cwd=project.folder, check=check)
 
@@ -170,7 +198,7 @@ def name_an_item(key: object) -> Callable[[Checkout], None]:
     def change(project: Checkout) -> None:
         file = project.folder / "videos.yaml"
         items = yaml.safe_load(file.read_text())["items"]
-        file.write_text(yaml.safe_dump({"items": {key: items["a"]}}))
+        file.write_text(yaml.safe_dump(yaml.videos({key: items["a"]})))
         project.commit()
 
     return change
@@ -300,8 +328,11 @@ def test_a_registration_in_the_project_has_the_names_that_dvc_gives_it(tmp_path:
     from stages.cluster.plan import relative_names
 
     entry = {"path": str(tmp_path / "inputs/x/frames"), "ground_truth": "/data/labels", "mask": "inputs/none", "fps": 5}
-    content = yaml.safe_load(yaml.safe_dump({"items": {"x": [entry, {"path": "clip.mp4"}]}, "other": 1}))
-    assert relative_names(content, tmp_path) == {
+    concept = {"references": str(tmp_path / "cars"), "classes": "inputs/none"}
+    content = {"items": {"x": [entry, {"path": "clip.mp4"}]}, "concepts": {"cars": concept}, "applied": {}, "other": 1}
+    assert relative_names(yaml.safe_load(yaml.safe_dump(content)), tmp_path) == {
         "items": {"x": [{**entry, "path": "inputs/x/frames"}, {"path": "clip.mp4"}]},
+        "concepts": {"cars": {"references": "cars", "classes": "inputs/none"}},
+        "applied": {},
         "other": 1,
     }

@@ -68,7 +68,7 @@ def test_what_is_refused_changes_nothing(project: Path, arguments: list[str], co
 )
 def test_a_summary_needs_items(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
-        (tmp_path / "videos.yaml").write_text(content)
+        (tmp_path / "videos.yaml").write_text(f"{content}\nconcepts: {{}}\napplied: {{}}\n")
     result = vidseg("summarize", ".", "out", "--items", "videos.yaml", cwd=tmp_path, check=2)
     assert message in error_line(result)
     assert not (tmp_path / "out").exists()
@@ -76,7 +76,7 @@ def test_a_summary_needs_items(tmp_path: Path, content: str | None, message: str
 
 def test_no_more_items_than_dvc_can_take(project: Path) -> None:
     others = {f"other-{number}": [{"path": "clip.mp4"}] for number in range(MOST_ITEMS)}
-    (project / "videos.yaml").write_text(yaml.safe_dump({"items": others}))
+    (project / "videos.yaml").write_text(yaml.safe_dump(yaml.videos(others)))
     line = error_line(vidseg("videos", "add", "clip.v2 (final).mp4", cwd=project, check=2))
     assert "videos.yaml: 42 items already, and DVC is slow with more (300 stages)" in line
     assert "vidseg dataset register FOLDER --dataset folders" in line
@@ -84,7 +84,7 @@ def test_no_more_items_than_dvc_can_take(project: Path) -> None:
 
 
 def test_keys_are_sorted(tmp_path: Path) -> None:
-    (tmp_path / "videos.yaml").write_text("items: {b: [], '7': [], a: []}")
+    (tmp_path / "videos.yaml").write_text("items: {b: [], '7': [], a: []}\nconcepts: {}\napplied: {}")
     assert item_keys(tmp_path / "videos.yaml") == ["7", "a", "b"]
 
 
@@ -98,3 +98,87 @@ def test_keys_are_sorted(tmp_path: Path) -> None:
 )
 def test_what_lies_beside_a_store(store: str, expected: str) -> None:
     assert beside(Path(store), "source") == Path(expected)
+
+
+CONCEPTS = """\
+# mine
+items:
+  sample:
+    - path: data/sample/frames  # last year
+concepts: {}
+applied: {}
+"""
+
+
+@pytest.fixture
+def complete(project: Path) -> Path:
+    (project / "videos.yaml").write_text(CONCEPTS)
+    (project / "cars").mkdir()
+    return project
+
+
+def test_a_concept_and_what_it_is_applied_to(complete: Path) -> None:
+    vidseg("videos", "concept", "cars", "--classes", "truth/classes.json", cwd=complete)
+    vidseg("videos", "concept", "cars", "--key", "wheels", cwd=complete)
+    said = vidseg("videos", "apply", "sample", "cars", cwd=complete).stderr
+    assert "'sample-cars' added" in said
+    vidseg("videos", "apply", "sample", "wheels", "--key", "w", cwd=complete)
+    content = yaml.safe_load((complete / "videos.yaml").read_text())
+    references = str(complete / "cars")
+    assert content["concepts"] == {
+        "cars": {"references": references, "classes": str(complete / "truth/classes.json")},
+        "wheels": {"references": references, "classes": NONE},
+    }
+    assert content["applied"] == {
+        "sample-cars": {"item": "sample", "concept": "cars"},
+        "w": {"item": "sample", "concept": "wheels"},
+    }
+    assert (complete / "videos.yaml").read_text().startswith(CONCEPTS.partition("concepts")[0])
+    listed = vidseg("videos", "list", cwd=complete).stdout.splitlines()
+    assert listed == [
+        "sample: data/sample/frames",
+        f"concept cars: {references}",
+        f"concept wheels: {references}",
+        "sample-cars: concept cars applied to sample",
+        "w: concept wheels applied to sample",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["concept", "none"], 3, "none: no such folder"),
+        (["concept", "cars", "--classes", "none.json"], 3, "none.json: no such file (--classes)"),
+        (["concept", "cars", "--key", "a.b"], 2, "'a.b': keys may hold letters, digits, '_' and '-' only"),
+        (["apply", "sample", "cars"], 2, "videos.yaml: no concept 'cars'; there are: none"),
+        (["apply", "none", "cars"], 2, "videos.yaml: no item 'none'; there are: sample"),
+    ],
+)
+def test_concepts_that_are_refused(complete: Path, arguments: list[str], code: int, message: str) -> None:
+    assert message in error_line(vidseg("videos", *arguments, cwd=complete, check=code))
+    assert (complete / "videos.yaml").read_text() == CONCEPTS
+
+
+def test_a_name_is_used_once(complete: Path) -> None:
+    vidseg("videos", "concept", "cars", cwd=complete)
+    vidseg("videos", "apply", "sample", "cars", "--key", "x", cwd=complete)
+    for arguments, message in (
+        (["concept", "cars"], "there is a concept 'cars' already"),
+        (["apply", "sample", "cars", "--key", "x"], "there is a name under `applied` 'x' already"),
+        (["apply", "sample", "cars", "--key", "sample"], "there is an item 'sample' already"),
+        (["apply", "sample", "cars", "--key", "cars"], "there is a concept 'cars' already"),
+        (["concept", "cars", "--key", "x"], "there is a name under `applied` 'x' already"),
+        (["add", "mask.png", "--key", "x"], "there is a name under `applied` 'x' already"),
+    ):
+        assert message in error_line(vidseg("videos", *arguments, cwd=complete, check=2))
+
+
+@pytest.mark.parametrize("lacking", ["concepts", "applied"])
+def test_a_file_of_an_earlier_version_is_completed_here_and_refused_elsewhere(complete: Path, lacking: str) -> None:
+    file = complete / "videos.yaml"
+    file.write_text(CONCEPTS.replace(f"{lacking}: {{}}\n", ""))
+    line = error_line(vidseg("summarize", ".", "out", "--items", "videos.yaml", cwd=complete, check=2))
+    assert f"videos.yaml: is of an earlier version, without `{lacking}`; `vidseg videos list` completes it" in line
+    assert vidseg("videos", "list", cwd=complete).stdout == "sample: data/sample/frames\n"
+    assert yaml.safe_load(file.read_text()) == yaml.safe_load(CONCEPTS)
+    assert file.read_text().startswith("# mine\nitems:\n  sample:\n    - path: data/sample/frames  # last year\n")

@@ -37,7 +37,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     write_frames(folder / "frames", frames)
     parameters = f"backbone: {{path: {tiny_model}}}\nsegment: {{clusters: 2, restarts: 1}}\n"
     (folder / "params.yaml").write_text(parameters)
-    (folder / "videos.yaml").write_text("items: {one: [{path: frames}]}\n")
+    (folder / "videos.yaml").write_text("items: {one: [{path: frames}]}\nconcepts: {}\napplied: {}\n")
     for stage in ("ingest", "extract", "correspond", "segment", "upsample"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("VIDSEG_DEVICE", "cpu")

@@ -258,7 +258,7 @@ def test_more_items_than_dvc_can_take_are_refused_with_a_remedy(project: Path, r
     stages = yaml.safe_load(resource("dvc.yaml").read_text())["stages"].values()
     assert sum(videos.MOST_ITEMS if "foreach" in stage else 1 for stage in stages) < 300
     others = {f"other-{number}": [{"path": "clip.mp4"}] for number in range(40)}
-    (project / "videos.yaml").write_text(yaml.safe_dump({"items": others}))
+    (project / "videos.yaml").write_text(yaml.safe_dump(yaml.videos(others)))
     fake.vspw(root, count=7, frames=1)
     line = error_line(register(project, root, "vspw", check=2))
     assert (
@@ -267,7 +267,7 @@ def test_more_items_than_dvc_can_take_are_refused_with_a_remedy(project: Path, r
     assert set(items(project)) == set(others) and not (project / "inputs/vspw-val").exists()
     register(project, root, "vspw", "--per-item", 4)
     assert set(items(project)) - set(others) == {"vspw-val-000", "vspw-val-001"}
-    (project / "videos.yaml").write_text(yaml.safe_dump({"items": others | {"a": others["other-0"], "b": [{}]}}))
+    (project / "videos.yaml").write_text(yaml.safe_dump(yaml.videos(others | {"a": others["other-0"], "b": [{}]})))
     assert "(300 stages): remove items from it" in error_line(register(project, root, "vspw", check=2))
 
 
@@ -283,7 +283,7 @@ def test_joined_videos_keep_their_rates(project: Path, root: Path) -> None:
 
 def test_rates_must_be_as_many_as_videos(project: Path) -> None:
     entry = {"path": "x", "videos": ["a", "b"], "fps": [1]}
-    (project / "videos.yaml").write_text(yaml.safe_dump({"items": {"x": [entry]}}))
+    (project / "videos.yaml").write_text(yaml.safe_dump(yaml.videos({"x": [entry]})))
     line = error_line(vidseg("ingest", "--item", "x", cwd=project, check=2))
     assert "item 'x': a list in `fps` must have one rate for each of `videos`" in line
 

@@ -369,7 +369,7 @@ def test_items_and_their_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ["all", "60", "40", "1.0000"],
     ]
     assert lines[5] == "protocol strict, assignment majority"
-    (tmp_path / "videos.yaml").write_text("items: {one: []}")
+    (tmp_path / "videos.yaml").write_text("items: {one: []}\nconcepts: {}\napplied: {}\n")
     chosen = runner.invoke(summarize.app, ["data/evaluate", "chosen", "--items", "videos.yaml", "--json"])
     assert json.loads(chosen.stdout)["videos"] == 1  # `many` is no item any more
     metrics = scored(tmp_path / "metrics.json")

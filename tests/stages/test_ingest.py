@@ -306,6 +306,8 @@ items:
     - {path: clips, ground_truth: inputs/none, videos: [a, b], fps: 3, size: 64x128}
   joint:
     - {path: clips, videos: a}
+concepts: {}
+applied: {}
 """
     )
     monkeypatch.chdir(tmp_path)

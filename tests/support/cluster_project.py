@@ -134,7 +134,7 @@ def write_items(folder: Path, paths: Mapping[str, str], truth: str = "inputs/non
     """videos.yaml with one video per item."""
     none = {"ground_truth": truth} | dict.fromkeys(("classes", "mask"), "inputs/none")
     content = {key: [{"path": path, **none}] for key, path in paths.items()}
-    (folder / "videos.yaml").write_text(yaml.safe_dump({"items": content}))
+    (folder / "videos.yaml").write_text(yaml.safe_dump(yaml.videos(content)))
 
 
 def write_video(folder: Path, key: str) -> None:

@@ -39,18 +39,22 @@ def make_features(
     seed: int = 0,
     encoder: str | None = None,
     parts: str = "both",
+    clip: str | None = None,
 ) -> Path:
     """features.zarr whose shard (4 frames) and usual window (5) do not divide each other.
 
     Args:
         encoder: hash of the encoder whose features lie there too; None = none.
         parts: as `extract.parts`.
+        clip: fingerprint of the clip that they say to be of; None = they say nothing.
     """
     raw = make_values(frames, seed)
     normalized = raw / np.abs(raw).max(axis=-1, keepdims=True)
     arrays = {} if parts == "encoder" else {"aggregated": normalized, "matching": 3 * raw}
     attrs: dict[str, object] = {"grid": list(GRID), "encoding": encoding}
     extract = {"blocks": [6, 7, 8], "matching_block": 7, "feature_step": 24, "normalize": "max_abs"}
+    if clip is not None:
+        attrs["clip"] = clip
     if encoder is not None:
         arrays["encoder"] = make_encoded(frames, seed)
         attrs |= {"arrays": list(arrays), "encoder": encoder}

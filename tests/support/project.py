@@ -20,6 +20,8 @@ from tests.support.commands import ENVIRONMENT
 from tests.support.places import ROOT
 
 ITEM_STAGES = ("ingest", "extract", "correspond", "segment", "upsample", "evaluate", "render")
+#: Stages of what is applied.
+APPLIED_STAGES = ("track",)
 
 
 class Project:
@@ -32,6 +34,7 @@ class Project:
             copy = shutil.copytree if source.is_dir() else shutil.copy
             copy(source, folder / name)
         self.params = yaml.safe_load((ROOT / "params.yaml").read_text())
+        self.applied_stages: tuple[str, ...] = ()
         bin_folder = Path(sys.executable).parent
         self.environment = {**ENVIRONMENT, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
         self.environment["DVC_SITE_CACHE_DIR"] = str(folder / "site")
@@ -55,15 +58,22 @@ class Project:
         self.params[section][key] = value
         self.write_params()
 
-    def write_videos(self, items: dict[str, list[dict[str, object]]]) -> None:
-        """videos.yaml of these items; what an entry does not name is inputs/none."""
+    def write_videos(
+        self,
+        items: dict[str, list[dict[str, object]]],
+        concepts: dict[str, dict[str, str]] | None = None,
+        applied: dict[str, dict[str, str]] | None = None,
+    ) -> None:
+        """videos.yaml of these items; what an entry of one does not name is inputs/none."""
         none = dict.fromkeys(("ground_truth", "classes", "mask"), "inputs/none")
         content = {key: [none | entry for entry in entries] for key, entries in items.items()}
-        (self.folder / "videos.yaml").write_text(yaml.safe_dump({"items": content}))
+        self.applied_stages = APPLIED_STAGES if applied else ()
+        everything = {"items": content, "concepts": concepts or {}, "applied": applied or {}}
+        (self.folder / "videos.yaml").write_text(yaml.safe_dump(everything))
 
     def repro(self, *targets: str) -> list[str]:
         """Run `dvc repro` of all stages, or of these and `summarize`; returns those that ran, in order."""
-        return self.run_stages(*(targets or ITEM_STAGES), "summarize")
+        return self.run_stages(*(targets or (*ITEM_STAGES, *self.applied_stages)), "summarize")
 
     def run_stages(self, *targets: str) -> list[str]:
         """Run `dvc repro` of just these stages; returns those that ran, in order."""
@@ -96,7 +106,7 @@ class QuickProject(Project):
 
     def is_up_to_date(self) -> bool:
         with self._dvc() as repo:
-            return not repo.status([*ITEM_STAGES, "summarize"])
+            return not repo.status([*ITEM_STAGES, *self.applied_stages, "summarize"])
 
     @contextmanager
     def _dvc(self) -> Iterator[Any]:

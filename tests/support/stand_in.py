@@ -31,10 +31,12 @@ def main() -> None:
     name, _, key = os.environ["DVC_STAGE"].partition("@")
     stage = read(Path("dvc.yaml").read_text())["stages"][name]
     stage = stage.get("do", stage)
-    items = read(Path("videos.yaml").read_text())["items"]
+    videos = read(Path("videos.yaml").read_text())
 
     def fill(text: str) -> str:
-        text = re.sub(r"\$\{item\[0\]\.(\w+)\}", lambda found: items[key][0][found[1]], text)
+        text = re.sub(r"\$\{item\[0\]\.(\w+)\}", lambda found: videos["items"][key][0][found[1]], text)
+        entry = videos["applied"].get(key) or videos["concepts"].get(key)
+        text = re.sub(r"\$\{item\.(\w+)\}", lambda found: entry[found[1]], text)
         return text.replace("${key}", key)
 
     deps = [fill(dep) for dep in stage["deps"]]

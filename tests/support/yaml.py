@@ -20,3 +20,8 @@ def safe_dump(content: Any) -> str:
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.dump(content, stream)
     return stream.getvalue()
+
+
+def videos(items: Any) -> dict[str, Any]:
+    """The content of a videos.yaml of these items, without concepts."""
+    return {"items": items, "concepts": {}, "applied": {}}

@@ -164,7 +164,10 @@ class Project:
         params["evaluate"]["windows"] = [2]
         self.write("params.yaml", params)
         extra = {key: value for key, value in self.entry("a").items() if key != "dataset"}
-        self.write("videos.yaml", {"items": {"clips": [self.entry("a"), self.entry("b")], "extra": [extra]}})
+        self.write(
+            "videos.yaml",
+            yaml.videos({"clips": [self.entry("a"), self.entry("b")], "extra": [extra]}),
+        )
         vidseg("backbone", "lock", "--params", "params.yaml", cwd=self.root)
         self.run("git", "init", "-q")
         self.run("git", "config", "user.name", "test")
@@ -210,7 +213,7 @@ def test_a_dry_run_prints_the_commands(restored: Project) -> None:
     assert "-S ++segment.window=1 -S ++segment.features=matching" in lines[0]
     assert lines[1].endswith(" -S ++upsample.filter=1.0 evaluate@clips")
     assert not Path("data").exists()
-    restored.write("videos.yaml", {"items": {"clips": [restored.entry("a")]}})
+    restored.write("videos.yaml", yaml.videos({"clips": [restored.entry("a")]}))
     (line,) = vidseg("table", "1", "--rows", "ours", "--dry-run").stdout.splitlines()
     assert line.endswith(" ingest extract correspond segment upsample evaluate summarize")
 
@@ -230,16 +233,16 @@ def test_the_mark_follows_what_decides_results(restored: Project) -> None:
 
 
 def unregister(project: Project) -> None:
-    project.write("videos.yaml", {"items": {}})
+    project.write("videos.yaml", yaml.videos({}))
 
 
 def forget_the_truth(project: Project) -> None:
-    project.write("videos.yaml", {"items": {"a": [project.entry("a") | {"ground_truth": "inputs/none"}]}})
+    project.write("videos.yaml", yaml.videos({"a": [project.entry("a") | {"ground_truth": "inputs/none"}]}))
 
 
 def use_a_relative_path(project: Project) -> None:
     (project.root / "here").mkdir(exist_ok=True)
-    project.write("videos.yaml", {"items": {"a": [project.entry("a") | {"path": "here"}]}})
+    project.write("videos.yaml", yaml.videos({"a": [project.entry("a") | {"path": "here"}]}))
 
 
 def use_a_relative_encoder(project: Project) -> None:
@@ -374,7 +377,7 @@ def test_a_row_that_fails_is_named_with_its_reason(restored: Project) -> None:
     shutil.copytree(restored.data / "a", restored.data / "broken", dirs_exist_ok=True)
     (restored.data / "broken" / "00001.png").write_bytes(b"no picture")
     entry = restored.entry("a") | {"path": str(restored.data / "broken")}
-    restored.write("videos.yaml", {"items": {"broken": [entry]}})
+    restored.write("videos.yaml", yaml.videos({"broken": [entry]}))
     result = vidseg("table", "1", "--rows", "coarse", check=3)
     assert "uncommitted changes are part of these experiments: videos.yaml" in result.stderr
     line = error_line(result)
@@ -388,7 +391,8 @@ def test_a_row_that_fails_is_named_with_its_reason(restored: Project) -> None:
 def registered(**datasets: str | None) -> dict[str, Any]:
     """Items by data set; None = of none."""
     entry = {"path": "/x", "ground_truth": "/y"}
-    return {"items": {key: [entry | ({"dataset": name} if name else {})] for key, name in datasets.items()}}
+    items = {key: [entry | ({"dataset": name} if name else {})] for key, name in datasets.items()}
+    return yaml.videos(items)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -230,6 +230,43 @@ def test_an_earlier_parameter_comes_back_from_the_cache(quick: QuickProject) -> 
     quick.change("upsample", "method", method)
     assert "is cached - skipping run" in quick.print_repro("upsample@one")
     assert labels.read_bytes() == before
+
+
+CONCEPT = {"references": "cars", "classes": "inputs/none"}
+
+
+@pytest.fixture
+def applied(quick: QuickProject) -> Iterator[QuickProject]:
+    """The first item with a concept applied to it under the name `fast`, up to date."""
+    (quick.folder / "cars").mkdir(exist_ok=True)
+    (quick.folder / "cars" / "image.png").write_text("cars")
+    quick.write_videos({"one": [ONE]}, {"cars": CONCEPT}, {"fast": {"item": "one", "concept": "cars"}})
+    quick.repro()
+    yield quick
+    quick.write_videos({"one": [ONE]})
+
+
+@pytest.mark.parametrize(
+    ("apply", "expected"),
+    [
+        pytest.param(change("track", "method", "static"), ["track"], id="method-of-tracks"),
+        pytest.param(
+            change("segment", "clusters", 5), ["evaluate", "render", "segment", "summarize", "upsample"], id="K"
+        ),
+        pytest.param(raise_number("track"), ["track"], id="number-of-track"),
+    ],
+)
+def test_what_a_change_runs_again_of_what_is_applied(
+    applied: QuickProject, apply: Callable[[Project], None], expected: list[str]
+) -> None:
+    apply(applied)
+    assert stages_of(applied.repro()) == expected
+    assert applied.is_up_to_date()
+
+
+def test_another_frame_is_tracked_again(applied: QuickProject) -> None:
+    write_frames(applied.folder / "one", np.full((1, 64, 64, 3), 9, np.uint8))
+    assert "track" in stages_of(applied.repro())
 
 
 def test_every_stage_watches_its_number() -> None:

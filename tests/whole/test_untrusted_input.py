@@ -99,7 +99,7 @@ def test_no_shell_reads_the_paths_of_an_item(project: Project) -> None:
 
 @pytest.mark.parametrize("key", KEYS[:-1])
 def test_hostile_keys_are_refused(tmp_path: Path, key: str) -> None:
-    (tmp_path / "videos.yaml").write_text(yaml.safe_dump({"items": {key: [ITEM]}}))
+    (tmp_path / "videos.yaml").write_text(yaml.safe_dump(yaml.videos({key: [ITEM]})))
     write_frames(tmp_path / "frames", np.zeros((1, 64, 64, 3), np.uint8))
     before = tree_bytes(tmp_path)
     for command in (["ingest", "--item", key], ["extract", "--item", f"extract@{key}"]):
@@ -112,7 +112,7 @@ def test_hostile_keys_are_refused(tmp_path: Path, key: str) -> None:
 @pytest.mark.parametrize("name", ["..", ".", "../b", "/tmp/b", "a b", "$(touch pwned)", "b\nc", 7.5, None, ["b"]])
 def test_hostile_names_of_videos_are_refused(tmp_path: Path, name: object) -> None:
     entries = [{**ITEM, "name": "frames"}, {**ITEM, "name": name}]
-    (tmp_path / "videos.yaml").write_text(yaml.safe_dump({"items": {"one": entries}}))
+    (tmp_path / "videos.yaml").write_text(yaml.safe_dump(yaml.videos({"one": entries})))
     if name == 7.5:
         return  # a name that YAML reads as a number is a name
     line = error_line(vidseg("ingest", "--item", "one", cwd=tmp_path, check=2))
@@ -122,7 +122,7 @@ def test_hostile_names_of_videos_are_refused(tmp_path: Path, name: object) -> No
 
 def test_no_path_of_an_item_is_another_type(tmp_path: Path) -> None:
     for name in ("path", "ground_truth", "classes", "mask"):
-        (tmp_path / "videos.yaml").write_text(yaml.safe_dump({"items": {"one": [{**ITEM, name: {"a": 1}}]}}))
+        (tmp_path / "videos.yaml").write_text(yaml.safe_dump(yaml.videos({"one": [{**ITEM, name: {"a": 1}}]})))
         line = error_line(vidseg("ingest", "--item", "one", cwd=tmp_path, check=2))
         assert f"item 'one': `{name}` must be a path, not {{'a': 1}}" in line
 
@@ -135,14 +135,14 @@ def test_no_path_of_an_item_is_another_type(tmp_path: Path) -> None:
     ],
 )
 def test_paths_that_are_none(tmp_path: Path, path: str | None, code: int, message: str) -> None:
-    (tmp_path / "videos.yaml").write_text(yaml.safe_dump({"items": {"one": [{**ITEM, "path": path}]}}))
+    (tmp_path / "videos.yaml").write_text(yaml.safe_dump(yaml.videos({"one": [{**ITEM, "path": path}]})))
     assert message in error_line(vidseg("ingest", "--item", "one", cwd=tmp_path, check=code))
 
 
 def test_a_key_that_is_too_long_for_a_folder(tmp_path: Path) -> None:
     write_frames(tmp_path / "clip", np.zeros((1, 64, 64, 3), np.uint8))
     key = "k" * 300
-    (tmp_path / "videos.yaml").write_text(yaml.safe_dump({"items": {key: [{"path": "clip"}]}}))
+    (tmp_path / "videos.yaml").write_text(yaml.safe_dump(yaml.videos({key: [{"path": "clip"}]})))
     assert "longer than names of files" in error_line(vidseg("ingest", "--item", key, cwd=tmp_path, check=3))
 
 
@@ -323,7 +323,7 @@ def videos_files(draw: st.DrawFn) -> bytes:
         lambda given, more: given | more, st.sampled_from([ITEM, {}]), st.dictionaries(names, _VALUES, max_size=3)
     )
     items = st.dictionaries(keys, st.lists(entry, max_size=3) | _VALUES, max_size=3)
-    return yaml.safe_dump({"items": draw(items)}).encode(errors="surrogatepass")
+    return yaml.safe_dump(yaml.videos(draw(items))).encode(errors="surrogatepass")
 
 
 @st.composite
