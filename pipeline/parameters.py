@@ -269,6 +269,44 @@ class SegmentParams:
 
 
 @dataclass(frozen=True)
+class LearnAugment:
+    """Group `learn.augment`: how references are changed before each look at them.
+
+    Raises:
+        UsageError: a range that begins above its end.
+    """
+
+    zoom_out: float = param(0.1, "probability of a smaller picture on a black canvas", low=0.0, high=1.0)
+    zoom_smallest: float = param(0.5, "smallest size of that picture, relative to the canvas", low=0.05, high=1.0)
+    zoom_largest: float = param(0.8, "largest size of that picture, relative to the canvas", low=0.05, high=1.0)
+    blur: float = param(0.5, "probability of a Gaussian blur", low=0.0, high=1.0)
+    blur_kernel: int = param(5, "largest kernel of the blur, pixels", low=1)
+    dropout: float = param(0.3, "probability of black holes", low=0.0, high=1.0)
+    holes: int = param(8, "most holes", low=1)
+    smallest_hole: float = param(
+        1 / 32, "smallest side of a hole, relative to the picture's short side", low=0.0, high=1.0
+    )
+    largest_hole: float = param(
+        1 / 4, "largest side of a hole, relative to the picture's short side", low=0.0, high=1.0
+    )
+    flip: float = param(0.5, "probability of a mirrored picture", low=0.0, high=1.0)
+    min_crop: float = param(
+        0.8, "smallest side of a random crop, relative to the picture; 1 = none", low=0.05, high=1.0
+    )
+    least_part: float = param(0.3, "share of the current segment that a crop must hold", low=0.0, high=1.0)
+    rotation: float = param(0.5, "probability of a rotation", low=0.0, high=1.0)
+    rotate: float = param(30.0, "largest rotation, degrees", low=0.0, high=180.0)
+    fill: Literal["ignore", "background"] = param(
+        "ignore", "label of what none of the picture shows: none, or number 0"
+    )
+
+    def __post_init__(self) -> None:
+        for low, high in (("zoom_smallest", "zoom_largest"), ("smallest_hole", "largest_hole")):
+            if getattr(self, low) > getattr(self, high):
+                raise UsageError(f"learn.augment.{low} must not be above learn.augment.{high}")
+
+
+@dataclass(frozen=True)
 class UpsampleFast:
     """Group `upsample.fast`: the approximations of `upsample.mode: fast`."""
 

@@ -14,8 +14,11 @@ import numpy as np
 from pipeline.tracking.chain import Motion, Tolerance, chained
 from pipeline.tracking.tracks import Clip, FrameTracks, Pictures
 
-#: Sundaram et al. (2010), whose test this is.
-TOLERANCE = Tolerance(relative=0.01, absolute=0.5)
+#: DIS finds flow at half the size of the frames and enlarges it: kept at half size, a window takes a quarter of the
+#: memory.
+HALF = 2
+#: Sundaram et al. (2010), whose test this is, allow 0.5 pixels^2 of the frames.
+TOLERANCE = Tolerance(relative=0.01, absolute=0.5 / HALF**2)
 #: DIS begins with a small copy of the frames, for which it needs this many pixels a side; smaller ones are enlarged.
 SMALLEST = 64
 
@@ -32,8 +35,10 @@ class FlowTracker:
 
 
 def neighbour_flow(frames: Pictures, pair: int) -> Motion:
-    """The flow between frames `pair` and `pair + 1`, at the size of the frames."""
-    earlier, later = (_grey(frames[frame]) for frame in (pair, pair + 1))
+    """The flow between frames `pair` and `pair + 1`, at half the size of the frames and in its pixels."""
+    pictures = frames[pair], frames[pair + 1]
+    earlier, later = (_grey(picture) for picture in pictures)
+    size = _half(pictures[0].shape)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # DIS hands stripes of the picture to threads, and their number shows in the result
     try:
@@ -43,7 +48,11 @@ def neighbour_flow(frames: Pictures, pair: int) -> Motion:
         backward = np.asarray(dis.calc(later, earlier, nothing.copy()))
     finally:
         cv2.setNumThreads(threads)
-    return Motion(_displacement(forward, frames[pair]), _displacement(backward, frames[pair]))
+    return Motion(_displacement(forward, size), _displacement(backward, size))
+
+
+def _half(size: tuple[int, ...]) -> tuple[int, int]:
+    return -(-size[0] // HALF), -(-size[1] // HALF)
 
 
 def _grey(frame: np.ndarray) -> np.ndarray:
@@ -53,10 +62,7 @@ def _grey(frame: np.ndarray) -> np.ndarray:
     return grey if larger == grey.shape else cv2.resize(grey, larger[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def _displacement(flow: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """(y, x) in pixels of the frame, from (x, y) in pixels of what DIS saw."""
-    size = frame.shape[:2]
-    seen = flow.shape[:2]
-    if seen != size:
-        flow = cv2.resize(flow, size[::-1], interpolation=cv2.INTER_LINEAR)
-    return np.ascontiguousarray(flow[..., ::-1]) * np.divide(size, seen, dtype=np.float32)
+def _displacement(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Flow (y, x) at `size` and in its pixels, from (x, y) in pixels of what DIS saw."""
+    smaller = cv2.resize(flow, size[::-1], interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(smaller[..., ::-1]) * np.divide(size, flow.shape[:2], dtype=np.float32)
