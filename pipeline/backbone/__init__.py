@@ -1,22 +1,30 @@
 """The diffusion model behind one small interface; nothing outside this package names a diffusers class."""
 
 from pipeline.backbone.base import (
+    ALONE,
     UNCONDITIONED,
     AttentionName,
     Backbone,
     Conditioning,
     DecodesParts,
     Denoised,
+    Modulates,
     Offset,
+    Prediction,
+    PredictsNoise,
+    RepeatableDenoised,
     RepeatableStep,
     Schedule,
     Share,
     Tap,
+    Together,
     Variants,
+    modulating,
 )
 from pipeline.backbone.boxes import Box
 
 __all__ = [
+    "ALONE",
     "UNCONDITIONED",
     "AttentionName",
     "Backbone",
@@ -24,10 +32,16 @@ __all__ = [
     "Conditioning",
     "DecodesParts",
     "Denoised",
+    "Modulates",
     "Offset",
+    "Prediction",
+    "PredictsNoise",
+    "RepeatableDenoised",
     "RepeatableStep",
     "Schedule",
     "Share",
     "Tap",
+    "Together",
     "Variants",
+    "modulating",
 ]

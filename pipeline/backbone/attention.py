@@ -84,7 +84,7 @@ def recorded_outputs(modules: Collection[nn.Module]) -> Iterator[list[Tensor]]:
     outputs: list[Tensor] = []
 
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        outputs.append(output.detach())
+        outputs.append(output)
 
     with ExitStack() as handles:
         for module in modules:
@@ -94,7 +94,7 @@ def recorded_outputs(modules: Collection[nn.Module]) -> Iterator[list[Tensor]]:
 
 def _record(store: dict[Tap, Tensor], tap: Tap) -> Callable[..., None]:
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        store[tap] = output.detach()
+        store[tap] = output
 
     return hook
 

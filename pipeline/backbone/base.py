@@ -4,6 +4,7 @@ Terms. A *latent* is the autoencoder's code of a frame, scaled to unit-like vari
 steps goes from noise level sigma_i to sigma_{i+1}; the last step ends at sigma_S = 0. *Block* i (0..11) is the
 paper's numbering of decoder blocks (section 3.1). A *tap* names one tensor inside a block's attention.
 With guidance a denoiser runs two *halves*: first the unconditional (all-zero context), then the conditional.
+Tensors carry gradients where the caller asks for them; whoever wants none enters torch's inference mode.
 A *window* is the frames that a model sees together: for an image model one frame. A *pass* is what goes through the
 network at once: one window of a video model, or any number of an image model's.
 """
@@ -14,12 +15,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+from pipeline.errors import UsageError
+
 if TYPE_CHECKING:  # importing torch takes seconds, and finding weights must not
     import numpy as np
     import torch
     from torch import Tensor
+    from torch.nn import Parameter
 
     from pipeline.backbone.boxes import Box
+    from pipeline.backbone.training_schedule import TrainingSchedule
     from pipeline.parameters import DiffusionVideo
 
 #: The attentions of a decoder block. The temporal ones are a video model's: sequences of b frames, one per token.
@@ -45,6 +50,7 @@ class Conditioning:
     """What the denoising of a window is conditioned on beside its latents; an image model needs nothing.
 
     Attributes:
+        context: (t, c) float for all frames or (b, t, c) for each, in place of an image model's empty prompt.
         latent: (4, h, w) float32 of the window's first frame, in the autoencoder's own scale.
         token: (1, c) float32, that frame's embedding.
         ids: (3,) float32: fps, motion bucket, noise level.
@@ -53,10 +59,31 @@ class Conditioning:
     latent: Tensor | None = None
     token: Tensor | None = None
     ids: Tensor | None = None
+    context: Tensor | None = None
 
 
-#: What an image model is conditioned on: nothing.
+#: What an image model is conditioned on where nothing is said: its empty prompt.
 UNCONDITIONED = Conditioning()
+
+
+@dataclass(frozen=True)
+class Together:
+    """How many frames of a batch an image model sees together (section 3 of SMITE: its network, inflated).
+
+    A batch of b frames is b / frames clips, one after the other. Self-attention then reads all tokens of a clip.
+
+    Attributes:
+        frames: of each clip; 1 = every frame alone, the plain network.
+        norm: whether the residual blocks' normalisations take their statistics over a clip (`joint`, as the authors'
+            code) or over each frame.
+    """
+
+    frames: int = 1
+    norm: Literal["joint", "frame"] = "joint"
+
+
+#: Every frame alone.
+ALONE = Together()
 
 
 @dataclass(frozen=True)
@@ -140,11 +167,25 @@ class RepeatableStep(Protocol):
 
 @dataclass(frozen=True)
 class Denoised:
-    """Result of one step: the next latents (b, 4, h, w) float32, the tapped tensors, the step to repeat if asked."""
+    """Result of one step: the next latents (b, 4, h, w) float32, and the tapped tensors."""
 
     latents: Tensor
     taps: Mapping[Tap, Tensor] = field(default_factory=dict)
-    repeatable: RepeatableStep | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepeatableDenoised(Denoised):
+    """Result of one step that can be repeated with changes."""
+
+    repeatable: RepeatableStep
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The noise (b, 4, h, w) float32 that a network finds in latents, and the tapped tensors."""
+
+    noise: Tensor
+    taps: Mapping[Tap, Tensor] = field(default_factory=dict)
 
 
 class PartDecoder(Protocol):
@@ -171,8 +212,6 @@ class Backbone(Protocol):
     latent_stride: int
     #: Frames that it was trained to see together; an image model's window is one frame.
     window: int
-    #: The attentions that can be modulated.
-    modulated: tuple[AttentionName, ...]
 
     @property
     def device(self) -> torch.device:
@@ -219,7 +258,6 @@ class Backbone(Protocol):
         guidance: float | Sequence[float],
         *,
         record: Collection[Tap] = (),
-        share: Share | None = None,
         conditioning: Conditioning = UNCONDITIONED,
     ) -> Denoised:
         """One Euler step of the noisy latents (b, 4, h, w) of a pass.
@@ -228,8 +266,10 @@ class Backbone(Protocol):
             guidance: scale against the all-zero context; 1 runs the conditional half only. A video model's may
                 differ by frame: (b,).
             record: taps to return.
-            share: what to share with variants; None: there will be none.
             conditioning: of this window, from `condition`.
+
+        Raises:
+            UsageError: the conditioning's context is not one that this model takes.
         """
         ...
 
@@ -248,4 +288,92 @@ class DecodesParts(Protocol):
 
     def part_decoder(self, latents: Tensor) -> PartDecoder:
         """Ready to decode parts of variants of one frame's clean latents (1, 4, h, w)."""
+        ...
+
+
+@runtime_checkable
+class Modulates(Protocol):
+    """What a backbone has beside, if its steps can be repeated with changes: labels are upsampled by modulation."""
+
+    #: The attentions that can be modulated.
+    modulated: tuple[AttentionName, ...]
+
+    def denoise_repeatably(
+        self,
+        latents: Tensor,
+        step: int,
+        schedule: Schedule,
+        guidance: float | Sequence[float],
+        share: Share,
+        *,
+        record: Collection[Tap] = (),
+        conditioning: Conditioning = UNCONDITIONED,
+    ) -> RepeatableDenoised:
+        """The step that `Backbone.denoise` takes, with what variants of it will share."""
+        ...
+
+
+def modulating(backbone: Backbone) -> Modulates:
+    """The backbone itself, whose steps can be repeated with changes.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    if not isinstance(backbone, Modulates):
+        raise UsageError(f"{backbone.name} cannot be modulated; set upsample.method to bilinear or joint_bilateral")
+    return backbone
+
+
+@runtime_checkable
+class PredictsNoise(Protocol):
+    """What a backbone has beside, if segments can be learned with it: predictions at any training timestep.
+
+    Latents are here in the variance-preserving scale: signal^2 + noise^2 = 1, as `training_schedule` mixes them.
+    """
+
+    #: (t, c) the embedding of the empty prompt, in the network's precision.
+    context: Tensor
+    #: The noise of every training timestep.
+    training_schedule: TrainingSchedule
+
+    @property
+    def has_text(self) -> bool:
+        """Whether `encode_text` can be called."""
+        ...
+
+    def encode_text(self, prompt: str) -> Tensor:
+        """The (t, c) float32 embedding of a prompt, padded to the text encoder's length.
+
+        Raises:
+            UsageError: the model has no text encoder.
+            WeightsError: its files are damaged.
+        """
+        ...
+
+    def heads(self, block: int) -> int:
+        """Heads of the attentions of a decoder block."""
+        ...
+
+    def tunable(self) -> dict[str, Parameter]:
+        """The weights that make keys and values of the context, `attn2.to_k` and `attn2.to_v`, by diffusers' names."""
+        ...
+
+    def predict(
+        self,
+        latents: Tensor,
+        timestep: float | Tensor,
+        *,
+        conditioning: Conditioning = UNCONDITIONED,
+        record: Collection[Tap] = (),
+        together: Together = ALONE,
+    ) -> Prediction:
+        """The noise in noisy latents (b, 4, h, w), which the network takes as they are; the conditional half only.
+
+        Args:
+            timestep: 0..999, of all frames, or (b,) of each.
+            record: taps to return.
+
+        Raises:
+            UsageError: the context does not fit the model, or b is no multiple of `together.frames`.
+        """
         ...

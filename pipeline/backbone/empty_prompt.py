@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pipeline.backbone.files import EMPTY_PROMPT, refuse_pickles_without_safetensors
-from pipeline.backbone.networks import without_bars
+from pipeline.backbone.files import EMPTY_PROMPT
+from pipeline.backbone.text import TextEncoder, has_text
 from pipeline.errors import WeightsError
 
 
@@ -27,9 +27,9 @@ def empty_prompt(folder: Path, width: int) -> torch.Tensor:
     stored = folder / EMPTY_PROMPT
     if stored.is_file():
         return stored_prompt(stored, width)
-    if (folder / "text_encoder").is_dir() and (folder / "tokenizer").is_dir():
+    if has_text(folder):
         files = [*(folder / "text_encoder").glob("*.safetensors"), *(folder / "tokenizer").iterdir()]
-        return check_prompt(kept_prompt(files, lambda: _encode_empty_prompt(folder)), width, folder)
+        return check_prompt(kept_prompt(files, lambda: TextEncoder(folder)("")), width, folder)
     raise WeightsError(
         f"{folder}: neither {EMPTY_PROMPT} nor text_encoder/ and tokenizer/; "
         "fetch these two folders of the model as well"
@@ -72,29 +72,3 @@ def check_prompt(context: torch.Tensor, width: int, where: Path) -> torch.Tensor
             f"{where}: the empty prompt has shape {tuple(context.shape)}, the denoiser needs (t, {width})"
         )
     return context
-
-
-def _encode_empty_prompt(folder: Path) -> torch.Tensor:
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    refuse_pickles_without_safetensors(folder / "text_encoder")
-    variant = None if (folder / "text_encoder" / "model.safetensors").is_file() else "fp16"
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        with without_bars():
-            model = CLIPTextModel.from_pretrained(
-                folder / "text_encoder",
-                local_files_only=True,
-                use_safetensors=True,
-                variant=variant,
-                dtype=torch.float32,
-            ).eval()
-    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise WeightsError(
-            f"{folder}: text encoder or tokenizer cannot be loaded ({reason}); fetch them again"
-        ) from error
-    length = min(tokenizer.model_max_length, model.config.max_position_embeddings)
-    tokens = tokenizer("", padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    with torch.inference_mode():
-        return model(tokens.input_ids)[0][0].clone()

@@ -9,22 +9,24 @@ from torch import Tensor
 
 from pipeline.backbone.attention import token_shape
 from pipeline.backbone.local_decoding import LocalDecoder
+from pipeline.backbone.networks import frozen
 
 
 class LatentModel:
     """The part of `Backbone` that does not depend on the family.
 
     Args:
-        unet, vae: the networks, in evaluation mode on their device. The autoencoder runs in float32, as in the
-            authors' code; the denoiser in its own dtype with float32 latents between steps.
+        unet, vae: the networks on their device; here they are frozen, and `tunable` weights can be set free. The
+            autoencoder runs in float32, as in the authors' code; the denoiser in its own dtype with float32 latents
+            between steps.
         name, fingerprint: as in `Backbone`.
     """
 
     latent_stride = 8
 
     def __init__(self, unet: Any, vae: Any, name: str, fingerprint: str) -> None:
-        self.unet = unet
-        self.vae = vae
+        self.unet = frozen(unet)
+        self.vae = frozen(vae)
         self.name = name
         self.fingerprint = fingerprint
 
@@ -35,7 +37,6 @@ class LatentModel:
     def token_shape(self, block: int, size: tuple[int, int]) -> tuple[int, int, int]:
         return token_shape(self.unet, block, size, self.latent_stride)
 
-    @torch.inference_mode()
     def part_decoder(self, latents: Tensor) -> LocalDecoder:
         return LocalDecoder.of(self._decode, self.vae.decoder, latents)
 

@@ -7,8 +7,8 @@ other latents inside the box than in the whole this is an approximation: their s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.backbone.boxes import Box
+from pipeline.backbone.networks import replaced
 
 #: Latent cells around a box that are decoded with it and thrown away: there the image's border would show.
 MARGIN = 4
@@ -57,12 +58,11 @@ class LocalDecoder:
             whole = decode(latents)
         return cls(decode, whole, norms, attentions)
 
-    @torch.inference_mode()
     def part(self, latents: Tensor, box: Box) -> Tensor:
         """The box of the image (3, 8h, 8w) float32 of other latents (4, h, w)."""
         size = (latents.shape[-2], latents.shape[-1])
         wide = box.grown(MARGIN, size)
-        with _replaced(self._forwards(wide)):
+        with replaced(self._forwards(wide)):
             image = self.decode(wide.of(latents)[None].contiguous())[0]
         inner = Box(box.top - wide.top, box.bottom - wide.top, box.left - wide.left, box.right - wide.left)
         return inner.scaled(image.shape[-1] // (wide.right - wide.left)).of(image)
@@ -107,13 +107,3 @@ def _normalised(norm: nn.GroupNorm, mean: Tensor, scale: Tensor) -> Callable[[Te
 
 def _added(change: Tensor) -> Callable[..., Tensor]:
     return lambda hidden_states, *_, **__: hidden_states + change
-
-
-@contextmanager
-def _replaced(forwards: Mapping[nn.Module, Callable[..., Tensor]]) -> Iterator[None]:
-    """Within the context these modules compute by these functions."""
-    with ExitStack() as undo:
-        for module, forward in forwards.items():
-            undo.callback(delattr, module, "forward")
-            module.forward = forward
-        yield

@@ -1,14 +1,15 @@
-"""Loading one network of a diffusers folder (I/O module)."""
+"""One network: loading it from a diffusers folder, changing what its modules compute for a while (I/O module)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor, nn
 
 from pipeline.backbone.files import network_file
 from pipeline.errors import WeightsError
@@ -61,3 +62,13 @@ def cannot_be_loaded(place: Path, error: Exception) -> WeightsError:
     """What to raise for weights that a library refuses."""
     reason = " ".join(str(error).split())[:200]
     return WeightsError(f"{place}: cannot be loaded ({reason}); fetch the weights again")
+
+
+@contextmanager
+def replaced(forwards: Mapping[nn.Module, Callable[..., Tensor]]) -> Iterator[None]:
+    """Within the context these modules compute by these functions."""
+    with ExitStack() as undo:
+        for module, forward in forwards.items():
+            undo.callback(delattr, module, "forward")
+            module.forward = forward
+        yield

@@ -9,7 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.backbone import UNCONDITIONED, Backbone, Conditioning, RepeatableStep, Share, Tap
+from pipeline.backbone import (
+    UNCONDITIONED,
+    Backbone,
+    Conditioning,
+    Denoised,
+    RepeatableStep,
+    Share,
+    Tap,
+    modulating,
+)
 from pipeline.features.noise import Noise, frame_noise, image_noise, shared_noise
 from pipeline.features.steps import remaining_steps
 from pipeline.parameters import DiffusionParams
@@ -70,19 +79,25 @@ def clean_pass(
     Args:
         conditioning: from `condition`; a video model's `start` is the whole window.
         skip: steps that are left out; the step before goes all the way to the step after.
+
+    Raises:
+        UsageError: steps are to be shared, and this backbone's cannot be repeated.
     """
     schedule = backbone.schedule(params.steps).without(skip)
     guidance = backbone.guidance_of(params.video.guidance_first, params.guidance, len(start))
     latents, states, taps, repeatable = start, {}, {}, {}
     for step in remaining_steps(params, skip):
-        asked = (record or {}).get(step, ()), (share or {}).get(step)
-        result = backbone.denoise(
-            latents, step, schedule, guidance, record=asked[0], share=asked[1], conditioning=conditioning
-        )
+        wanted, shared = (record or {}).get(step, ()), (share or {}).get(step)
+        result: Denoised
+        if shared is None:
+            result = backbone.denoise(latents, step, schedule, guidance, record=wanted, conditioning=conditioning)
+        else:
+            result = modulating(backbone).denoise_repeatably(
+                latents, step, schedule, guidance, shared, record=wanted, conditioning=conditioning
+            )
+            repeatable[step] = result.repeatable
         latents = states[step] = result.latents
         taps[step] = result.taps
-        if result.repeatable is not None:
-            repeatable[step] = result.repeatable
     return CleanPass(start, states, taps, repeatable)
 
 

@@ -55,6 +55,7 @@ def feature_arrays(params: ExtractParams) -> tuple[str, ...]:
     return of_encoder if params.parts == "encoder" else ("aggregated", "matching", *of_encoder)
 
 
+@torch.inference_mode()
 def extract(
     backbone: Backbone,
     frames: np.ndarray,
@@ -186,6 +187,7 @@ def feature_shape(backbone: Backbone, size: tuple[int, int], params: ExtractPara
     return next(iter(shapes.values()))
 
 
+@torch.inference_mode()
 def reconstruction_psnr(backbone: Backbone, reconstruction: Tensor, frame: np.ndarray) -> float:
     """PSNR in dB of one frame (H, W, 3) uint8 against its decoded latents (4, h, w).
 

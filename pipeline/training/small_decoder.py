@@ -118,7 +118,7 @@ class SmallDecoderLoss:
         latents = latents + s.shake * torch.randn(latents.shape, generator=noise)
         push = perturbations(tuple(latents.shape), s.pushes, rng, noise)
         pair = torch.cat([latents + push, latents - push]).to(self.backbone.device)
-        target = self.backbone.decode(pair).clone()  # what inference made cannot be kept for the gradient
+        target = self.backbone.decode(pair)
         decoder: Any = model.decoder
         output = decoder(pair)
         plus, minus = output.chunk(2)

@@ -71,6 +71,7 @@ class Response:
     minus: Tensor
 
 
+@torch.inference_mode()
 def responses(
     backbone: Backbone, clean: CleanPass, coarse: np.ndarray, rules: Rules, passes: Passes
 ) -> Iterator[Response]:

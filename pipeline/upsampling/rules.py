@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.backbone import modulating
 from pipeline.errors import UsageError
 from pipeline.features.steps import remaining_steps
 from pipeline.parameters import DiffusionParams, UpsampleFast, UpsampleParams
@@ -85,8 +86,9 @@ class Rules:
         """
         remedy = f"`vidseg preset apply {backbone.name}` sets all that depends on the backbone"
         attention, decode = self.upsample.video.attention, self.upsample.video.decode
-        if attention not in backbone.modulated:
-            known = ", ".join(backbone.modulated)
+        modulated = modulating(backbone).modulated
+        if attention not in modulated:
+            known = ", ".join(modulated)
             raise UsageError(f"upsample.video.attention is {attention}, but {backbone.name} has only {known}; {remedy}")
         if decode == "joint" and backbone.window == 1:
             raise UsageError(f"upsample.video.decode is joint, but {backbone.name} sees every frame alone; {remedy}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 from torch import Tensor
 
 from pipeline.backbone import UNCONDITIONED, Backbone, Conditioning
@@ -43,6 +44,7 @@ class Inputs:
         return Inputs(self.start[part], self.coarse[part], self.guides[part], self.conditioning)
 
 
+@torch.inference_mode()
 def upsample(
     backbone: Backbone, inputs: Inputs, size: tuple[int, int], rules: Rules, passes: Passes
 ) -> Iterator[LabelledFrame]:

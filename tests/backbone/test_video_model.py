@@ -143,8 +143,9 @@ def test_variants_without_a_change_repeat_the_step(
 ) -> None:
     model = StableVideoDiffusion(backbone.unet, backbone.vae, backbone.embed, "tiny", "", injected=injected)
     given = condition_of(backbone)
-    step = model.denoise(start, 22, model.schedule(25), (1.0, 1.5, 2.0), share=Share(True, 8), conditioning=given)
-    twice = step.repeatable.variants(range(FRAMES)).denoise(start.repeat(2, 1, 1, 1), [0, 1, 2] * 2)  # type: ignore[union-attr]
+    scales = (1.0, 1.5, 2.0)
+    step = model.denoise_repeatably(start, 22, model.schedule(25), scales, Share(True, 8), conditioning=given)
+    twice = step.repeatable.variants(range(FRAMES)).denoise(start.repeat(2, 1, 1, 1), [0, 1, 2] * 2)
     torch.testing.assert_close(twice, step.latents.repeat(2, 1, 1, 1), atol=1e-5, rtol=1e-5)
 
 
@@ -155,13 +156,14 @@ def test_eq2_offset_is_added_to_the_chosen_attentions(
     """After f, at the tokens of the mask, in all channels: each frame has its own mask in time as well."""
     given, tokens = condition_of(backbone), 16
     values = torch.arange(FRAMES * tokens, dtype=torch.float32).reshape(FRAMES, tokens)
-    kept = backbone.denoise(start, 22, backbone.schedule(25), 1.0, share=Share(True, 8), conditioning=given).repeatable
+    schedule, share = backbone.schedule(25), Share(True, 8)
+    kept = backbone.denoise_repeatably(start, 22, schedule, 1.0, share, conditioning=given).repeatable
     seen: dict[str, list[Tensor]] = {}
     for offset in (None, Offset(values, "after", attention)):  # type: ignore[arg-type]
         outputs: dict[Any, Tensor] = {}
         layers = {layer: attention_of(backbone.unet, 8, layer) for layer in ("self", "cross", "temporal_self")}  # type: ignore[arg-type]
         with hooked({module: storing(outputs) for module in layers.values()}):
-            kept.variants(range(FRAMES)).denoise(start, range(FRAMES), offset)  # type: ignore[union-attr]
+            kept.variants(range(FRAMES)).denoise(start, range(FRAMES), offset)
         for layer, module in layers.items():
             seen.setdefault(layer, []).append(outputs[module])
     first = LAYERS[attention][0]

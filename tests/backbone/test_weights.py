@@ -111,7 +111,7 @@ def test_the_empty_prompt_is_computed_once(
         raise AssertionError("the text encoder ran again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.backbone.empty_prompt._encode_empty_prompt", unexpected)
+        patch.setattr("pipeline.backbone.empty_prompt.TextEncoder", unexpected)
         patch.setattr("pipeline.backbone.image.single_file.empty_prompt", unexpected)
         assert torch.equal(load(source).context, first)
     kept.write_bytes(b"damaged")

@@ -130,8 +130,7 @@ def test_the_network_is_left_as_it_was_after_an_error(backbone: StableDiffusion)
         raise ZeroDivisionError
     latents = torch.zeros(1, 4, 8, 16)
     step = (latents, 22, backbone.schedule(25), 1.0)
-    kept = backbone.denoise(*step, share=Share(attention=True, block=7)).repeatable
-    assert kept is not None
+    kept = backbone.denoise_repeatably(*step, Share(attention=True, block=7)).repeatable
     with pytest.raises(RuntimeError):
         kept.variants([0]).denoise(latents, [0], Offset(torch.zeros(1, 3)))
     assert changes(backbone.unet) == before
@@ -150,8 +149,7 @@ def test_blocks_without_attention_are_refused(backbone: StableDiffusion, block: 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 def test_variants_without_a_change_repeat_the_step(backbone: StableDiffusion, share: Share, guidance: float) -> None:
     latents = torch.randn(3, 4, 8, 16, generator=torch.Generator().manual_seed(0))
-    result = backbone.denoise(latents, 22, backbone.schedule(25), guidance, share=share)
-    assert result.repeatable is not None
+    result = backbone.denoise_repeatably(latents, 22, backbone.schedule(25), guidance, share)
     frames = [2, 0, 2, 1]
     again = result.repeatable.variants(set(frames)).denoise(latents[frames], frames)
     torch.testing.assert_close(again, result.latents[frames], rtol=1e-5, atol=1e-5)
@@ -174,8 +172,7 @@ def test_eq2_offset_after_the_projection_shifts_the_output(backbone: StableDiffu
     cross = backbone.unet.up_blocks[2].attentions[1].transformer_blocks[0].attn2
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     values, tap = torch.arange(16.0)[None], Tap(7, "cross", "output")
-    clean = backbone.denoise(latents, 22, backbone.schedule(25), 1.0, record=[tap], share=Share(block=7))
-    assert clean.repeatable is not None
+    clean = backbone.denoise_repeatably(latents, 22, backbone.schedule(25), 1.0, Share(block=7), record=[tap])
     outputs = {}
     for place in ("after", "inside"):
         with recorded(backbone.unet, [tap]) as taps:

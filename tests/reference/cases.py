@@ -266,12 +266,12 @@ class Case(Mapping[str, np.ndarray]):
         for step in remaining_steps(settings)[1:]:
             given = self._given_state(index, step - 1)
             if given is not None:
-                restarted = backbone.denoise(
-                    given, step, schedule, settings.guidance, record=RECORDED, share=share.get(step)
-                )
-                states[step], taps[step] = restarted.latents, restarted.taps
-                if restarted.repeatable is not None:
+                again, restarted = (given, step, schedule, settings.guidance), None
+                if step in share:
+                    restarted = backbone.denoise_repeatably(*again, share[step], record=RECORDED)
                     kept[step] = restarted.repeatable
+                denoised = restarted or backbone.denoise(*again, record=RECORDED)
+                states[step], taps[step] = denoised.latents, denoised.taps
         return CleanPass(start, states, taps, kept)
 
     def from_given(self, index: int, inject: bool = True) -> CleanPass:

@@ -199,8 +199,8 @@ class VideoCase(Case):
         settings, backbone, given = self.diffusion, self.vectors.injecting(injected), self.conditioning(index)
         schedule = backbone.schedule(settings.steps)
         guidance = backbone.guidance_of(settings.video.guidance_first, settings.guidance, len(start))
-        own = backbone.denoise(
-            clean.start, settings.start_step, schedule, guidance, share=Share(inject), conditioning=given
+        own = backbone.denoise_repeatably(
+            clean.start, settings.start_step, schedule, guidance, Share(inject), conditioning=given
         ).repeatable
         kept = clean.repeatable[settings.start_step]
         assert isinstance(own, RepeatableWindow) and isinstance(kept, RepeatableWindow)

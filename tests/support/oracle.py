@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.backbone import UNCONDITIONED, AttentionName, Conditioning, Denoised, Schedule, Share, Tap
+from pipeline.backbone import UNCONDITIONED, Conditioning, Denoised, Schedule, Tap
 from pipeline.backbone.image.schedule import scaled_linear_schedule
 from pipeline.parameters import DiffusionVideo
 
@@ -29,7 +29,6 @@ class OracleBackbone:
     fingerprint = "oracle"
     latent_stride = 8
     window = 1
-    modulated: tuple[AttentionName, ...] = ("cross_spatial",)
 
     def __init__(
         self,
@@ -81,7 +80,6 @@ class OracleBackbone:
         guidance: float | Sequence[float],
         *,
         record: Collection[Tap] = (),
-        share: Share | None = None,
         conditioning: Conditioning = UNCONDITIONED,
     ) -> Denoised:
         features = self._embedding[self._planes[self._window]] + self._noise[self._window]

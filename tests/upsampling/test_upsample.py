@@ -201,8 +201,7 @@ def test_the_top_level_alone_is_the_pass_when_nothing_below_changes(
     backbone: StableDiffusion, start: torch.Tensor
 ) -> None:
     schedule = backbone.schedule(25)
-    clean = backbone.denoise(start, 23, schedule, 5.0, share=Share(attention=True, deep=True))
-    assert clean.repeatable is not None
+    clean = backbone.denoise_repeatably(start, 23, schedule, 5.0, Share(attention=True, deep=True))
     variants = clean.repeatable.variants({0, 1})
     same = variants.denoise(start[[1, 0, 1]], [1, 0, 1])
     torch.testing.assert_close(same, clean.latents[[1, 0, 1]], atol=2e-5, rtol=1e-4)

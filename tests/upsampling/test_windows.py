@@ -81,8 +81,7 @@ def test_the_top_level_alone_is_the_pass_when_nothing_below_changes(
     backbone: StableVideoDiffusion, conditioning: Conditioning, start: Tensor
 ) -> None:
     schedule, scales = backbone.schedule(25), (1.0, 1.5, 2.0)
-    clean = backbone.denoise(start, 22, schedule, scales, share=Share(True, deep=True), conditioning=conditioning)
-    assert clean.repeatable is not None
+    clean = backbone.denoise_repeatably(start, 22, schedule, scales, Share(True, deep=True), conditioning=conditioning)
     variants = clean.repeatable.variants(range(3))
     same = variants.denoise(start.repeat(2, 1, 1, 1), [0, 1, 2] * 2)
     torch.testing.assert_close(same, clean.latents.repeat(2, 1, 1, 1), atol=1e-5, rtol=1e-5)

@@ -19,7 +19,6 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.backbone import Denoised
 from pipeline.errors import DataError, ResourceError
 from pipeline.features import micro_batches
 from pipeline.stores.schemas import LABELS, ArraySpec
@@ -408,16 +407,19 @@ class SmallMemory:
 
     def __init__(self, backbone: Any, most: int) -> None:
         self._backbone, self._most = backbone, most
+        self.modulated = getattr(backbone, "modulated", ())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backbone, name)
 
     def denoise(self, latents: torch.Tensor, *rest: Any, **options: Any) -> Any:
         self._hold(latents)
-        result = self._backbone.denoise(latents, *rest, **options)
-        if isinstance(result, Denoised) and result.repeatable is not None:
-            return replace(result, repeatable=SmallMemory(result.repeatable, self._most))
-        return result
+        return self._backbone.denoise(latents, *rest, **options)
+
+    def denoise_repeatably(self, latents: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        self._hold(latents)
+        result = self._backbone.denoise_repeatably(latents, *rest, **options)
+        return replace(result, repeatable=SmallMemory(result.repeatable, self._most))
 
     def variants(self, frames: Any) -> Any:
         return SmallMemory(self._backbone.variants(frames), self._most)

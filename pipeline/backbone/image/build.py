@@ -15,7 +15,7 @@ from pipeline.backbone.files import EMPTY_PROMPT, configuration
 from pipeline.backbone.image.folder import load_autoencoder, load_folder
 from pipeline.backbone.image.model import StableDiffusion
 from pipeline.backbone.image.single_file import SD21_UNET, SD21_VAE, load_single_autoencoder, load_single_file
-from pipeline.backbone.networks import NO_WEIGHTS, frozen
+from pipeline.backbone.networks import NO_WEIGHTS
 
 #: Tokens of a prompt of SD's text encoders.
 PROMPT_TOKENS = 77
@@ -27,7 +27,7 @@ def _load(source: WeightsSource, dtype: torch.dtype, device: torch.device) -> St
     unet = Module.to(parts.unet, device, dtype)
     # The decoder's convolutions run nearly twice as fast in this layout on a CPU.
     vae = Module.to(parts.vae, device, torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return StableDiffusion(frozen(unet), frozen(vae), parts.context, source.name, source.sha256, parts.betas)
+    return StableDiffusion(unet, vae, parts.context, source.name, source.sha256, parts.betas, parts.text)
 
 
 def _outline(name: str, path: Path | None, dtype: torch.dtype) -> StableDiffusion:
@@ -35,7 +35,7 @@ def _outline(name: str, path: Path | None, dtype: torch.dtype) -> StableDiffusio
         unet = UNet2DConditionModel.from_config(configuration(path, "unet", SD21_UNET))
         vae = AutoencoderKL.from_config(configuration(path, "vae", SD21_VAE))
         context = torch.empty(_prompt_tokens(path, unet), unet.config.cross_attention_dim)
-    return StableDiffusion(frozen(Module.to(unet, dtype)), frozen(vae), context, name, NO_WEIGHTS)
+    return StableDiffusion(Module.to(unet, dtype), vae, context, name, NO_WEIGHTS)
 
 
 def _autoencoder(path: Path) -> Any:

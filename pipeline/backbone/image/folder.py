@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,26 @@ import torch
 from pipeline.backbone.empty_prompt import empty_prompt
 from pipeline.backbone.files import read_json
 from pipeline.backbone.networks import load_network
+from pipeline.backbone.text import TextEncoder, has_text
 from pipeline.errors import WeightsError
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A loaded model before it is put together: networks, (t, c) empty-prompt context, first and last beta."""
+    """A loaded model before it is put together.
+
+    Attributes:
+        unet, vae: the networks.
+        context: (t, c) of the empty prompt.
+        betas: first and last.
+        text: prompt -> (t, c); None where no text encoder is at hand.
+    """
 
     unet: Any
     vae: Any
     context: torch.Tensor
     betas: tuple[float, float]
+    text: Callable[[str], torch.Tensor] | None = None
 
 
 def load_folder(folder: Path) -> Parts:
@@ -39,9 +48,9 @@ def load_folder(folder: Path) -> Parts:
         raise WeightsError(f"{folder}: no scheduler/scheduler_config.json; fetch this folder of the model as well")
     check_prediction_type(scheduler.get("prediction_type", "epsilon"), folder)
     unet = load_network(folder, "unet", UNet2DConditionModel)
-    return Parts(
-        unet, load_autoencoder(folder), empty_prompt(folder, unet.config.cross_attention_dim), betas(scheduler)
-    )
+    context = empty_prompt(folder, unet.config.cross_attention_dim)
+    text = TextEncoder(folder) if has_text(folder) else None
+    return Parts(unet, load_autoencoder(folder), context, betas(scheduler), text)
 
 
 def load_autoencoder(folder: Path) -> Any:

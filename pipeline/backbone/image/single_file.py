@@ -80,7 +80,7 @@ def load_single_autoencoder(path: Path) -> Any:
     return vae
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def empty_prompt(text: Mapping[str, Tensor], path: Path) -> Tensor:
     """The (t, c) float32 embedding of the empty prompt, from an OpenCLIP text encoder's own weights.
 

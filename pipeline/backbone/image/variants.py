@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pipeline.backbone.attention import (
@@ -67,7 +66,6 @@ class RepeatableFrames:
     midway: Midway | None
     deep: Tensor | None = None
 
-    @torch.inference_mode()
     def variants(self, frames: Collection[int]) -> FrameVariants:
         chosen = sorted(frames)
         weights = {}
@@ -96,7 +94,6 @@ class FrameVariants:
     places: Mapping[int, int]
     weights: Mapping[int, Tensor]
 
-    @torch.inference_mode()
     def denoise(self, latents: Tensor, frames: Sequence[int], offset: Offset | None = None) -> Tensor:
         step = self.step
         with processed(self._processors(frames, offset)):

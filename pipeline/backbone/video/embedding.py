@@ -24,7 +24,7 @@ class ClipImageEmbedding:
     def __init__(self, encoder: Any) -> None:
         self.encoder = encoder
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, frame: np.ndarray) -> Tensor:
         """(1, c) float32 of a frame (H, W, 3) uint8."""
         side = int(self.encoder.config.image_size)

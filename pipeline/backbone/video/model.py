@@ -14,11 +14,22 @@ from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionM
 from torch import Tensor, nn
 
 from pipeline.backbone.attention import attention_of, attention_weights, recorded, recorded_outputs
-from pipeline.backbone.base import UNCONDITIONED, AttentionName, Conditioning, Denoised, Layer, Schedule, Share, Tap
+from pipeline.backbone.base import (
+    UNCONDITIONED,
+    AttentionName,
+    Conditioning,
+    Denoised,
+    Layer,
+    RepeatableDenoised,
+    Schedule,
+    Share,
+    Tap,
+)
 from pipeline.backbone.latent_model import LatentModel
 from pipeline.backbone.midway import Midway, deep_level, second_part
 from pipeline.backbone.video.schedule import VideoStep, karras_schedule
 from pipeline.backbone.video.variants import LAYERS, NetworkInput, RepeatableHalf, RepeatableWindow, shared_layers
+from pipeline.errors import UsageError
 from pipeline.parameters import DiffusionVideo
 
 #: Frame (H, W, 3) uint8 -> its embedding (1, c) float32.
@@ -69,7 +80,6 @@ class StableVideoDiffusion(LatentModel):
         """Linear from the first frame to the last; a frame alone is a first one."""
         return tuple(np.linspace(first, last, frames).tolist())
 
-    @torch.inference_mode()
     def encode(self, frames: np.ndarray, noise: Tensor | None = None) -> Tensor:
         draws = [None] * len(frames) if noise is None else noise.to(self.device).split(1)
         coded = []
@@ -78,7 +88,6 @@ class StableVideoDiffusion(LatentModel):
             coded.append(posterior.mean if draw is None else posterior.mean + posterior.std * draw)
         return torch.cat(coded).float().contiguous() * self.vae.config.scaling_factor
 
-    @torch.inference_mode()
     def condition(self, frame: np.ndarray, noise: Tensor, told: DiffusionVideo) -> Conditioning:
         noisy = self._pixels(frame) + told.noise_augmentation * noise.to(self.device)
         # The posterior's mean, not multiplied by the scaling factor.
@@ -86,7 +95,6 @@ class StableVideoDiffusion(LatentModel):
         ids = torch.tensor([told.fps_id, told.motion_bucket, told.noise_augmentation], device=self.device)
         return Conditioning(latent, self.embed(frame).to(self.device), ids)
 
-    @torch.inference_mode()
     def denoise(
         self,
         latents: Tensor,
@@ -95,9 +103,37 @@ class StableVideoDiffusion(LatentModel):
         guidance: float | Sequence[float],
         *,
         record: Collection[Tap] = (),
-        share: Share | None = None,
         conditioning: Conditioning = UNCONDITIONED,
     ) -> Denoised:
+        denoised, _ = self._step(latents, step, schedule, guidance, None, record, conditioning)
+        return denoised
+
+    def denoise_repeatably(
+        self,
+        latents: Tensor,
+        step: int,
+        schedule: Schedule,
+        guidance: float | Sequence[float],
+        share: Share,
+        *,
+        record: Collection[Tap] = (),
+        conditioning: Conditioning = UNCONDITIONED,
+    ) -> RepeatableDenoised:
+        denoised, window = self._step(latents, step, schedule, guidance, share, record, conditioning)
+        return RepeatableDenoised(denoised.latents, denoised.taps, repeatable=window)
+
+    def _step(
+        self,
+        latents: Tensor,
+        step: int,
+        schedule: Schedule,
+        guidance: float | Sequence[float],
+        share: Share | None,
+        record: Collection[Tap],
+        conditioning: Conditioning,
+    ) -> tuple[Denoised, RepeatableWindow]:
+        if conditioning.context is not None:
+            raise UsageError(f"{self.name} is conditioned on a frame and takes no context; choose an image model")
         move = VideoStep.of(schedule, step, guidance, len(latents))
         outputs, taps, halves = [], [], []
         for conditional in move.halves:
@@ -107,10 +143,9 @@ class StableVideoDiffusion(LatentModel):
             taps.append(tapped)
             halves.append(half)
         joined = {tap: torch.cat([half[tap] for half in taps]) for tap in record}
-        window = None if share is None else RepeatableWindow(self.unet, move, conditioning, tuple(halves))
-        return Denoised(move.moved(latents, outputs), joined, window)
+        window = RepeatableWindow(self.unet, move, conditioning, tuple(halves))
+        return Denoised(move.moved(latents, outputs), joined), window
 
-    @torch.inference_mode()
     def decode(self, latents: Tensor, together: int = 1) -> Tensor:
         return torch.cat([self._decode(clip) for clip in latents.split(together)])
 

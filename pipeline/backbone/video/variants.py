@@ -145,7 +145,6 @@ class RepeatableWindow:
         """Itself: the frames of a window are not separated."""
         return self
 
-    @torch.inference_mode()
     def denoise(self, latents: Tensor, frames: Sequence[int], offset: Offset | None = None) -> Tensor:
         """See `Variants`: the j variants are whole windows, one after the other."""
         windows = latents.unflatten(0, (-1, len(self.move.guidance)))
