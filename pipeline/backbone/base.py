@@ -70,16 +70,19 @@ UNCONDITIONED = Conditioning()
 class Together:
     """How many frames of a batch an image model sees together (section 3 of SMITE: its network, inflated).
 
-    A batch of b frames is b / frames clips, one after the other. Self-attention then reads all tokens of a clip.
+    A batch of b frames is b / frames clips, one after the other.
 
     Attributes:
         frames: of each clip; 1 = every frame alone, the plain network.
         norm: whether the residual blocks' normalisations take their statistics over a clip (`joint`, as the authors'
             code) or over each frame.
+        attention: whether self-attention reads the tokens of a clip (`joint`) or of each frame; the latter is the
+            authors' switch "not inflated", which leaves their norms joint.
     """
 
     frames: int = 1
     norm: Literal["joint", "frame"] = "joint"
+    attention: Literal["joint", "frame"] = "joint"
 
 
 #: Every frame alone.

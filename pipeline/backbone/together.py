@@ -36,13 +36,14 @@ def inflated(unet: nn.Module, together: Together, batch: int) -> Iterator[None]:
     if together.frames == 1:
         yield
         return
-    modules = dict(unet.named_modules())
-    attentions = {m: JointAttention(together.frames) for name, m in modules.items() if name.endswith(".attn1")}
+    attentions: dict[nn.Module, JointAttention] = {}
     norms: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
-    if together.norm == "joint":
-        for name, module in modules.items():
-            if isinstance(module, nn.GroupNorm) and (".resnets." in name or name == "conv_norm_out"):
-                norms[module] = _joint_norm(module, together.frames)
+    for name, module in unet.named_modules():
+        if together.attention == "joint" and name.endswith(".attn1"):
+            attentions[module] = JointAttention(together.frames)
+        is_coupled = together.norm == "joint" and (".resnets." in name or name == "conv_norm_out")
+        if is_coupled and isinstance(module, nn.GroupNorm):
+            norms[module] = _joint_norm(module, together.frames)
     with processed(attentions), replaced(norms):
         yield
 

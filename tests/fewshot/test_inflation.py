@@ -66,6 +66,9 @@ def test_frames_alone_do_not_see_each_other(backbone: StableDiffusion, latents: 
     torch.testing.assert_close(*alone, atol=1e-6, rtol=0)
     together = [noise(backbone, clip, FRAMES, "frame")[0] for clip in (latents[:FRAMES], changed)]
     assert not torch.allclose(*together, atol=1e-4)
+    apart = Together(FRAMES, norm="frame", attention="frame")
+    neither = backbone.predict(latents[:FRAMES], TIMESTEP, together=apart).noise
+    torch.testing.assert_close(neither[0], alone[0], atol=1e-6, rtol=0)
 
 
 def test_joint_attention_and_norms_equal_a_literal_version(latents: Tensor) -> None:
