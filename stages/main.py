@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from stages import correspond, evaluate, extract, ingest, render, sample, segment, summarize, track, upsample
+from stages import (
+    correspond,
+    evaluate,
+    extract,
+    ingest,
+    references,
+    render,
+    sample,
+    segment,
+    summarize,
+    track,
+    upsample,
+)
 from stages.cluster import command as cluster
 from stages.commands import (
     backbone,
@@ -53,7 +65,7 @@ app.command("run", rich_help_panel=MAIN)(run_all.main)
 app.command("doctor", rich_help_panel=MAIN)(doctor.main)
 app.command("cost", rich_help_panel=MAIN)(cost.main)
 app.command("sample", rich_help_panel=MAIN)(sample.main)
-for module in (ingest, extract, correspond, segment, upsample, track, evaluate, render, summarize):
+for module in (ingest, extract, correspond, segment, upsample, references, track, evaluate, render, summarize):
     app.command(module.__name__.rpartition(".")[2], rich_help_panel=STAGES)(module.main)
 app.command("refine", rich_help_panel=HAND)(refine.main)
 app.command("pretrain", rich_help_panel=HAND)(pretrain.main)

@@ -57,8 +57,11 @@ class References:
         return np.stack(images), np.stack([resize_nearest(labels, size) for labels in self.labels])
 
 
-def read_references(folder: Path) -> References:
+def read_references(folder: Path, classes: Path | None = None) -> References:
     """Read references (layout: module docstring).
+
+    Args:
+        classes: a class list in place of the folder's own.
 
     Raises:
         DataError: a missing folder, an image without labels or labels without an image, unreadable files, labels of
@@ -69,7 +72,8 @@ def read_references(folder: Path) -> References:
     if not labelled.is_dir():
         raise DataError(f"{folder}: no labels/ here; expected images/NAME.jpg with labels/NAME.png")
     sources = _match(images, labelled)
-    listed = read_classes(folder / "classes.json", labelled) if (folder / "classes.json").is_file() else None
+    own = folder / "classes.json"
+    listed = read_classes(classes or own, labelled) if classes or own.is_file() else None
     names = sorted(images, key=natural_order)
     pictures = {name: read_image(images[name]) for name in names}
     sizes = {name: (picture.shape[0], picture.shape[1]) for name, picture in pictures.items()}

@@ -47,11 +47,14 @@ COARSE = Schema("coarse", 1, "segment", ("initial", "refined"))
 LABELS = Schema("labels", 1, "upsample", ("labels",))
 
 
+REFS = Schema("refs", 1, "references", ("images", "labels"))
+
+
 TRACKS = Schema("tracks", 1, "track", ("yx", "visible", "start"))
 
 
 #: All schemas by name.
-SCHEMAS = {schema.name: schema for schema in (CLIP, TRUTH, FEATURES, LATENTS, MATCHES, COARSE, LABELS, TRACKS)}
+SCHEMAS = {schema.name: schema for schema in (CLIP, TRUTH, FEATURES, LATENTS, MATCHES, COARSE, LABELS, REFS, TRACKS)}
 
 
 @dataclass(frozen=True)

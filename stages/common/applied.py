@@ -21,7 +21,8 @@ class Concept:
 
     Attributes:
         references: folder of annotated images.
-        classes: class list (JSON file); None = the folder's own classes.json.
+        classes: class list (JSON file), with `#name` behind it when it holds several; None = the folder's own
+            classes.json.
     """
 
     references: Path

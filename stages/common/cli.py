@@ -51,6 +51,15 @@ AppliedOption = Annotated[
         rich_help_panel="Pipeline",
     ),
 ]
+ConceptOption = Annotated[
+    str | None,
+    typer.Option(
+        "--item",
+        envvar="DVC_STAGE",
+        help="Concept of videos.yaml, instead of paths (DVC gives it by itself).",
+        rich_help_panel="Pipeline",
+    ),
+]
 ShardsOption = Annotated[
     str | None,
     typer.Option(

@@ -20,8 +20,8 @@ from tests.support.commands import ENVIRONMENT
 from tests.support.places import ROOT
 
 ITEM_STAGES = ("ingest", "extract", "correspond", "segment", "upsample", "evaluate", "render")
-#: Stages of what is applied.
-APPLIED_STAGES = ("track",)
+#: Stages of concepts and of what they are applied to.
+APPLIED_STAGES = ("references", "track")
 
 
 class Project:

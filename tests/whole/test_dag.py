@@ -246,6 +246,10 @@ def applied(quick: QuickProject) -> Iterator[QuickProject]:
     quick.write_videos({"one": [ONE]})
 
 
+def change_references(project: Project) -> None:
+    (project.folder / "cars" / "image.png").write_text("other cars")
+
+
 @pytest.mark.parametrize(
     ("apply", "expected"),
     [
@@ -254,6 +258,7 @@ def applied(quick: QuickProject) -> Iterator[QuickProject]:
             change("segment", "clusters", 5), ["evaluate", "render", "segment", "summarize", "upsample"], id="K"
         ),
         pytest.param(raise_number("track"), ["track"], id="number-of-track"),
+        pytest.param(change_references, ["references"], id="references"),
     ],
 )
 def test_what_a_change_runs_again_of_what_is_applied(
