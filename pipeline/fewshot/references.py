@@ -211,14 +211,14 @@ def _read_map(path: Path, size: tuple[int, int], listed: ClassList | None) -> np
 
 def _read_array(path: Path) -> np.ndarray:
     try:
-        values = np.load(path, allow_pickle=False)
+        values = np.load(path, mmap_mode="r", allow_pickle=False)  # a header may claim more than the file holds
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path}: not an array that can be read ({error})") from error
     if values.ndim != 2 or values.dtype.kind not in "biu":
         raise DataError(f"{path}: label maps are (height, width) integers, not {values.shape} of {values.dtype}")
     if values.size and (values.min() < 0 or values.max() >= UNKNOWN):
         raise DataError(f"{path}: label ids must lie in 0..{UNKNOWN - 1}")
-    return values.astype(np.uint8 if not values.size or values.max() <= 255 else np.uint16)
+    return np.array(values, np.uint8 if not values.size or values.max() <= 255 else np.uint16)
 
 
 def _table_of_maps(folder: Path, maps: dict[str, np.ndarray], listed: ClassList | None) -> SegmentTable:

@@ -11,6 +11,7 @@ begins at the centre of cell (p // w, p % w). The corner of the picture is (0, 0
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ import numpy as np
 
 from pipeline.errors import DataError
 from pipeline.tracking.tracks import Clip, FrameTracks, frame_tracks, to_cells
+
+#: What reading a damaged or foreign archive may raise.
+BROKEN = (ValueError, OSError, RuntimeError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class FileTracker:
             archive = opened.enter_context(_archive(self.path))
             tracks = _Rows(self.path, archive, "tracks", opened)
             visible = _Rows(self.path, archive, "visible", opened)
-            size = _read_size(self.path, archive)
+            size = _read_size(self.path, archive, opened)
             for rows, tail in ((tracks, (points, 2)), (visible, (points,))):
                 wanted = [(len(clip.frames), targets, *tail) for targets in (len(clip.frames), len(clip.window_of(0)))]
                 if rows.shape not in wanted:
@@ -75,7 +79,7 @@ class _Rows:
             self.shape, by_column, self._dtype = header(self._stream)
         except KeyError as error:
             raise DataError(f"{path}: holds no array `{name}`; expected `tracks`, `visible` and `size`") from error
-        except ValueError as error:
+        except BROKEN as error:
             raise DataError(f"{path}: `{name}` cannot be read ({error})") from error
         if by_column or self._dtype.kind not in "biuf":
             raise DataError(f"{path}: `{name}` must hold numbers row by row; save it with numpy.ascontiguousarray")
@@ -85,7 +89,10 @@ class _Rows:
         shape = self.shape[1:]
         size = int(np.prod(shape)) * self._dtype.itemsize
         while True:
-            data = self._stream.read(size)
+            try:
+                data = self._stream.read(size)
+            except BROKEN as error:
+                raise DataError(f"{self._path}: `{self.name}` cannot be read ({error}); fetch it again") from error
             if len(data) < size:
                 raise DataError(f"{self._path}: `{self.name}` ends early, at frame {self._next}; fetch it again")
             self._next += 1
@@ -102,11 +109,10 @@ def _archive(path: Path) -> zipfile.ZipFile:
         raise DataError(f"{path}: not an .npz file of tracks ({error})") from error
 
 
-def _read_size(path: Path, archive: zipfile.ZipFile) -> tuple[int, int] | None:
+def _read_size(path: Path, archive: zipfile.ZipFile, opened: ExitStack) -> tuple[int, int] | None:
     if "size.npy" not in archive.namelist():
         return None
-    with archive.open("size.npy") as stream:
-        size = np.lib.format.read_array(stream, allow_pickle=False)
-    if size.shape != (2,) or size.min() < 1:
-        raise DataError(f"{path}: `size` must be the height and width of the pictures, not {size.tolist()}")
-    return int(size[0]), int(size[1])
+    rows = _Rows(path, archive, "size", opened)
+    if rows.shape != (2,) or min(size := [int(rows.row(number)) for number in range(2)]) < 1:
+        raise DataError(f"{path}: `size` must be two numbers, the height and width of the pictures")
+    return size[0], size[1]

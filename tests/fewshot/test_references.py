@@ -282,6 +282,14 @@ def test_bad_arrays(values: np.ndarray, message: str, tmp_path: Path) -> None:
         read_references(tmp_path)
 
 
+def test_an_array_that_claims_more_than_it_holds(tmp_path: Path) -> None:
+    image(tmp_path, "a.png")
+    path = labels(tmp_path, "a.npy", stripes(0, 1))
+    path.write_bytes(path.read_bytes().replace(b"(6, 8)", b"(6000000000, 8)".ljust(6)))
+    with pytest.raises(DataError, match="a.npy: not an array that can be read"):
+        read_references(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("value", "message"), [(0, "at least two segments are needed .*, found only 'background'"), (3, "found only '3'")]
 )

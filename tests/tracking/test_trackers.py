@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -270,7 +271,7 @@ def changed_file(folder: Path, **arrays: object) -> FileTracker:
         ({"tracks": np.zeros((9, 4, 192, 2))}, r"need \(9, 9, 192, 2\) or \(9, 5, 192, 2\)"),
         ({"tracks": np.asfortranarray(np.zeros((9, 9, 192, 2)))}, "must hold numbers row by row"),
         ({"tracks": np.array(["a"])}, "must hold numbers"),
-        ({"size": np.array([0, 4])}, "height and width of the pictures, not .0, 4."),
+        ({"size": np.array([0, 4])}, "`size` must be two numbers, the height and width of the pictures"),
     ],
 )
 def test_bad_files_of_tracks(arrays: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -285,6 +286,24 @@ def test_a_missing_or_broken_file(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("tracks")
     with pytest.raises(DataError, match="not an .npz file of tracks"):
         track(FileTracker(tmp_path / "text.npz"), frames, None, GRID, 5)
+
+
+def test_a_damaged_file(tmp_path: Path) -> None:
+    """A byte of the last frames is another: those before are read, then the error is told."""
+    tracker = recorded(tmp_path)
+    content = bytearray(tracker.path.read_bytes())
+    content[tracker.path.stat().st_size // 3] ^= 255
+    (tmp_path / "damaged.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"damaged.npz: `\w+` cannot be read"):
+        track(FileTracker(tmp_path / "damaged.npz"), film(MOTIONS["still"], SIZE, FRAMES), None, GRID, 5)
+    whole = dict(np.load(tracker.path))
+    np.savez(tmp_path / "short.npz", **whole)
+    archive = tmp_path / "cut.npz"
+    with zipfile.ZipFile(archive, "w") as cut, zipfile.ZipFile(tmp_path / "short.npz") as complete:
+        for name in complete.namelist():
+            cut.writestr(name, complete.read(name)[: -8 if name == "tracks.npy" else None])
+    with pytest.raises(DataError, match="`tracks` ends early, at frame 8; fetch it again"):
+        track(FileTracker(archive), film(MOTIONS["still"], SIZE, FRAMES), None, GRID, 5)
 
 
 def test_a_file_may_hold_windows_and_cells(tmp_path: Path) -> None:
