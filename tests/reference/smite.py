@@ -1,7 +1,7 @@
 """Recorded arrays of SMITE's authors' code, file by file, and what computes them.
 
-A `Recorded` answers for every array of one file: by a rule, or as an input, for which an array that is computed from it
-stands. All computations start from recorded inputs.
+A `Recorded` answers for every array of one file: by a rule, or as an input, which others are computed from: they show
+whether it is read rightly. All computations start from recorded inputs.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Recorded:
     Attributes:
         file: name of the .npz file.
         rules: what computes its arrays.
-        inputs: pattern of an input -> name of an array that is computed from it; may hold groups of the pattern (\\1).
+        inputs: pattern of an input -> name of an array that is computed from it, and shows whether it is read rightly;
+            may hold groups of the pattern (\\1).
     """
 
     file: str
@@ -53,10 +54,13 @@ class Recorded:
 
     def complaint(self, arrays: Arrays, name: str) -> str | None:
         """What is wrong with our version of an array; None when it agrees."""
-        for pattern, stands in self.inputs.items():
+        for pattern, shows in self.inputs.items():
             if match := re.fullmatch(pattern, name):
-                return self._computed(arrays, match.expand(stands))
-        return self._computed(arrays, name)
+                return None if match.expand(shows) in arrays else f"{match.expand(shows)}, which shows it, is missing"
+        for rule in self.rules:
+            if match := re.fullmatch(rule.pattern, name):
+                return rule.compare(np.asarray(rule.compute(arrays, match)), arrays[name])
+        return "no rule knows this name"
 
     def tally(self, arrays: Arrays) -> Tally:
         names = [name for name in arrays if name != META]
@@ -64,9 +68,3 @@ class Recorded:
         for name in names:
             tally.add(name, self.complaint(arrays, name))
         return tally
-
-    def _computed(self, arrays: Arrays, name: str) -> str | None:
-        for rule in self.rules:
-            if name in arrays and (match := re.fullmatch(rule.pattern, name)):
-                return rule.compare(np.asarray(rule.compute(arrays, match)), arrays[name])
-        return "no rule knows this name"
