@@ -25,10 +25,12 @@ from pipeline.tracking.tracks import Tracks
 from tests.reference.cases import Tally, within
 from tests.reference.smite import DEFAULT_FOLDER, FOLDER, GIVEN_FOLDER, META, VARIABLE, Recorded, Rule
 from tests.reference.smite_energy import ENERGY
+from tests.reference.smite_maps import MAPS, UNIT_MAPS
+from tests.reference.smite_network import NETWORK
 from tests.reference.smite_vote import VOTE
 
 ABSENT = GIVEN_FOLDER is None and not DEFAULT_FOLDER.is_dir()
-RECORDED = (VOTE, ENERGY)
+RECORDED = (NETWORK, MAPS, UNIT_MAPS, VOTE, ENERGY)
 OTHERS = ("slicing.json", "metrics.json")
 
 
