@@ -197,7 +197,7 @@ def test_constant_map_becomes_the_least_of_its_range() -> None:
 
 
 def test_gradients_agree_with_finite_differences(taps: dict[Tap, Tensor]) -> None:
-    """Of the inference form, with respect to a query and a key of each kind."""
+    """Derivatives of the inference form with respect to queries and keys of both kinds of attention."""
     chosen = [Tap(5, "cross", "query"), Tap(5, "cross", "key"), Tap(9, "self", "query"), Tap(9, "self", "key")]
 
     def maps(*values: Tensor) -> Tensor:
