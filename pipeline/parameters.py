@@ -424,6 +424,174 @@ class TrackParams:
 
 
 @dataclass(frozen=True)
+class MapsParams:
+    """Section `maps`: how learning and applying segments read the denoiser's attention."""
+
+    cross_blocks: tuple[int, ...] = param(
+        (3, 4, 5, 6, 7), "decoder blocks whose cross-attention gives the maps of segments", low=3, high=11
+    )
+    self_blocks: tuple[int, ...] = param(
+        (9, 10, 11), "decoder blocks whose self-attention spreads these maps (Eq. 1)", low=3, high=11
+    )
+    cross: Literal["logits", "segments", "tokens"] = param(
+        "logits", "what is spread when a concept is applied: logits, or their softmax over the segments or all tokens"
+    )
+    background_floor: Literal["minimum", "zero", "none"] = param(
+        "minimum", "background values up to their mean become the least of them, 0, or stay as they are"
+    )
+    frames: Literal["all", "one"] = param("all", "self-attention over all frames of a chunk, or over each frame alone")
+    norm: Literal["joint", "frame"] = param(
+        "joint", "group normalisation over all frames that are seen together, or over each frame alone"
+    )
+
+
+@dataclass(frozen=True)
+class LearnParity:
+    """Group `learn.parity`: where the paper and the authors' code differ."""
+
+    phase1_epochs: int | None = param(
+        None, "epochs of the first phase, instead of phase1_iterations; null = those", low=0
+    )
+    freeze_tokens: bool = param(False, "tokens stay as they are in the second phase")
+    idle_every: int = param(0, "every so many epochs of the second phase one changes nothing; 0 = none", low=0)
+    ldm_guidance: float = param(1.0, "classifier-free guidance within the denoising loss", low=0.0)
+    fourier: float = param(0.0, "weight of the loss on spectra of maps, from the sixth epoch", low=0.0)
+    loss_scale: float = param(1.0, "the loss is multiplied by this, which Adam hardly sees", low=0.0)
+    encode: Literal["mode", "sample"] = param("mode", "mode of the autoencoder's posterior, or a seeded sample")
+
+
+@dataclass(frozen=True)
+class LearnParams:
+    """Section `learn`.
+
+    Raises:
+        UsageError: `t` is not a range.
+    """
+
+    size: int = param(512, "side of the square pictures that are learned from, a multiple of 64", low=64)
+    init: Literal["auto", "names", "random"] = param(
+        "auto",
+        "tokens begin as the segments' names, or random with the rms of the empty prompt; auto = names where the "
+        "backbone has a text encoder",
+    )
+    background: Literal["auto", "bos", "learned"] = param(
+        "auto",
+        "the background is the begin-of-text token, never learned, or a token like the others; auto = bos where a "
+        "segment is called background and the backbone has a text encoder",
+    )
+    t: tuple[int, ...] = param((5, 100), "first and last of the timesteps that are drawn", low=0, high=999)
+    epochs: int = param(300, "passes over the images, both phases together", low=1)
+    phase1_iterations: int = param(100, "steps of the first phase, in which only tokens are learned", low=0)
+    batch: int = param(1, "images per step", low=1)
+    rates: Literal["absolute", "relative"] = param(
+        "absolute", "relative: learning rates are multiplied by the rms of the context and of to_k"
+    )
+    lr_tokens: float = param(0.1, "learning rate of tokens in the first phase", low=0.0)
+    lr_weights: float = param(1e-6, "learning rate of cross-attention in the second phase", low=0.0)
+    lr_tokens_phase2: float = param(1e-6, "learning rate of tokens in the second phase", low=0.0)
+    tune: Literal["cross_attention", "none"] = param(
+        "cross_attention", "cross_attention: to_k and to_v of all attn2 are tuned in a second phase; none: tokens only"
+    )
+    mse: float = param(1.0, "weight of the loss on spread maps", low=0.0)
+    ldm: float = param(0.005, "weight of the denoising loss", low=0.0)
+    select: Literal["last", "references"] = param(
+        "last", "the last state, or the one whose labels of the images are best"
+    )
+    seed: int = param(0, "seed of tokens, order, augmentation, timesteps and noise", low=0)
+    augment: LearnAugment = LearnAugment()
+    parity: LearnParity = LearnParity()
+
+    def __post_init__(self) -> None:
+        if len(self.t) != 2 or self.t[0] > self.t[1]:
+            raise UsageError(f"learn.t must be the first and the last timestep, like [5, 100], not {list(self.t)}")
+        if self.size % 64:
+            raise UsageError(f"learn.size must be a multiple of 64, not {self.size}")
+
+
+@dataclass(frozen=True)
+class GuidanceVote:
+    """Group `guidance.vote`: votes along tracks (Eq. 3, 4)."""
+
+    window: int = param(15, "frames that vote, odd; 7 for fast motion", low=1)
+    space: Literal["none", "maps"] = param("none", "one more vote, on the maps of the result, which moves nothing")
+
+
+@dataclass(frozen=True)
+class GuidanceLowPass:
+    """Group `guidance.low_pass`: the low frequencies that maps must keep (Eq. 6)."""
+
+    threshold: float = param(0.4, "share of the spatial frequencies, per axis", low=0.001, high=1.0)
+    first_threshold: float = param(0.4, "the same at the first timestep", low=0.001, high=1.0)
+    temporal: bool = param(False, "cut frequencies over time as well")
+    norm: Literal["mean", "sum"] = param("mean", "mean or sum of absolute differences")
+
+
+@dataclass(frozen=True)
+class GuidanceParams:
+    """Section `guidance`: how latents are moved when a concept is applied; not at all with both lambdas 0.
+
+    Raises:
+        UsageError: an even window of votes.
+    """
+
+    lambda_track: float = param(0.5, "weight of the agreement with tracks (Eq. 5); 1 for fast motion", low=0.0)
+    lambda_reg: float = param(8.0, "weight of the low frequencies of the first maps (Eq. 6)", low=0.0)
+    iterations: int = param(15, "steps per timestep; 5 is faster", low=1)
+    rate: float = param(10.0, "step size, times (1 - alpha_t) / alpha_t", low=0.0)
+    group: int = param(4, "frames that are moved together", low=1)
+    targets: Literal["hard", "soft"] = param("hard", "voted labels with class weights, or voted maps")
+    timestep_of: Literal["latents", "step"] = param(
+        "latents", "timestep at which moved latents are seen: their own, or that of the step before (the code)"
+    )
+    vote: GuidanceVote = GuidanceVote()
+    low_pass: GuidanceLowPass = GuidanceLowPass()
+
+    def __post_init__(self) -> None:
+        check_odd("guidance.vote.window", self.vote.window)
+
+    @property
+    def moves(self) -> bool:
+        """Whether latents are moved at all."""
+        return self.lambda_track > 0 or self.lambda_reg > 0
+
+    @property
+    def needs_tracks(self) -> bool:
+        """Whether points are followed: by an energy or by the vote on the result."""
+        return self.lambda_track > 0 or self.vote.space != "none"
+
+
+@dataclass(frozen=True)
+class ApplyParams:
+    """Section `apply`.
+
+    Raises:
+        UsageError: timesteps that do not fall one by one, or chunks that do not get on.
+    """
+
+    timesteps: tuple[int, ...] = param(
+        (100, 99, 98, 97), "timesteps from the noised frames on, falling", low=0, high=999
+    )
+    chunk: int = param(16, "frames that are seen together", low=1)
+    overlap: int = param(8, "frames that a chunk shares with the one before", low=0)
+    reference: Literal["first_step", "separate"] = param(
+        "first_step", "maps that guidance holds on to: of the first step, or of a pass with its own noise (the code)"
+    )
+    threshold: float = param(0.0, "segments whose maps stay below this in a frame are absent; 0 = none", low=0.0)
+    noise: Literal["per_frame", "shared"] = param(
+        "per_frame", "per_frame: by source frame index; shared: the same for all"
+    )
+    seed: int = param(0, "seed of the noise", low=0)
+
+    def __post_init__(self) -> None:
+        if not self.timesteps or any(
+            later >= earlier for earlier, later in zip(self.timesteps, self.timesteps[1:], strict=False)
+        ):
+            raise UsageError(f"apply.timesteps must fall, like [100, 99, 98, 97], not {list(self.timesteps)}")
+        if self.overlap >= self.chunk:
+            raise UsageError(f"apply.overlap must be less than apply.chunk ({self.chunk}), not {self.overlap}")
+
+
+@dataclass(frozen=True)
 class EvaluateParity:
     """Group `evaluate.parity`: where the paper and the authors' code differ."""
 

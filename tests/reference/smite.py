@@ -68,3 +68,24 @@ class Recorded:
         for name in names:
             tally.add(name, self.complaint(arrays, name))
         return tally
+
+
+def compared(
+    title: str, arrays: Arrays, computed: Mapping[str, np.ndarray], bounds: Mapping[str, Compare], inputs: str
+) -> Tally:
+    """The arrays of a file that are computed together: those of the pattern `inputs` are what the others come from.
+
+    Args:
+        bounds: pattern of names -> how close these must come; the first that fits counts.
+    """
+    names = [name for name in arrays if name != META]
+    tally = Tally(title, len(names))
+    for name in names:
+        compare = next((bound for pattern, bound in bounds.items() if re.fullmatch(pattern, name)), None)
+        if re.fullmatch(inputs, name):
+            tally.add(name, None)
+        elif compare is None or name not in computed:
+            tally.add(name, "no rule knows this name")
+        else:
+            tally.add(name, compare(computed[name], arrays[name]))
+    return tally

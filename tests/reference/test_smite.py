@@ -23,8 +23,12 @@ from pipeline.fewshot.voting import vote
 from pipeline.scoring.smite import score_parts, shared_frames
 from pipeline.tracking.tracks import Tracks
 from tests.reference.cases import Tally, within
-from tests.reference.smite import DEFAULT_FOLDER, FOLDER, GIVEN_FOLDER, META, VARIABLE, Recorded, Rule
+from tests.reference.smite import DEFAULT_FOLDER, FOLDER, GIVEN_FOLDER, META, VARIABLE, Recorded, Rule, compared
 from tests.reference.smite_energy import ENERGY
+from tests.reference.smite_guidance import CHAIN_BOUNDS, CHAIN_INPUTS, GUIDANCE_BOUNDS, GUIDANCE_INPUTS, chain, guidance
+from tests.reference.smite_learn import BOUNDS as LEARN_BOUNDS
+from tests.reference.smite_learn import INPUTS as LEARN_INPUTS
+from tests.reference.smite_learn import Recording as Learning
 from tests.reference.smite_maps import MAPS, UNIT_MAPS
 from tests.reference.smite_network import NETWORK
 from tests.reference.smite_vote import VOTE
@@ -54,6 +58,23 @@ def test_the_folder_holds_files() -> None:
 @pytest.mark.parametrize("recorded", RECORDED, ids=lambda recorded: recorded.file)
 def test_every_array(recorded: Recorded) -> None:
     recorded.tally(present(recorded.file)).report()
+
+
+@pytest.mark.parametrize("file", ["learn.npz", pytest.param("learn64.npz", marks=pytest.mark.slow)])
+def test_learning(file: str) -> None:
+    arrays = present(file)
+    compared(file.removesuffix(".npz"), arrays, Learning(arrays).computed(), LEARN_BOUNDS, LEARN_INPUTS).report()
+
+
+def test_guidance() -> None:
+    arrays = present("guidance.npz")
+    compared("guidance", arrays, guidance(arrays), GUIDANCE_BOUNDS, GUIDANCE_INPUTS).report()
+
+
+@pytest.mark.slow
+def test_chain() -> None:
+    arrays = present("chain.npz")
+    compared("chain", arrays, chain(arrays), CHAIN_BOUNDS, CHAIN_INPUTS).report()
 
 
 @pytest.mark.parametrize("file", ["learn.npz", "learn64.npz"])

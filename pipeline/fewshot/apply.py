@@ -1,0 +1,134 @@
+"""Segments of a video, by a concept: chunk after chunk, guided or in a single pass (SMITE, section 4.3 and 7.5).
+
+A chunk is everything that is held at once, so memory does not grow with the clip. What a chunk hands to the next is
+its `carried`: the final maps of the frames that both have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import DataError
+from pipeline.features.noise import frame_noise, shared_noise
+from pipeline.fewshot.attention_maps import Grid, resized
+from pipeline.fewshot.chunks import Chunk
+from pipeline.fewshot.guidance import Aims, guided
+from pipeline.fewshot.reading import Look, SegmentReader, noised
+from pipeline.fewshot.voting import vote
+from pipeline.parameters import ApplyParams, GuidanceParams
+from pipeline.tracking.tracks import Tracks
+
+#: Timesteps among which that of a separate reference pass is drawn.
+REFERENCE_SPAN = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Segmented:
+    """What is found in a chunk of f frames.
+
+    Attributes:
+        initial: (f, k, h, w) S_ref, what guidance holds on to; without guidance the result.
+        maps: (f, k, h, w), the result; what the next chunk carries of it is its last frames'.
+        labels: (f, H, W) uint8, the number of each pixel's segment (Eq. 2), at the size that was asked for.
+        energies: (steps - 1, iterations, groups, 3) float32 of guidance (`guidance.guided`); of no step without.
+    """
+
+    initial: Tensor
+    maps: Tensor
+    labels: Tensor
+    energies: Tensor
+
+
+def segment_chunk(
+    reader: SegmentReader,
+    latents: Tensor,
+    chunk: Chunk,
+    size: Grid,
+    apply: ApplyParams,
+    guidance: GuidanceParams,
+    tracks: Tracks | None = None,
+    carried: Tensor | None = None,
+    sources: range | None = None,
+) -> Segmented:
+    """Find the segments in one chunk; not to be called within torch's inference mode, as it needs gradients.
+
+    Args:
+        latents: (f, 4, h, w) clean latents of the chunk's frames.
+        size: (H, W) of the labels.
+        tracks: of the chunk's frames, `start` as in the clip; needed where `guidance.needs_tracks`.
+        carried: (chunk.carried, k, h, w) final maps of the chunk before; None for the first chunk.
+        sources: the frames' numbers in the source, which their noise depends on; None = those in the clip.
+
+    Raises:
+        DataError: tracks are needed and missing, or of other frames.
+    """
+    if guidance.needs_tracks and tracks is None:
+        raise DataError("guidance follows points; run `vidseg track` on this clip, or set guidance.lambda_track=0")
+    sources = sources or chunk.frames
+    steps = apply.timesteps if guidance.moves else apply.timesteps[:1]
+    noisy = noised(reader.backbone, latents, _noise(apply, sources, latents), [steps[0]] * len(latents))
+    look = _look(reader, noisy, steps[0])
+    initial = look.maps()
+    if guidance.moves:
+        if apply.reference == "separate":
+            initial = _separate(reader, latents, sources, apply)
+        if carried is not None:
+            initial = torch.cat([carried.to(initial), initial[len(carried) :]])
+    energies = []
+    for step, (timestep, following) in enumerate(pairwise(steps)):
+        noisy = reader.backbone.training_schedule.moved(noisy, look.noise, timestep, following)
+        aims = aims_of(look.maps(), initial, step, guidance, tracks, chunk.frames.start)
+        seen_at = following if guidance.timestep_of == "latents" else timestep
+        noisy, found = guided(reader, noisy, seen_at, aims, guidance)
+        energies.append(found)
+        look = _look(reader, noisy, following)
+    maps, labels = look.maps(), look.labels(size, apply.threshold)
+    if guidance.vote.space == "maps" and tracks is not None:
+        maps = vote(maps, tracks, guidance.vote.window, first=chunk.frames.start)
+        labels = torch.cat([resized(one[None], size).argmax(dim=1) for one in maps]).to(torch.uint8)
+    return Segmented(initial, maps, labels, torch.stack(energies) if energies else torch.zeros(0, 0, 0, 3))
+
+
+def aims_of(
+    maps: Tensor, reference: Tensor, step: int, params: GuidanceParams, tracks: Tracks | None, first: int
+) -> Aims:
+    """What guidance goes for after a step, from the maps (f, k, h, w) that the step saw.
+
+    Args:
+        reference: (f, k, h, w) S_ref.
+        step: from 0; the first has a threshold of its own.
+        first: number of the first frame, as `tracks.start` counts them.
+    """
+    tracked = None
+    if params.lambda_track and tracks is not None:
+        tracked = vote(maps, tracks, params.vote.window, first=first)
+    threshold = params.low_pass.threshold if step else params.low_pass.first_threshold
+    return Aims(tracked, reference if params.lambda_reg else None, threshold)
+
+
+@torch.no_grad()
+def _look(reader: SegmentReader, noisy: Tensor, timestep: int) -> Look:
+    """See all frames of a chunk together."""
+    return reader.look(noisy, timestep, frames=len(noisy))
+
+
+def _noise(params: ApplyParams, sources: range, latents: Tensor) -> Tensor:
+    shape = (latents.shape[1], latents.shape[2], latents.shape[3])
+    if params.noise == "shared":
+        return shared_noise(params.seed, len(sources), shape).epsilon
+    return frame_noise(params.seed, sources, shape).epsilon
+
+
+def _separate(reader: SegmentReader, latents: Tensor, sources: range, params: ApplyParams) -> Tensor:
+    """S_ref as the authors take it: of a pass with noise and a timestep of its own."""
+    last = params.timesteps[0]
+    drawn = np.random.default_rng((params.seed, sources.start)).integers(max(0, last - REFERENCE_SPAN + 1), last + 1)
+    shape = (latents.shape[1], latents.shape[2], latents.shape[3])
+    noise = frame_noise(params.seed, sources, shape).posterior  # the draw that nothing else uses
+    noisy = noised(reader.backbone, latents, noise, [int(drawn)] * len(latents))
+    return _look(reader, noisy, int(drawn)).maps()

@@ -1,0 +1,206 @@
+"""Equations 7 and 8 on a network: energies fall, gradients are right; chunks, and rows that must be equal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.backbone.image.model import StableDiffusion
+from pipeline.errors import DataError
+from pipeline.fewshot.apply import Segmented, segment_chunk
+from pipeline.fewshot.chunks import chunks
+from pipeline.fewshot.guidance import Aims, energy_gradient, guided
+from pipeline.fewshot.latent_update import AdamState, update_rate, updated
+from pipeline.fewshot.reading import SegmentReader
+from pipeline.parameters import ApplyParams, GuidanceParams, GuidanceVote, MapsParams
+from pipeline.tracking.static import StaticTracker
+from pipeline.tracking.tracks import Tracks, track
+from tests.support import tiny
+
+GRID, SIZE, SEGMENTS = (8, 16), (40, 90), 3
+MAPS = MapsParams()
+APPLY = ApplyParams(timesteps=(100, 99, 98), chunk=4, overlap=2)
+GUIDANCE = GuidanceParams(lambda_track=0.5, lambda_reg=8.0, iterations=3, vote=GuidanceVote(window=3))
+UNGUIDED = replace(GUIDANCE, lambda_track=0.0, lambda_reg=0.0)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> StableDiffusion:
+    unet = tiny.make_unet().requires_grad_(False)
+    return StableDiffusion(unet, tiny.make_vae(), tiny.make_context(), "tiny", "hash")
+
+
+def reader_of(backbone: StableDiffusion, maps: MapsParams = MAPS) -> SegmentReader:
+    extra = torch.randn(SEGMENTS, 16, generator=torch.Generator().manual_seed(5))
+    return SegmentReader(backbone, torch.cat([backbone.context, extra]), (8, 9, 10), 0, maps)
+
+
+def latents_of(frames: int) -> Tensor:
+    return torch.randn(frames, 4, *GRID, generator=torch.Generator().manual_seed(0))
+
+
+def still(frames: int, window: int = 5) -> Tracks:
+    return track(StaticTracker(), np.zeros((frames, 8, 8, 3), np.uint8), None, GRID, window)
+
+
+def aims_for(frames: int) -> Aims:
+    generator = torch.Generator().manual_seed(1)
+    tracked, reference = (torch.randn(frames, SEGMENTS, *GRID, generator=generator) for _ in range(2))
+    return Aims(tracked, reference, 0.4)
+
+
+def part(tracks: Tracks, frames: range) -> Tracks:
+    here = slice(frames.start, frames.stop)
+    return Tracks(tracks.yx[here], tracks.visible[here], tracks.start[here])
+
+
+def clip(
+    reader: SegmentReader,
+    frames: int,
+    apply: ApplyParams = APPLY,
+    guidance: GuidanceParams = GUIDANCE,
+    tracks: Tracks | None = None,
+) -> list[Segmented]:
+    """The chunks of a whole clip."""
+    tracks = tracks or still(frames)
+    found: list[Segmented] = []
+    for chunk in chunks(frames, apply.chunk, apply.overlap):
+        latents = latents_of(frames)[chunk.frames.start : chunk.frames.stop]
+        carried = found[-1].maps[-chunk.carried :] if chunk.carried else None
+        of_chunk = part(tracks, chunk.frames)
+        found.append(segment_chunk(reader, latents, chunk, SIZE, apply, guidance, of_chunk, carried))
+    return found
+
+
+@pytest.mark.parametrize(
+    "params",
+    [GUIDANCE, replace(GUIDANCE, lambda_reg=0.0), replace(GUIDANCE, lambda_track=0.0)],
+    ids=["both", "track", "reg"],
+)
+def test_equation_7_energy_falls(backbone: StableDiffusion, params: GuidanceParams) -> None:
+    _, energies = guided(reader_of(backbone), latents_of(2), 100, aims_for(2), replace(params, iterations=15))
+    total, track_term, low_pass_term = energies[:, 0].T
+    assert total[-1] < total[0]
+    torch.testing.assert_close(total, params.lambda_track * track_term + params.lambda_reg * low_pass_term)
+
+
+def test_equation_8_gradient_agrees_with_finite_differences(backbone: StableDiffusion) -> None:
+    reader, latents, aims = reader_of(backbone), latents_of(2), aims_for(2)
+    params = replace(GUIDANCE, lambda_reg=0.0, targets="soft")  # smooth, where float32 maps allow no small steps
+    _, _, gradient = energy_gradient(reader, latents, 100, aims, params)
+    for entry in gradient.abs().flatten().topk(5).indices.tolist():
+        energies = []
+        for change in (1e-2, -1e-2):
+            moved = latents.clone()
+            moved.view(-1)[entry] += change
+            energies.append(float(energy_gradient(reader, moved, 100, aims, params)[0].total))
+        expected = float(gradient.flatten()[entry])
+        assert (energies[0] - energies[1]) / 2e-2 == pytest.approx(expected, rel=0.05, abs=2e-5)
+
+
+def test_equation_8_is_a_step_of_adam(backbone: StableDiffusion) -> None:
+    reader, latents, aims = reader_of(backbone), latents_of(2), aims_for(2)
+    moved, _ = guided(reader, latents, 100, aims, replace(GUIDANCE, iterations=1))
+    _, _, gradient = energy_gradient(reader, latents, 100, aims, GUIDANCE)
+    rate = update_rate(1 - backbone.training_schedule.beta(100), GUIDANCE.rate)
+    assert torch.equal(moved, updated(latents, gradient, AdamState.zeros_like(latents), rate)[0])
+
+
+def test_groups_are_moved_alone(backbone: StableDiffusion) -> None:
+    """Also where the last is smaller, which the authors' code cannot do."""
+    reader, latents, aims = reader_of(backbone), latents_of(3), aims_for(3)
+    params = replace(GUIDANCE, group=2, iterations=2)
+    moved, energies = guided(reader, latents, 100, aims, params)
+    assert energies.shape == (2, 2, 3)
+    last, _ = guided(reader, latents[2:], 100, aims.of(range(2, 3)), params)
+    assert torch.equal(moved[2:], last)
+
+
+def test_a_long_chunk_is_the_whole_clip(backbone: StableDiffusion) -> None:
+    whole, longer = (clip(reader_of(backbone), 3, replace(APPLY, chunk=size)) for size in (3, 16))
+    assert len(whole) == len(longer) == 1
+    assert torch.equal(whole[0].maps, longer[0].maps)
+    assert whole[0].labels.shape == (3, *SIZE) and whole[0].labels.dtype == torch.uint8
+    assert whole[0].energies.shape == (2, 3, 1, 3)
+
+
+def test_chunks_hand_on_their_maps(backbone: StableDiffusion) -> None:
+    first, second = clip(reader_of(backbone), 5, replace(APPLY, chunk=4, overlap=2))
+    assert torch.equal(second.initial[:3], first.maps[1:])  # the last chunk was moved back
+    assert not torch.equal(second.maps[:3], first.maps[1:])
+
+
+def test_a_chunk_alone_gives_the_same_bytes(backbone: StableDiffusion) -> None:
+    """What is needed to go on after a kill: the chunk's latents and tracks, and what is carried."""
+    found, frames = clip(reader_of(backbone), 6), chunks(6, APPLY.chunk, APPLY.overlap)[1]
+    again = segment_chunk(
+        reader_of(backbone), latents_of(6)[2:], frames, SIZE, APPLY, GUIDANCE, part(still(6), frames.frames),
+        carried=found[0].maps[2:].clone(),
+    )  # fmt: skip
+    for name in ("initial", "maps", "labels", "energies"):
+        assert torch.equal(getattr(again, name), getattr(found[1], name)), name
+
+
+def test_noise_is_of_the_source_frame(backbone: StableDiffusion) -> None:
+    """With frames alone, a frame's maps do not depend on the chunk that it is in."""
+    alone = reader_of(backbone, replace(MAPS, frames="one", norm="frame"))
+    whole, late = latents_of(4), chunks(2, 2, 0)[0]
+    (all_four,) = clip(alone, 4, replace(APPLY, chunk=4), UNGUIDED)
+    two = segment_chunk(alone, whole[2:], late, SIZE, APPLY, UNGUIDED, sources=range(2, 4))
+    torch.testing.assert_close(two.maps, all_four.maps[2:], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_short_clips(backbone: StableDiffusion, frames: int) -> None:
+    (found,) = clip(reader_of(backbone), frames)
+    assert torch.isfinite(found.maps).all() and len(found.labels) == frames
+
+
+def test_baseline_3_is_guidance_without_energies(backbone: StableDiffusion) -> None:
+    """In one pass; the first maps of the guided run are the same."""
+    (single,), (run,) = clip(reader_of(backbone), 3, guidance=UNGUIDED), clip(reader_of(backbone), 3)
+    assert torch.equal(single.maps, single.initial) and torch.equal(single.maps, run.initial)
+    assert single.energies.numel() == 0
+    assert not torch.equal(run.maps, run.initial)
+
+
+def test_baseline_1_on_one_frame_is_baseline_3(backbone: StableDiffusion) -> None:
+    alone = reader_of(backbone, replace(MAPS, frames="one", norm="frame"))
+    (first,), (third,) = (clip(reader, 1, guidance=UNGUIDED) for reader in (alone, reader_of(backbone)))
+    assert torch.equal(first.maps, third.maps) and torch.equal(first.labels, third.labels)
+
+
+def test_baseline_2_with_itself_alone_is_baseline_1(backbone: StableDiffusion) -> None:
+    """A vote of one frame on a point that stays."""
+    alone = reader_of(backbone, replace(MAPS, frames="one", norm="frame"))
+    voted = replace(UNGUIDED, vote=GuidanceVote(window=1, space="maps"))
+    (first,), (second,) = (clip(alone, 3, guidance=guidance) for guidance in (UNGUIDED, voted))
+    assert torch.equal(first.maps, second.maps)
+
+
+def test_segments_below_the_threshold_are_absent(backbone: StableDiffusion) -> None:
+    look = reader_of(backbone).look(latents_of(2), 100)
+    peaks = look.cross.amax(dim=(-2, -1))
+    between = float(peaks[0].sort().values[:2].mean())  # the weakest segment of the first frame lies below
+    weakest = int(peaks[0].argmin())
+    assert (look.labels(SIZE, between)[0] != weakest).all()
+    everything = look.labels(SIZE)
+    expected = torch.stack([maps.argmax(dim=0) for maps in look.enlarged(SIZE)])
+    assert torch.equal(everything.long(), expected)
+
+
+def test_separate_reference_maps(backbone: StableDiffusion) -> None:
+    first, separate = (
+        clip(reader_of(backbone), 3, replace(APPLY, reference=reference))[0] for reference in ("first_step", "separate")
+    )
+    assert not torch.equal(first.initial, separate.initial)
+
+
+def test_guidance_needs_tracks(backbone: StableDiffusion) -> None:
+    chunk = chunks(2, 2, 0)[0]
+    with pytest.raises(DataError, match="guidance follows points; run `vidseg track` on this clip"):
+        segment_chunk(reader_of(backbone), latents_of(2), chunk, SIZE, APPLY, GUIDANCE)
