@@ -28,6 +28,7 @@ from stages.commands import (
     figures,
     preset,
     pretrain,
+    pretrain_features,
     pretrain_small_decoder,
     refine,
     videos,
@@ -69,6 +70,7 @@ for module in (ingest, extract, correspond, segment, upsample, references, track
     app.command(module.__name__.rpartition(".")[2], rich_help_panel=STAGES)(module.main)
 app.command("refine", rich_help_panel=HAND)(refine.main)
 app.command("pretrain", rich_help_panel=HAND)(pretrain.main)
+app.command("pretrain-features", rich_help_panel=HAND)(pretrain_features.main)
 app.command("pretrain-small-decoder", rich_help_panel=HAND)(pretrain_small_decoder.main)
 app.add_typer(context.app, name="context", rich_help_panel=HAND)
 app.add_typer(backbone.app, name="backbone", rich_help_panel=HAND)

@@ -13,8 +13,9 @@ from torch import nn
 from pipeline.backbone.files import SMALL_DECODER_WEIGHTS
 from pipeline.backbone.small_decoder import PREFIX
 from pipeline.errors import DataError, ResourceError
+from pipeline.training.autoencoder import AutoencoderSettings, build_autoencoder
 from pipeline.training.compact import Start
-from pipeline.training.denoiser import BETAS, TIMESTEPS, Denoiser
+from pipeline.training.denoiser import BETAS, TIMESTEPS, Denoiser, DenoiserSettings
 
 SCHEDULER = {
     "_class_name": "EulerDiscreteScheduler",
@@ -92,6 +93,39 @@ def read_start(folder: Path) -> Start:
         raise DataError(f"{path} cannot be read: start from a folder that `vidseg pretrain` wrote") from error
     denoiser = {f"unet.{name}": value for name, value in parts["unet"].items()}
     return Start({**denoiser, "prompt": prompt}, parts["vae"])
+
+
+def read_networks(folder: Path) -> tuple[Denoiser, nn.Module]:
+    """The denoiser and the autoencoder of a folder that `export` wrote, in f32 and in evaluation mode.
+
+    Raises DataError when a part is missing, damaged or of another kind.
+    """
+    start = read_start(folder)
+    try:
+        unet, vae = (json.loads((folder / part / "config.json").read_text()) for part in ("unet", "vae"))
+        heads, prompt = unet["attention_head_dim"], start.denoiser["prompt"]
+        denoiser = Denoiser(
+            DenoiserSettings(
+                channels=tuple(unet["block_out_channels"]),
+                layers=unet["layers_per_block"],
+                head=unet["block_out_channels"][-1] // heads[-1],
+                groups=unet["norm_num_groups"],
+                context_width=prompt.shape[1],
+                prompt_tokens=prompt.shape[0],
+            )
+        )
+        autoencoder = build_autoencoder(
+            AutoencoderSettings(
+                channels=tuple(vae["block_out_channels"]), layers=vae["layers_per_block"], groups=vae["norm_num_groups"]
+            )
+        )
+        denoiser.load_state_dict(start.denoiser)
+        autoencoder.load_state_dict(start.autoencoder)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise DataError(
+            f"{folder}: not a model of `vidseg pretrain` ({error}): start from a folder that it wrote"
+        ) from error
+    return denoiser.eval(), autoencoder.eval()
 
 
 def _save_half(module: nn.Module, folder: Path) -> None:

@@ -199,9 +199,7 @@ def _restore(
 ) -> tuple[int, float]:
     import json
 
-    state = _read(path)
-    if state["identity"] != identity:
-        raise UsageError(f"checkpoint {path} was made with other parameters or images: use the same, or another folder")
+    state = read_checkpoint(path, identity)
     module.load_state_dict(state["module"])
     optimizer.load_state_dict(state["optimizer"])
     average.values = dict(state["average"])
@@ -210,11 +208,14 @@ def _restore(
     return int(state["step"]), float(state["seconds"])
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, identity: str) -> dict[str, Any]:
+    """What `write_checkpoint` wrote; DataError when it is damaged, UsageError when it is of another identity."""
     import pickle
 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError) as error:
         raise DataError(f"checkpoint {path} cannot be read ({error}): remove it to start again") from error
+    if state["identity"] != identity:
+        raise UsageError(f"checkpoint {path} was made with other parameters or images: use the same, or another folder")
     return dict(state)
