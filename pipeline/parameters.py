@@ -497,6 +497,9 @@ class LearnParams:
     select: Literal["last", "references"] = param(
         "last", "the last state, or the one whose labels of the images are best"
     )
+    precision: Literal["fp32", "fp16"] = param(
+        "fp32", "how tuned weights are stored; fp16 takes half the room and loses the smallest changes"
+    )
     seed: int = param(0, "seed of tokens, order, augmentation, timesteps and noise", low=0)
     augment: LearnAugment = LearnAugment()
     parity: LearnParity = LearnParity()
@@ -631,7 +634,11 @@ SECTIONS: dict[str, type] = {
     "correspond": CorrespondParams,
     "segment": SegmentParams,
     "upsample": UpsampleParams,
+    "maps": MapsParams,
+    "learn": LearnParams,
     "track": TrackParams,
+    "guidance": GuidanceParams,
+    "apply": ApplyParams,
     "evaluate": EvaluateParams,
     "render": RenderParams,
 }
@@ -687,6 +694,24 @@ def groups(section: type) -> tuple[str, ...]:
 def flat(params: Any) -> dict[str, Any]:
     """The values of a section by their names within it, like `clusters` and `parity.label_merge`."""
     return {name: attrgetter(name)(params) for name in declared(type(params))}
+
+
+def of_stored(section: type, stored: Mapping[str, Any]) -> Any:
+    """The section of a class whose values a store keeps, under the flat names of `Declared.stored`.
+
+    What the store lacks has the value of `Declared.before`, or else the default.
+    """
+    values = {}
+    for name, one in declared(section).items():
+        missing = one.default if one.before is dataclasses.MISSING else one.before
+        value = stored.get(one.stored, missing)
+        values[name] = tuple(value) if isinstance(value, list) else value
+    kinds = typing.get_type_hints(section)
+    own = {name: value for name, value in values.items() if "." not in name}
+    for group in groups(section):
+        inner = {name.partition(".")[2]: value for name, value in values.items() if name.startswith(f"{group}.")}
+        own[group] = kinds[group](**inner)
+    return section(**own)
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +11,7 @@ import typer
 from pipeline.errors import DataError, UsageError
 from pipeline.parameters import EvaluateParams
 from stages.common import cli
+from stages.common.applied import applied_of, is_applied
 from stages.common.layout import DATA, item_key, place, videos_of
 from stages.common.settings import load
 
@@ -29,12 +30,14 @@ class Job:
         labels: labels.zarr; may be None when there are predictions.
         truth: truth.zarr.
         predictions: folder of another system's label PNGs, scored instead of the labels.
+        stage: that makes the labels.
     """
 
     name: str | None
     labels: Path | None
     truth: Path
     predictions: Path | None = None
+    stage: str = "upsample"
 
 
 def run(
@@ -66,7 +69,8 @@ def _score(job: Job, params: EvaluateParams) -> dict[str, Any]:
     from pipeline.stores.store import open_store
 
     truth_store = open_store(job.truth, TRUTH)
-    labels_store = None if job.labels is None else open_store(job.labels, LABELS)
+    schema = replace(LABELS, stage=job.stage)
+    labels_store = None if job.labels is None else open_store(job.labels, schema)
     truth = StoredFrames(truth_store, "ground_truth")
     positions = [int(position) for position in truth_store.attrs["indices"]]
     about: dict[str, Any] = {
@@ -152,10 +156,10 @@ def _names(labels: Store | None, truth: Store, job: Job) -> list[str]:
 
 
 def _rule(assignment: str, labels: Store | None) -> str:
-    """What `auto` means: the labels are classes already if they are another system's, or began as classes."""
+    """What `auto` means: the labels are classes already if they are another system's, learned, or began as classes."""
     if assignment != "auto":
         return assignment
-    if labels is None or _from_mask(labels):
+    if labels is None or labels.stage == "apply" or _from_mask(labels):
         return "none"
     merged = labels.params.get("segment", {}).get("label_merge") == "first_frame"
     return "none" if merged else "majority"
@@ -208,7 +212,7 @@ def run_item(
     predictions: Path | None = None,
     out: Path | None = None,
 ) -> None:
-    """Score every video of an item; predictions of several videos lie in one sub-folder each.
+    """Score every video of an item, or what is applied to it; predictions of several videos lie in a sub-folder each.
 
     Args:
         out: folder for scores.json, with `predictions`; the item's own place is for the pipeline's labels.
@@ -222,16 +226,19 @@ def run_item(
         raise UsageError(f"--predictions: {own} is for the pipeline's own labels; give another folder with --out")
     if predictions is None and out is not None:
         raise UsageError("--out goes with --predictions; scores of the pipeline's own labels have their place")
+    applied = applied_of(item) if is_applied(item) else None
+    stage, clip_key = ("upsample", key) if applied is None else ("apply", applied.item)
     jobs = []
-    for video in videos_of(key, "truth.zarr"):
-        labels = place("upsample", key, video) / "labels.zarr"
+    for video in videos_of(clip_key, "truth.zarr"):
+        labels = place(stage, key, video) / "labels.zarr"
         folder = predictions / video if predictions and video else predictions
         jobs.append(
             Job(
                 video or key,
                 labels if predictions is None or labels.exists() else None,
-                place("ingest", key, video) / "truth.zarr",
+                place("ingest", clip_key, video) / "truth.zarr",
                 folder,
+                stage,
             )
         )
     run_videos(jobs, out or own, load(params_file, sets or ())["evaluate"])
@@ -243,7 +250,7 @@ app = cli.new_app("Score labels: labels.zarr, truth.zarr -> scores.json.")
 @app.command()
 def main(
     labels: Annotated[
-        Path | None, typer.Argument(help="labels.zarr of upsample; may be left out with --predictions")
+        Path | None, typer.Argument(help="labels.zarr of upsample or apply; may be left out with --predictions")
     ] = None,
     truth: Annotated[Path | None, typer.Argument(help="truth.zarr of ingest")] = None,
     out_dir: Annotated[Path | None, typer.Argument(help="folder for scores.json")] = None,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import typer
 
 from stages import (
+    apply,
     correspond,
     evaluate,
     extract,
     ingest,
+    learn,
     references,
     render,
     sample,
@@ -21,6 +23,7 @@ from stages.cluster import command as cluster
 from stages.commands import (
     backbone,
     cache,
+    concept,
     context,
     cost,
     dataset,
@@ -66,13 +69,16 @@ app.command("run", rich_help_panel=MAIN)(run_all.main)
 app.command("doctor", rich_help_panel=MAIN)(doctor.main)
 app.command("cost", rich_help_panel=MAIN)(cost.main)
 app.command("sample", rich_help_panel=MAIN)(sample.main)
-for module in (ingest, extract, correspond, segment, upsample, references, track, evaluate, render, summarize):
+OF_ITEMS = (ingest, extract, correspond, segment, upsample)
+OF_CONCEPTS = (references, learn, track, apply)
+for module in (*OF_ITEMS, *OF_CONCEPTS, evaluate, render, summarize):
     app.command(module.__name__.rpartition(".")[2], rich_help_panel=STAGES)(module.main)
 app.command("refine", rich_help_panel=HAND)(refine.main)
 app.command("pretrain", rich_help_panel=HAND)(pretrain.main)
 app.command("pretrain-features", rich_help_panel=HAND)(pretrain_features.main)
 app.command("pretrain-small-decoder", rich_help_panel=HAND)(pretrain_small_decoder.main)
 app.add_typer(context.app, name="context", rich_help_panel=HAND)
+app.add_typer(concept.app, name="concept", rich_help_panel=HAND)
 app.add_typer(backbone.app, name="backbone", rich_help_panel=HAND)
 app.add_typer(preset.app, name="preset", rich_help_panel=HAND)
 app.add_typer(videos.app, name="videos", rich_help_panel=HAND)

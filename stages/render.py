@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +13,7 @@ import typer
 from pipeline.errors import DataError, UsageError
 from pipeline.parameters import RenderParams
 from stages.common import cli
+from stages.common.applied import applied_of, is_applied
 from stages.common.layout import DATA, beside, item_key, place, videos_of
 from stages.common.settings import load
 
@@ -67,7 +68,8 @@ def run(
     total = passes * clip_store.frames("frames")
     with scratch_folder(out / "tmp" / "render") as scratch, cli.progress("render", total) as advance:
         uses = _write_labels(label_store, clip_store, colours, scratch, advance)
-        drawing = _Drawing(pictures, label_store, _legend(uses, colours), colours, params, scratch, advance)
+        legend = _legend(uses, colours, segment_names(label_store))
+        drawing = _Drawing(pictures, label_store, legend, colours, params, scratch, advance)
         drawing.write_overlay()
         drawing.write_label_pages(coarse_store)
         if params.extras and feature_store is not None:
@@ -113,19 +115,26 @@ def _write_labels(
         tally.add(plane)
         write_label_png(folder / "labels" / f"{name}.png", plane)
         advance(1)
-    content = listing(tally.uses(), names, labels.array("labels").shape[1:], colours)
+    content = listing(tally.uses(), names, labels.array("labels").shape[1:], colours, segment_names(labels))
     (folder / "labels.json").write_text(json.dumps(content, indent=1) + "\n")
     return tally.uses()
 
 
-def _legend(uses: Sequence[LabelUse], colours: np.ndarray) -> list[LegendEntry]:
+def segment_names(labels: Store) -> dict[int, str]:
+    """The names of labels that were learned; clusters have none."""
+    return {int(entry["id"]): str(entry["name"]) for entry in labels.attrs.get("segments", ())}
+
+
+def _legend(uses: Sequence[LabelUse], colours: np.ndarray, names: Mapping[int, str]) -> list[LegendEntry]:
     from pipeline.rendering.sheets import LegendEntry
 
     entries = []
     for use in uses:
         red, green, blue = colours[use.id % len(colours)].tolist()
         percent = f"{100 * use.share:.0f} %" if use.share >= 0.005 else "<1 %"
-        entries.append(LegendEntry((red, green, blue), f"label {use.id} ({percent})", str(use.id)))
+        entries.append(
+            LegendEntry((red, green, blue), f"{names.get(use.id, f'label {use.id}')} ({percent})", str(use.id))
+        )
     return entries
 
 
@@ -206,7 +215,7 @@ def _open(path: Path, schema: Schema, clip: Store, *arrays: str) -> Store:
         (height, width), source = store.array(array).shape[1:], clip.attrs["source_size"]
         raise DataError(
             f"{path} is {width}x{height} but the source of {clip.path} {source[1]}x{source[0]}; "
-            "run `vidseg upsample` again"
+            f"run `vidseg {store.stage}` again"
         )
     return store
 
@@ -246,8 +255,20 @@ def _publish(scratch: Path, out: Path) -> None:
 
 
 def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> None:
-    """Render every video of an item."""
+    """Render every video of an item, or what is applied to it."""
     params = load(params_file, sets or ())["render"]
+    if is_applied(item):
+        applied = applied_of(item)
+        for video in applied.videos():
+            run(
+                applied.place("ingest", video) / "clip.zarr",
+                applied.place("apply", video) / "labels.zarr",
+                DATA / "render" / applied.name / (video or ""),
+                params,
+                source=applied.place("ingest", video) / "source",
+                features=applied.place("extract", video) / "features.zarr",
+            )
+        return
     key = item_key(item)
     for video in videos_of(key):
         run(
@@ -267,7 +288,7 @@ app = cli.new_app("Draw the results: clip, labels -> overlay, label PNGs, contac
 @app.command()
 def main(
     clip: Annotated[Path | None, typer.Argument(help="clip.zarr of ingest")] = None,
-    labels: Annotated[Path | None, typer.Argument(help="labels.zarr of upsample")] = None,
+    labels: Annotated[Path | None, typer.Argument(help="labels.zarr of upsample or apply")] = None,
     out_dir: Annotated[Path | None, typer.Argument(help="folder for the pictures")] = None,
     source: Annotated[
         Path | None, typer.Option(help="source/ of ingest, with full resolution and rate; default: beside CLIP")

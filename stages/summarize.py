@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stages.common import cli
+from stages.common.applied import applied_keys
 from stages.common.layout import item_keys
 from stages.common.printing import text_table
 
@@ -43,6 +44,8 @@ def table(summary: Summary) -> str:
     if metrics["jf_mean"] is not None:
         heads["jf_mean"] = "J&F"
     total = [{"video": "all", **metrics}] if len(summary.per_video) > 1 else []
+    if "applied" in metrics:
+        total = [{"video": "all items", **metrics}, {"video": "all applied", **metrics["applied"]}]
     rows = [[_cell(row[key]) for key in heads] for row in (*summary.per_video, *total)]
     lines = text_table(rows, list(heads.values()), left=(0,))
     if not metrics["scored_videos"]:
@@ -59,7 +62,10 @@ def _cell(value: Any) -> Any:
 def _summary(scores_dir: Path, items: Path | None) -> Summary:
     from pipeline.scoring.files import read_items, summarize
 
-    return summarize(read_items(scores_dir, None if items is None else item_keys(items)))
+    if items is None:
+        return summarize(read_items(scores_dir, None))
+    applied = applied_keys(items)
+    return summarize(read_items(scores_dir, item_keys(items)), read_items(scores_dir, applied) if applied else {})
 
 
 app = cli.new_app("Join the scores of all items: metrics.json, plots/.")

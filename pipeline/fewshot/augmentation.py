@@ -9,7 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from pipeline.fewshot.losses import IGNORE
+from pipeline.fewshot.segments import IGNORE
 from pipeline.media.resize import resize_frame, resize_nearest
 from pipeline.parameters import LearnAugment
 

@@ -20,9 +20,9 @@ from pipeline.backbone.adapter import changed_weights
 from pipeline.errors import UsageError
 from pipeline.features.noise import frame_noise
 from pipeline.fewshot.augmentation import Sample, augmented, generator
-from pipeline.fewshot.losses import IGNORE, class_weights, cross_entropy, map_error, noise_error, spectral_error
+from pipeline.fewshot.losses import class_weights, cross_entropy, map_error, noise_error, spectral_error
 from pipeline.fewshot.reading import Look, SegmentReader, noised
-from pipeline.fewshot.segments import SegmentTable
+from pipeline.fewshot.segments import IGNORE, SegmentTable
 from pipeline.fewshot.tokens import SegmentContext, first_context, root_mean_square
 from pipeline.media.resize import resize_frame, resize_nearest
 from pipeline.parameters import LearnParams, MapsParams

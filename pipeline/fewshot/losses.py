@@ -9,10 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.media.pictures import VOID
+from pipeline.fewshot.segments import IGNORE
 
-#: The value of pixels that have no label.
-IGNORE = VOID
 #: What the authors' code cuts out of a spectrum to count its high frequencies: so far from the centre, on each side.
 CENTRE = 30
 #: How much more high frequencies count.

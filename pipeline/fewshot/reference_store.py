@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.fewshot.losses import IGNORE
 from pipeline.fewshot.references import References
-from pipeline.fewshot.segments import SegmentTable
+from pipeline.fewshot.segments import IGNORE, SegmentTable
 from pipeline.stores.schemas import REFS, ArraySpec
 from pipeline.stores.store import Store, array_fingerprint, fingerprint, is_current
 from pipeline.stores.writer import StoreWriter

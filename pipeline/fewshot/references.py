@@ -21,9 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import DataError
-from pipeline.fewshot.losses import IGNORE
 from pipeline.fewshot.masks import combined, masks_of_folder, natural_order, read_mask
-from pipeline.fewshot.segments import BACKGROUND, SegmentTable
+from pipeline.fewshot.segments import BACKGROUND, IGNORE, SegmentTable
 from pipeline.media.pictures import by_stem, davis_palette, label_maps, label_size, read_image
 from pipeline.media.resize import resize_frame, resize_nearest
 from pipeline.media.video import IMAGE_SUFFIXES

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import DataError
-from pipeline.fewshot.losses import IGNORE
+from pipeline.media.pictures import VOID
 from pipeline.truth.class_list import LabelClass
 
+#: The value of pixels that have no label.
+IGNORE = VOID
 #: A segment of this name is the background: what is left when all others are taken away.
 BACKGROUND = "background"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,7 +67,11 @@ class LabelTally:
 
 
 def listing(
-    uses: Sequence[LabelUse], names: Sequence[str], size: tuple[int, ...], colours: np.ndarray
+    uses: Sequence[LabelUse],
+    names: Sequence[str],
+    size: tuple[int, ...],
+    colours: np.ndarray,
+    segments: Mapping[int, str],
 ) -> dict[str, Any]:
     """The content of labels.json.
 
@@ -75,6 +79,7 @@ def listing(
         names: what the frames are called, in order.
         size: (H, W) of the label maps.
         colours: (k, 3) u8 of the overlays.
+        segments: names of labels that have one.
     """
     stored = davis_palette()
     return {
@@ -87,7 +92,7 @@ def listing(
         "labels": [
             {
                 "id": use.id,
-                "name": None,  # clusters have no class names; only evaluate sees ground truth
+                "name": segments.get(use.id),  # clusters have no class names; only evaluate sees ground truth
                 "colour": colours[use.id % len(colours)].tolist(),
                 "png_colour": stored[use.id].tolist() if use.id < len(stored) else None,
                 "share": round(use.share, 6),

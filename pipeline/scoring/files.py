@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.errors import DataError
@@ -23,7 +24,7 @@ class Summary:
     """A set of items.
 
     Attributes:
-        metrics: about ten numbers, flat; None = undefined.
+        metrics: about ten numbers, flat; None = undefined. `applied` holds the same of what concepts were applied to.
         per_video, per_class, per_frame: rows for plots.
     """
 
@@ -98,20 +99,27 @@ def read_items(folder: Path, items: Collection[str] | None = None) -> dict[str, 
     return {item: _read(path) for item, path in paths.items()}
 
 
-def summarize(items: Mapping[str, Mapping[str, Any]]) -> Summary:
+def summarize(
+    items: Mapping[str, Mapping[str, Any]], applied: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> Summary:
     """Pool all videos of all items.
+
+    Args:
+        applied: what concepts were applied to; pooled apart, in `metrics["applied"]`, and listed after the items.
 
     Raises:
         DataError: items were scored by different rules.
     """
-    for key in ("protocol", "assignment", "windows"):
-        first, *others = items.items()
-        for item, record in others:
-            if record[key] != first[1][key]:
-                raise DataError(
-                    f"items were scored with different evaluate.{key} ({first[0]}: {first[1][key]}, "
-                    f"{item}: {record[key]}); run `vidseg evaluate` again for all of them"
-                )
+    if applied:
+        found, more = summarize(items), summarize(applied)
+        _check_rules({**items, **applied})
+        return Summary(
+            {**found.metrics, "applied": more.metrics},
+            [*found.per_video, *more.per_video],
+            found.per_class,
+            [*found.per_frame, *more.per_frame],
+        )
+    _check_rules(items)
     rules = next(iter(items.values()))
     named = [(video_name(item, record, video), video) for item, record in items.items() for video in record["videos"]]
     scored = [(name, video) for name, video in named if video["ground_truth"]]
@@ -146,6 +154,17 @@ def summarize(items: Mapping[str, Mapping[str, Any]]) -> Summary:
             for frame, miou, accuracy in zip(*video["per_frame"].values(), strict=True)
         ],
     )
+
+
+def _check_rules(items: Mapping[str, Mapping[str, Any]]) -> None:
+    for key in ("protocol", "assignment", "windows"):
+        first, *others = items.items()
+        for item, record in others:
+            if record[key] != first[1][key]:
+                raise DataError(
+                    f"items were scored with different evaluate.{key} ({first[0]}: {first[1][key]}, "
+                    f"{item}: {record[key]}); run `vidseg evaluate` again for all of them"
+                )
 
 
 def with_names(video: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[int, str]]:

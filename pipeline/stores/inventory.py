@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def describe(path: Path) -> StoreEntry:
     attrs, arrays = _content(path)
     return StoreEntry(
         path,
-        schema,
+        replace(schema, stage=str(attrs.get("stage", schema.stage))),
         state,
         attrs.get("fingerprint"),
         max((array.shape[0] for array in arrays.values()), default=0),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.errors import DataError
 from pipeline.files import Mark
@@ -50,11 +50,23 @@ LABELS = Schema("labels", 1, "upsample", ("labels",))
 REFS = Schema("refs", 1, "references", ("images", "labels"))
 
 
+CONCEPT = Schema("concept", 1, "learn", ("context", "positions", "log", "reference_numbers"))
+
+
+#: By chunks of frames, which overlap.
+SOFT = Schema("soft", 1, "apply", ("initial", "maps", "numbers"))
+
+
+#: Labels of segments that were learned; they are read as those of `upsample` are.
+APPLIED_LABELS = replace(LABELS, stage="apply")
+
+
 TRACKS = Schema("tracks", 1, "track", ("yx", "visible", "start"))
 
 
+_ALL = (CLIP, TRUTH, FEATURES, LATENTS, MATCHES, COARSE, LABELS, REFS, CONCEPT, TRACKS, SOFT)
 #: All schemas by name.
-SCHEMAS = {schema.name: schema for schema in (CLIP, TRUTH, FEATURES, LATENTS, MATCHES, COARSE, LABELS, REFS, TRACKS)}
+SCHEMAS = {schema.name: schema for schema in _ALL}
 
 
 @dataclass(frozen=True)

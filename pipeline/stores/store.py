@@ -52,9 +52,8 @@ class Attributes(dict[str, Any]):
         self._path, self._schema = path, schema
 
     def __missing__(self, name: str) -> Any:
-        raise DataError(
-            f"{self._path}: has no attribute '{name}'; delete the store and re-run `vidseg {self._schema.stage}`"
-        )
+        stage = self.get("stage", self._schema.stage)
+        raise DataError(f"{self._path}: has no attribute '{name}'; delete the store and re-run `vidseg {stage}`")
 
 
 class Store:
@@ -65,6 +64,11 @@ class Store:
         self.schema = schema
         self.attrs = Attributes(dict(group.attrs), path, schema)
         self._group = group
+
+    @property
+    def stage(self) -> str:
+        """The stage that made it; stores of earlier versions do not say."""
+        return str(self.attrs.get("stage", self.schema.stage))
 
     @property
     def fingerprint(self) -> str:
@@ -81,9 +85,7 @@ class Store:
             DataError: the store has none.
         """
         if name not in self._group:
-            raise DataError(
-                f"{self.path}: has no array '{name}'; delete the store and re-run `vidseg {self.schema.stage}`"
-            )
+            raise DataError(f"{self.path}: has no array '{name}'; delete the store and re-run `vidseg {self.stage}`")
         return self._group[name]  # type: ignore[return-value]
 
     def has(self, name: str) -> bool:
@@ -108,7 +110,7 @@ class Store:
             number = next((n for n in range(first, shard_count(array)) if damage(self.path / name, array, n)), first)
             raise DataError(
                 f"{self.path}: array '{name}' is damaged in shard {number} ({shard_name(array, number)}: "
-                f"{_first_line(error)}); delete the store and re-run `vidseg {self.schema.stage}`"
+                f"{_first_line(error)}); delete the store and re-run `vidseg {self.stage}`"
             ) from error
 
 

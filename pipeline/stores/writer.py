@@ -75,6 +75,7 @@ class StoreWriter:
         self._attrs: dict[str, Any] = {
             "schema": schema.name,
             "schema_version": schema.version,
+            "stage": schema.stage,
             "fingerprint": fingerprint,
             "params": json.loads(json.dumps(params, default=plain_value)),
             "backbone": backbone,

@@ -112,6 +112,23 @@ def collect(settings: Settings, source_size: Size, timed: bool) -> dict[str, Any
         "weights_gb": weights / 1e9,
         **windows,
         "stages": stages,
+        **_shown(outline, task, settings),
+    }
+
+
+def _shown(outline: Backbone, task: Workload, settings: Settings) -> dict[str, Any]:
+    """What segments cost that a person shows, with a model that can learn them."""
+    from pipeline.backbone import PredictsNoise
+    from pipeline.cost import concepts
+
+    if not isinstance(outline, PredictsNoise):
+        return {}
+    maps, guidance = settings["maps"], settings["guidance"]
+    applied = concepts.applying_flops(outline, maps, task.labels, task.size, settings["apply"], guidance)
+    learned = concepts.learning_flops(outline, maps, task.labels, settings["learn"].size)
+    return {
+        "learn": {"tflop_per_step": learned / 1e12, "steps_per_reference": settings["learn"].epochs},
+        "apply": {f"{name}_tflop_per_frame": flops / 1e12 for name, flops in applied.items()},
     }
 
 
@@ -176,5 +193,15 @@ def _table(found: dict[str, Any]) -> str:
             "",
             f"a window is {found['window']} frame{'s' * (found['window'] > 1)}; with nothing shared it would be "
             f"{plain['denoiser_calls']} denoiser calls and {plain['tflop_per_window']:.0f} TFLOP",
+        ]
+    if "learn" in found:
+        learned, applied = found["learn"], found["apply"]
+        moved = applied.get("guidance_tflop_per_frame")
+        guided = f" and {moved:.3f} of guidance" if moved is not None else ", without guidance"
+        lines += [
+            "",
+            f"segments that are shown: learn {learned['tflop_per_step']:.3f} TFLOP per step, "
+            f"{learned['steps_per_reference']} steps per reference; "
+            f"apply {applied['passes_tflop_per_frame']:.3f} TFLOP per frame of passes{guided}",
         ]
     return "\n".join(lines)

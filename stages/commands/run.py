@@ -37,14 +37,10 @@ def run(
     Args:
         context: folder of a context model to begin with, e.g. another clip's.
     """
-    from pipeline.media.resize import model_size
-    from pipeline.media.video import open_source
-    from stages import correspond, evaluate, extract, ingest, render, segment, upsample
+    from stages import correspond, extract, ingest, segment, upsample
     from stages.common import backbones, encoders
 
-    source = open_source(video, settings["ingest"].fps)
-    size = model_size(*source.size, settings["ingest"].size)
-    _check_folders(video, out)
+    source, size = check_video(video, out, settings)
     encoders.check_weights(settings)
     if backbone is None:
         backbone = backbones.load_backbone(settings["backbone"])
@@ -52,9 +48,8 @@ def run(
     if dry_run:
         _print_plan(video, out, settings, backbone, source, size)
         return out
-    render.check_replaceable(out)
     stores = out / "artifacts"
-    with _removed_if_empty(out):
+    with output_folder(out):
         ingest.run(video, stores, settings["ingest"], ground_truth=ground_truth, classes=classes, mask=mask)
         # Said when the first stage begins to compute: only the stages know whether their stores can be used again.
         progress = cli.announced(lambda: _print_estimate(stores / "clip.zarr", settings, backbone))
@@ -79,25 +74,38 @@ def run(
             *shared,
             progress=progress,
         )
-        _remove_earlier_scores(out)
-        if ground_truth is not None:
-            _print_scores(
-                evaluate.run(stores / "labels.zarr", stores / "truth.zarr", out, settings["evaluate"], name=video.stem)
-            )
-        render.run(
-            stores / "clip.zarr",
-            stores / "labels.zarr",
-            out,
-            settings["render"],
-            features=stores / "features.zarr",
-            coarse=stores / "coarse.zarr",
-        )
+        scored = None if ground_truth is None else video.stem
+        score_and_draw(stores, out, settings, scored, coarse=stores / "coarse.zarr")
     return out
 
 
-def _check_folders(video: Path, out: Path) -> None:
+def check_video(video: Path, out: Path, settings: Settings) -> tuple[FrameSource, tuple[int, int]]:
+    """The video, and the size (H, W) at which it is seen; refuses what cannot be read, or written."""
+    from pipeline.media.resize import model_size
+    from pipeline.media.video import open_source
+
+    source = open_source(video, settings["ingest"].fps)
+    size = model_size(*source.size, settings["ingest"].size)
     if video.is_dir() and out.resolve().is_relative_to(video.resolve()):
         raise UsageError(f"-o {out}: lies in the folder of frames; choose another folder")
+    return source, size
+
+
+def score_and_draw(stores: Path, out: Path, settings: Settings, scored: str | None, coarse: Path | None = None) -> None:
+    """Score the labels among a video's stores, and draw them.
+
+    Args:
+        scored: name of the video in its scores; None = there is no ground truth.
+        coarse: adds coarse labels to the x-t slice.
+    """
+    from stages import evaluate, render
+
+    _remove_earlier_scores(out)
+    labels = stores / "labels.zarr"
+    if scored is not None:
+        _print_scores(evaluate.run(labels, stores / "truth.zarr", out, settings["evaluate"], name=scored))
+    features = stores / "features.zarr"
+    render.run(stores / "clip.zarr", labels, out, settings["render"], features=features, coarse=coarse)
 
 
 def _check_params(settings: Settings, backbone: Backbone, size: tuple[int, int]) -> None:
@@ -127,8 +135,16 @@ def _check_params(settings: Settings, backbone: Backbone, size: tuple[int, int])
 
 
 @contextmanager
-def _removed_if_empty(out: Path) -> Iterator[None]:
-    """Make the output folder; when the run fails with nothing in it, remove it again."""
+def output_folder(out: Path) -> Iterator[None]:
+    """Make the folder for a video's results; when the run fails with nothing in it, remove it again.
+
+    Raises:
+        DataError: it has results of another origin.
+        ResourceError: it cannot be written.
+    """
+    from stages import render
+
+    render.check_replaceable(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

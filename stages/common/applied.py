@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UsageError
-from stages.common.layout import NONE, VIDEOS, Place, item_key, item_keys, place, read_part, videos_of
+from stages.common.layout import NONE, VIDEOS, Place, item_key, place, read_part, videos_of
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,9 @@ def is_applied(item: str, videos_file: Path = VIDEOS) -> bool:
     return videos_file.is_file() and item_key(item) in read_part("applied", videos_file)
 
 
-def scored_keys(videos_file: Path) -> list[str]:
-    """Keys of all items, and names of all that is applied: what there are scores of."""
-    return [
-        *item_keys(videos_file),
-        *(applied_of(name, videos_file).name for name in read_part("applied", videos_file)),
-    ]
+def applied_keys(videos_file: Path = VIDEOS) -> list[str]:
+    """The names of all that is applied, sorted; raises as `applied_of`."""
+    return [applied_of(name, videos_file).name for name in sorted(read_part("applied", videos_file))]
 
 
 def _entry(where: str, entry: Any, needed: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, str]:

@@ -33,7 +33,7 @@ def check_of_clip(store: Store, clip: Store) -> None:
         DataError: names the stage to run.
     """
     if store.attrs.get("clip", clip.fingerprint) != clip.fingerprint:
-        raise DataError(f"{store.path} does not belong to {clip.path}; run `vidseg {store.schema.stage}` for this clip")
+        raise DataError(f"{store.path} does not belong to {clip.path}; run `vidseg {store.stage}` for this clip")
 
 
 def check_coarse(coarse: Store, latents: Store) -> None:

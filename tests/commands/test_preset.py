@@ -74,6 +74,20 @@ VIDEO_SHARED = {
 BACKBONES = ("compact", "sd21", "svd")
 
 
+#: SMITE's rows, and where each leaves the first of them: frame by frame, tokens alone, without guidance, ...
+SEGMENTS_SHOWN = ("smite", "smite_track", "smite_ca", "baseline1", "baseline2", "baseline3", "slime", "smite_reference")
+FREE = {"guidance.lambda_track": 0.0, "guidance.lambda_reg": 0.0}
+TOKENS = {"learn.tune": "none"}
+ALONE = {"maps.frames": "one", "maps.norm": "frame"}
+LADDER: dict[str, dict[str, object]] = {
+    "smite_track": {"guidance.lambda_reg": 0.0},
+    "smite_ca": FREE,
+    "baseline1": FREE | TOKENS | ALONE,
+    "baseline2": FREE | TOKENS | ALONE | {"guidance.vote.space": "maps"},
+    "baseline3": FREE | TOKENS,
+}
+
+
 #: What each preset for a backbone came to before there were encoders, as what differs from `sd21/sd21`.
 EARLIER = json.loads((ROOT / "tests" / "data" / "presets.json").read_text())
 #: What was added since, where it changes nothing.
@@ -96,7 +110,12 @@ def test_presets_of_the_paper_and_its_code_come_to_what_they_were(case: str) -> 
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in NAMES if name not in (*BACKBONES, "coarse", "joint_bilateral", "quality")]
+    "name",
+    [
+        name
+        for name in NAMES
+        if name not in (*BACKBONES, *SEGMENTS_SHOWN, "smite_compact", "coarse", "joint_bilateral", "quality")
+    ],
 )
 def test_presets_of_the_paper_and_its_code_set_all_that_is_not_neutral_with_compact(name: str) -> None:
     """So that each can be applied to any parameter file."""
@@ -166,6 +185,32 @@ def test_presets_set_the_same_parameters() -> None:
     only_the_code = {"diffusion.seed", "ingest.size"}
     assert keys[1] - keys[0] == only_the_code
     assert keys[2] - keys[1] == {"ingest.seed"}
+
+
+def test_presets_of_smite_set_the_same_parameters() -> None:
+    """All but what is tied to a backbone's scale: rates, sizes, the number of steps."""
+    keys = [set(settings.read_preset(name)) for name in SEGMENTS_SHOWN]
+    assert all(one == keys[0] for one in keys)
+    of_backbones = {
+        f"learn.{key}" for key in ("size", "epochs", "rates", "lr_tokens", "lr_weights", "lr_tokens_phase2")
+    }
+    assert not keys[0] & {*of_backbones, "guidance.iterations"}
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_rows_of_smite_differ_in_what_they_are_named_after(name: str) -> None:
+    first, other = settings.read_preset("smite"), settings.read_preset(name)
+    assert {key: value for key, value in other.items() if first[key] != value} == LADDER[name]
+
+
+def test_smite_is_what_the_backbones_do() -> None:
+    """The paper's choices are the defaults, and `compact` has its own rates."""
+    loaded = settings.load(sets=["backbone.name=sd21"]).flat()
+    assert all(loaded[key] == value for key, value in settings.read_preset("smite").items())
+    of_compact = settings.read_preset("compact")
+    assert settings.read_preset("smite_compact").items() <= of_compact.items()
+    sections = ("learn.", "guidance.", "apply.", "maps.")
+    assert {key for key in of_compact if key.startswith(sections)} == set(settings.read_preset("smite_compact"))
 
 
 def test_class_aware_differs_by_the_mask_alone() -> None:
@@ -246,7 +291,8 @@ def test_show_and_list_print_the_presets() -> None:
 def test_unknown_names_and_files_are_explained(tmp_path: Path) -> None:
     unknown = error_line(vidseg("preset", "show", "papr", check=2))
     assert (
-        "unknown preset 'papr'; there are: coarse, compact, emerdiff, emerdiff_svd, joint_bilateral, paper" in unknown
+        "unknown preset 'papr'; there are: baseline1, baseline2, baseline3, coarse, compact, emerdiff, emerdiff_svd, "
+        "joint_bilateral, paper" in unknown
     )
     with pytest.raises(UsageError, match="no such file; run in the project's folder or give --file"):
         preset.apply("paper", tmp_path / "params.yaml")

@@ -13,6 +13,7 @@ import torch
 
 from stages.common import backbones
 from tests.support.commands import ENVIRONMENT, vidseg, write_frames
+from tests.support.concepts import write_references
 
 HEAVY = ("torch", "diffusers", "transformers", "scipy", "networkx", "faiss")
 STORES = {"clip": "ingest", "latents": "extract", "coarse": "segment"}
@@ -36,12 +37,21 @@ def work(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     frames = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     write_frames(folder / "frames", frames)
     parameters = f"backbone: {{path: {tiny_model}}}\nsegment: {{clusters: 2, restarts: 1}}\n"
+    parameters += "learn: {size: 64, epochs: 1, tune: none}\nguidance: {iterations: 1}\napply: {timesteps: [9, 8]}\n"
     (folder / "params.yaml").write_text(parameters)
-    (folder / "videos.yaml").write_text("items: {one: [{path: frames}]}\nconcepts: {}\napplied: {}\n")
+    write_references(folder / "halves")
+    (folder / "videos.yaml").write_text(
+        "items: {one: [{path: frames}]}\nconcepts: {h: {references: halves}}\napplied: {two: {item: one, concept: h}}\n"
+    )
     for stage in ("ingest", "extract", "correspond", "segment", "upsample"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("VIDSEG_DEVICE", "cpu")
             vidseg(stage, "--item", "one", "--params", "params.yaml", cwd=folder)
+    vidseg("references", "--item", "h", cwd=folder)
+    for stage, key in (("learn", "h"), ("track", "two"), ("apply", "two")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("VIDSEG_DEVICE", "cpu")
+            vidseg(stage, "--item", key, "--params", "params.yaml", cwd=folder)
     return folder
 
 
@@ -58,6 +68,9 @@ def test_nothing_heavy_is_imported_without_need(work: Path) -> None:
         f"{upsample} nearest --set upsample.method=nearest",
         f"{upsample} joint --set upsample.method=joint_bilateral",
         "backbone show",
+        "learn --item h",
+        "track --item two",
+        "apply --item two",
     ]
     words = [[*command.split(), "--params", "params.yaml"] for command in commands]
     environment = {name: value for name, value in ENVIRONMENT.items() if name != "VIDSEG_DEVICE"}

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.fewshot.augmentation import ATTEMPTS, augmented, blurred, cropped, generator, rotated
-from pipeline.fewshot.losses import IGNORE
+from pipeline.fewshot.segments import IGNORE
 from pipeline.parameters import LearnAugment
 
 SIZE = (96, 128)

@@ -15,9 +15,8 @@ from pipeline.backbone.image.model import StableDiffusion
 from pipeline.errors import UsageError
 from pipeline.fewshot import learning
 from pipeline.fewshot.learning import Batch, Learned, Learner, Plan, learn, losses_of, mean_iou, reference_numbers
-from pipeline.fewshot.losses import IGNORE
 from pipeline.fewshot.reading import SegmentReader
-from pipeline.fewshot.segments import SegmentTable
+from pipeline.fewshot.segments import IGNORE, SegmentTable
 from pipeline.fewshot.tokens import SegmentContext, first_context
 from pipeline.parameters import BackboneParams, LearnAugment, LearnParams, LearnParity, MapsParams
 from pipeline.truth.class_list import LabelClass

@@ -19,7 +19,7 @@ def test_tally_counts_shares_and_frames() -> None:
 
 def test_listing_names_frames_and_both_colours() -> None:
     uses = [LabelUse(300, 0.75, 2, 0, 1), LabelUse(1, 0.25, 1, 1, 1)]
-    content = listing(uses, ["a", "b"], (4, 6), overlay_colours())
+    content = listing(uses, ["a", "b"], (4, 6), overlay_colours(), {})
     assert (content["frames"], content["width"], content["height"]) == (2, 6, 4)
     one, large = content["labels"]
     assert one == {

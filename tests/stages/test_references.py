@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.fewshot.losses import IGNORE
 from pipeline.fewshot.reference_store import read_stored_references
 from pipeline.fewshot.references import read_references
+from pipeline.fewshot.segments import IGNORE
 from pipeline.media.pictures import write_image, write_label_png
 from pipeline.stores.schemas import REFS
 from pipeline.stores.store import Store, open_store

@@ -21,7 +21,7 @@ from tests.support.places import ROOT
 
 ITEM_STAGES = ("ingest", "extract", "correspond", "segment", "upsample", "evaluate", "render")
 #: Stages of concepts and of what they are applied to.
-APPLIED_STAGES = ("references", "track")
+APPLIED_STAGES = ("references", "learn", "track", "apply", "evaluate_applied", "render_applied")
 
 
 class Project:

@@ -250,22 +250,36 @@ def change_references(project: Project) -> None:
     (project.folder / "cars" / "image.png").write_text("other cars")
 
 
+def another_concept(project: Project) -> None:
+    """Learned beside the first, and applied to the same clip in its place."""
+    concepts = {"cars": CONCEPT, "dogs": CONCEPT}
+    project.write_videos({"one": [ONE]}, concepts, {"fast": {"item": "one", "concept": "dogs"}})
+
+
+#: What runs again where another result of `apply` is expected.
+APPLY = ["apply", "evaluate_applied", "render_applied", "summarize"]
+
+
 @pytest.mark.parametrize(
     ("apply", "expected"),
     [
-        pytest.param(change("track", "method", "static"), ["track"], id="method-of-tracks"),
+        pytest.param(change("track", "method", "static"), [*APPLY, "track"], id="method-of-tracks"),
         pytest.param(
             change("segment", "clusters", 5), ["evaluate", "render", "segment", "summarize", "upsample"], id="K"
         ),
-        pytest.param(raise_number("track"), ["track"], id="number-of-track"),
-        pytest.param(change_references, ["references"], id="references"),
+        pytest.param(change_references, ["learn", "references", *APPLY], id="references"),
+        pytest.param(change("learn", "tune", "none"), ["learn", *APPLY], id="learn"),
+        pytest.param(change("guidance", "lambda_track", 1.0), APPLY, id="guidance"),
+        pytest.param(change("maps", "frames", "one"), ["learn", *APPLY], id="maps"),
+        pytest.param(raise_number("apply"), APPLY, id="number-of-apply"),
+        pytest.param(another_concept, ["learn", "references", *APPLY], id="another-concept"),
     ],
 )
 def test_what_a_change_runs_again_of_what_is_applied(
     applied: QuickProject, apply: Callable[[Project], None], expected: list[str]
 ) -> None:
     apply(applied)
-    assert stages_of(applied.repro()) == expected
+    assert stages_of(applied.repro()) == sorted(expected)
     assert applied.is_up_to_date()
 
 
@@ -278,6 +292,6 @@ def test_every_stage_watches_its_number() -> None:
     """A result that changes for equal parameters raises its number, which must run the stage again."""
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     numbers = yaml.safe_load((ROOT / "versions.yaml").read_text())
-    for name in numbers:
-        watched = stages[name].get("do", stages[name])["params"]
-        assert {"versions.yaml": [name]} in watched, name
+    for name in stages:
+        watched, number = stages[name].get("do", stages[name])["params"], name.removesuffix("_applied")
+        assert {"versions.yaml": [number]} in watched and number in numbers, name

@@ -1,0 +1,410 @@
+"""clip.zarr, latents.zarr, tracks.zarr, concept/ -> soft.zarr, labels.zarr: learned segments, found in a clip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.errors import DataError, UsageError
+from pipeline.parameters import ApplyParams, BackboneParams, GuidanceParams, MapsParams
+from stages.common import cli
+from stages.common.applied import applied_of
+from stages.common.layout import DATA, Out
+from stages.common.provenance import check_latents, check_of_clip
+from stages.common.resources import stage_version
+from stages.common.settings import Settings, load, plain
+from stages.learn import in_single_precision, segment_model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
+    from pipeline.backbone import Backbone
+    from pipeline.fewshot.apply import Segmented
+    from pipeline.fewshot.chunks import Chunk
+    from pipeline.fewshot.reading import SegmentReader
+    from pipeline.fewshot.segments import SegmentTable
+    from pipeline.stores.schemas import ArraySpec
+    from pipeline.stores.store import Store
+    from pipeline.stores.writer import StoreWriter
+    from pipeline.tracking.tracks import Tracks
+    from stages.common.backbones import DeferredBackbone
+
+
+@dataclass(frozen=True)
+class Sections:
+    """The parameters of this stage."""
+
+    apply: ApplyParams
+    guidance: GuidanceParams
+    maps: MapsParams
+    backbone: BackboneParams
+
+    @classmethod
+    def of(cls, settings: Settings) -> Sections:
+        """Those of all."""
+        return cls(settings["apply"], settings["guidance"], settings["maps"], settings["backbone"])
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a concept is applied to.
+
+    Attributes:
+        clip: clip.zarr.
+        latents: latents.zarr of the same clip.
+        tracks: tracks.zarr of the same clip; None = none, where none are needed.
+        concept: folder.
+    """
+
+    clip: Path
+    latents: Path
+    tracks: Path | None
+    concept: Path
+
+
+def run(
+    inputs: Inputs,
+    out: Out,
+    sections: Sections,
+    given: Backbone | DeferredBackbone | None = None,
+    progress: cli.Progress = cli.progress,
+) -> Path:
+    """Find a concept's segments in one clip; returns the path of labels.zarr, soft.zarr lies beside it.
+
+    An interrupted run is continued at its first missing chunk.
+
+    Args:
+        given: the backbone, of callers that have it at hand; None: the one that the parameters name.
+    """
+    from pipeline.fewshot.chunks import chunks
+    from pipeline.fewshot.concept_store import open_concept
+    from pipeline.fewshot.segments import SegmentTable
+    from pipeline.files import refuse_foreign
+    from pipeline.stores.schemas import APPLIED_LABELS, CLIP, LATENTS, SOFT
+    from pipeline.stores.store import fingerprint, is_current, open_store
+    from pipeline.stores.writer import StoreWriter
+    from stages.common import backbones
+
+    path, soft_path = out / "labels.zarr", out / "soft.zarr"
+    refuse_foreign(path, APPLIED_LABELS.mark)
+    refuse_foreign(soft_path, SOFT.mark)
+    clip, latents, concept = (
+        open_store(inputs.clip, CLIP),
+        open_store(inputs.latents, LATENTS),
+        open_concept(inputs.concept),
+    )
+    model = backbones.model_of(in_single_precision(sections.backbone), given)
+    tracks = _tracks(inputs, sections.guidance)
+    check_latents(latents, clip)
+    check_concept(concept, model.fingerprint, sections)
+    if latents.attrs["backbone"] != model.fingerprint:
+        raise DataError(f"{latents.path} was made with other weights; run `vidseg extract` with these parameters first")
+    if tracks is not None:
+        check_of_clip(tracks, clip)
+    stored = {
+        "apply": plain(sections.apply),
+        "guidance": plain(sections.guidance),
+        "maps": plain(sections.maps),
+        "backbone": {
+            "name": sections.backbone.name,
+            "dtype": backbones.dtype_name(in_single_precision(sections.backbone)),
+        },
+    }
+    mark = fingerprint(
+        "apply", stage_version("apply"), stored, clip.fingerprint, latents.fingerprint,
+        tracks and tracks.fingerprint, concept.fingerprint, model.fingerprint,
+    )  # fmt: skip
+    if is_current(path, APPLIED_LABELS, mark) and is_current(soft_path, SOFT, mark):
+        return path
+    plan = chunks(clip.frames("frames"), sections.apply.chunk, sections.apply.overlap)
+    table = SegmentTable.of_record(concept.attrs["segments"])
+    if not is_current(soft_path, SOFT, mark):
+        soft = StoreWriter(
+            soft_path,
+            out / "tmp",
+            SOFT,
+            mark,
+            _soft_arrays(plan, latents, clip, len(table), sections),
+            params=stored,
+            backbone=model.fingerprint,
+            attrs={
+                "clip": clip.fingerprint,
+                "concept": concept.fingerprint,
+                "frames": [[chunk.frames.start, chunk.frames.stop] for chunk in plan],
+                "taken": [[chunk.taken.start, chunk.taken.stop] for chunk in plan],
+                "segments": concept.attrs["segments"],
+            },
+        )
+        missing = [part.start for part in soft.missing()]
+        with progress("apply", sum(len(plan[number].taken) for number in missing)) as advance:
+            if missing:
+                from pipeline.fewshot.concept import reading
+                from pipeline.fewshot.concept_store import load_concept
+
+                finder = _Finder(clip, latents, tracks, sections)
+                with reading(load_concept(inputs.concept), segment_model(model.load()), sections.maps) as reader:
+                    for number in missing:
+                        _write(soft, number, finder.find(reader, plan[number], _carried(soft, plan, number)))
+                        advance(len(plan[number].taken))
+        soft.commit()
+    labels = StoreWriter(
+        path,
+        out / "tmp",
+        APPLIED_LABELS,
+        mark,
+        _label_arrays(clip, table),
+        params={**clip.params, **stored},
+        backbone=model.fingerprint,
+        attrs={
+            "clip": clip.fingerprint,
+            "names": clip.attrs["names"],
+            "concept": concept.fingerprint,
+            "segments": concept.attrs["segments"],
+        },
+    )
+    _write_labels(open_store(soft_path, SOFT), labels, plan, table)
+    return labels.commit()
+
+
+def check_concept(concept: Store, weights: str, sections: Sections) -> None:
+    """Refuse a concept that was learned with something else than it is applied with.
+
+    Raises:
+        DataError: names what differs.
+    """
+    if concept.attrs["backbone"] != weights:
+        raise DataError(
+            f"{concept.path.parent}: was learned with another backbone ({concept.params['backbone']['name']} "
+            f"{concept.attrs['backbone'][:12]}) than backbone.name = '{sections.backbone.name}' now has "
+            f"({weights[:12]}); run `vidseg learn` with these parameters, or apply it with its own"
+        )
+    for name in ("cross_blocks", "self_blocks"):
+        learned, now = list(concept.params["maps"][name]), list(getattr(sections.maps, name))
+        if learned != now:
+            raise DataError(
+                f"{concept.path.parent}: was learned with maps.{name} = {learned}, now it is {now}; "
+                "run `vidseg learn` with these parameters"
+            )
+
+
+def _tracks(inputs: Inputs, guidance: GuidanceParams) -> Store | None:
+    """The tracks, where they are needed."""
+    from pipeline.stores.schemas import TRACKS
+    from pipeline.stores.store import open_store
+
+    if not guidance.needs_tracks:
+        return None
+    if inputs.tracks is None:
+        raise UsageError(
+            "guidance follows points: give --tracks TRACKS (of `vidseg track`), or set guidance.lambda_track=0 "
+            "and guidance.vote.space=none"
+        )
+    return open_store(inputs.tracks, TRACKS)
+
+
+@dataclass(frozen=True)
+class _Finder:
+    """Finds segments in the chunks of one clip."""
+
+    clip: Store
+    latents: Store
+    tracks: Store | None
+    sections: Sections
+
+    def find(self, reader: SegmentReader, chunk: Chunk, carried: np.ndarray | None) -> Segmented:
+        """The segments of a chunk.
+
+        Args:
+            carried: (chunk.carried, k, h, w), the maps that the chunk before ended with.
+        """
+        import torch
+
+        from pipeline.fewshot.apply import segment_chunk
+
+        frames, sections = chunk.frames, self.sections
+        height, width = self.clip.attrs["source_size"]
+        device = reader.context.device
+        return segment_chunk(
+            reader,
+            torch.from_numpy(self.latents.read("latents", frames.start, frames.stop)).to(device),
+            chunk,
+            (height, width),
+            sections.apply,
+            sections.guidance,
+            self._tracks_of(chunk),
+            None if carried is None else torch.from_numpy(carried).to(device),
+            self._sources(chunk),
+        )
+
+    def _tracks_of(self, chunk: Chunk) -> Tracks | None:
+        from pipeline.tracking.tracks import Tracks
+
+        if self.tracks is None:
+            return None
+        frames = chunk.frames
+        return Tracks(*(self.tracks.read(name, frames.start, frames.stop) for name in ("yx", "visible", "start")))
+
+    def _sources(self, chunk: Chunk) -> range:
+        indices = self.clip.attrs["source_indices"][chunk.frames.start : chunk.frames.stop]
+        step = indices[1] - indices[0] if len(indices) > 1 else 1
+        return range(indices[0], indices[-1] + step, step)
+
+
+def _carried(soft: StoreWriter, plan: Sequence[Chunk], number: int) -> np.ndarray | None:
+    """What the chunk before ended with, of the frames that both have."""
+    carried = plan[number].carried
+    return soft.read("maps", number - 1, number)[0, -carried:] if carried else None
+
+
+def _soft_arrays(
+    plan: Sequence[Chunk], latents: Store, clip: Store, segments: int, sections: Sections
+) -> dict[str, ArraySpec]:
+    from pipeline.fewshot.chunks import groups
+    from pipeline.stores.schemas import ArraySpec
+
+    count, frames = len(plan), len(plan[0].frames)
+    maps = (count, frames, segments, *latents.array("latents").shape[2:])
+    arrays = {
+        "initial": ArraySpec(maps, "float16", 1),
+        "maps": ArraySpec(maps, "float32", 1),
+        "numbers": ArraySpec((count, frames, *clip.attrs["source_size"]), "uint8", 1),
+    }
+    guidance = sections.guidance
+    steps = len(sections.apply.timesteps) - 1
+    if guidance.moves and steps:
+        energies = (count, steps, guidance.iterations, len(groups(frames, guidance.group)), 3)
+        arrays["energies"] = ArraySpec(energies, "float32", 1)
+    return arrays
+
+
+def _write(soft: StoreWriter, number: int, found: Segmented) -> None:
+    """Write one chunk. The maps come last: what follows carries them."""
+    values = {"initial": found.initial, "numbers": found.labels, "energies": found.energies, "maps": found.maps}
+    for name, tensor in values.items():
+        if tensor.numel():
+            soft.write(name, number, tensor.detach().cpu().numpy()[None])
+
+
+def _label_arrays(clip: Store, table: SegmentTable) -> dict[str, ArraySpec]:
+    from pipeline.stores.schemas import ArraySpec, label_dtype
+    from pipeline.stores.store import shard_frames
+
+    shape = (clip.frames("frames"), *clip.attrs["source_size"])
+    dtype = label_dtype(max(segment.id for segment in table.segments))
+    return {"labels": ArraySpec(shape, dtype, shard_frames(clip.array("frames")))}
+
+
+def _write_labels(soft: Store, labels: StoreWriter, plan: Sequence[Chunk], table: SegmentTable) -> None:
+    """The ids of each frame's segments, from the chunk that the frame is taken of."""
+    from pipeline.stores.shard_buffer import ShardBuffer
+
+    buffer = ShardBuffer(labels, len(labels.shards()[0]))
+    for number, chunk in enumerate(plan):
+        first = chunk.taken.start - chunk.frames.start
+        numbers = soft.read("numbers", number, number + 1)[0, first : first + len(chunk.taken)]
+        buffer.add({"labels": table.labels(numbers)})
+    buffer.flush()
+
+
+def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> None:
+    """Apply a concept to every video of an item, loading the backbone once and only if it is needed."""
+    from stages.common import backbones
+
+    settings, applied = load(params_file, sets or ()), applied_of(item)
+    model = backbones.locked(in_single_precision(settings["backbone"]))
+    for video in applied.videos():
+        inputs = Inputs(
+            applied.place("ingest", video) / "clip.zarr",
+            applied.place("extract", video) / "latents.zarr",
+            applied.place("track", video) / "tracks.zarr",
+            DATA / "learn" / applied.concept / "concept",
+        )
+        run(inputs, applied.place("apply", video), Sections.of(settings), model)
+
+
+def run_video(
+    video: Path,
+    concept: Path,
+    out: Path,
+    settings: Settings,
+    ground_truth: Path | None = None,
+    classes: Path | None = None,
+) -> Path:
+    """Find a concept's segments in a video; returns `out`, the folder of its results, which are those of `vidseg run`.
+
+    Artifacts that are there already and fit the parameters are used again. Whatever can be refused is refused
+    before anything is computed or written.
+    """
+    from pipeline.fewshot.concept_store import open_concept
+    from stages import extract, ingest, track
+    from stages.commands import run as whole
+    from stages.common import backbones
+
+    sections, stores = Sections.of(settings), out / "artifacts"
+    whole.check_video(video, out, settings)
+    backbone = backbones.load_backbone(in_single_precision(settings["backbone"]))
+    check_concept(open_concept(concept), backbone.fingerprint, sections)
+    segment_model(backbone)
+    shared = settings["diffusion"], in_single_precision(settings["backbone"]), backbone
+    with whole.output_folder(out):
+        ingest.run(video, stores, settings["ingest"], ground_truth=ground_truth, classes=classes)
+        extract.run(stores / "clip.zarr", stores, settings["extract"], *shared)
+        tracks = None
+        if sections.guidance.needs_tracks:
+            tracks = track.run(stores / "clip.zarr", stores / "features.zarr", stores, settings["track"])
+        inputs = Inputs(stores / "clip.zarr", stores / "latents.zarr", tracks, concept)
+        run(inputs, stores, sections, backbone)
+        whole.score_and_draw(stores, out, settings, video.stem if ground_truth is not None else None)
+    return out
+
+
+app = cli.new_app("Find learned segments in a video or a clip -> labels, and all that shows them.")
+
+
+@app.command()
+def main(
+    video: Annotated[
+        Path | None, typer.Argument(help="video file or folder of frames; as a stage, clip.zarr of ingest")
+    ] = None,
+    latents: Annotated[Path | None, typer.Argument(help="as a stage: latents.zarr of extract")] = None,
+    out_dir: Annotated[Path | None, typer.Argument(help="as a stage: folder for labels.zarr and soft.zarr")] = None,
+    concept: Annotated[Path | None, typer.Option(help="folder of a concept, from `vidseg learn`")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="folder for the results of a video")] = None,
+    tracks: Annotated[Path | None, typer.Option(help="as a stage: tracks.zarr of track")] = None,
+    ground_truth: Annotated[Path | None, typer.Option(help="folder of label PNGs, to score a video's result")] = None,
+    classes: Annotated[Path | None, typer.Option(help="class list of the ground truth (JSON)")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="named set of parameters (`vidseg preset list`); --params wins over it")
+    ] = None,
+    params: cli.ParamsOption = None,
+    set_: cli.SetOption = None,
+    item: cli.AppliedOption = None,
+) -> None:
+    """Find learned segments in a video: the whole path to labels, overlay and scores; or as a stage, in a clip.
+
+    Example: vidseg apply holiday.mp4 --concept concepts/cars -o holiday-cars
+
+    As a stage: vidseg apply work/clip.zarr work/latents.zarr work --concept concepts/cars --tracks work/tracks.zarr
+    """
+    if video is not None and concept is not None and out is not None and latents is None:
+        run_video(video, concept, out, load(params, set_ or (), preset), ground_truth, classes)
+        cli.note(f"done: {out / 'overlay.mp4'}")
+    elif video is not None and latents is not None and out_dir is not None and concept is not None:
+        settings = load(params, set_ or (), preset)
+        run(Inputs(video, latents, tracks, concept), out_dir, Sections.of(settings))
+    elif item is not None:
+        run_item(item, params, set_)
+    else:
+        raise UsageError(
+            "give VIDEO, --concept CONCEPT and -o OUT; as a stage CLIP, LATENTS, OUT_DIR and --concept CONCEPT; "
+            "or --item NAME"
+        )
+
+
+if __name__ == "__main__":
+    cli.run_app(app)

@@ -1,0 +1,162 @@
+"""refs.zarr -> concept/: segments that a person drew in a few images, learned."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.errors import UsageError
+from pipeline.parameters import BackboneParams, LearnParams, MapsParams
+from stages import references
+from stages.common import cli
+from stages.common.applied import concept_of
+from stages.common.layout import DATA
+from stages.common.resources import stage_version
+from stages.common.settings import Settings, load, plain
+
+if TYPE_CHECKING:
+    from pipeline.backbone import Backbone
+    from pipeline.fewshot.learning import SegmentModel
+    from stages.common.backbones import DeferredBackbone
+
+
+def run(
+    refs: Path,
+    folder: Path,
+    params: LearnParams,
+    maps: MapsParams,
+    backbone_params: BackboneParams,
+    given: Backbone | DeferredBackbone | None = None,
+    progress: cli.Progress = cli.progress,
+) -> Path:
+    """Learn a concept; returns its folder.
+
+    Args:
+        refs: refs.zarr.
+        given: the backbone, of callers that have it at hand; None: the one that the parameters name.
+    """
+    from pipeline.fewshot import concept_store
+    from pipeline.files import refuse_foreign
+    from pipeline.stores.schemas import REFS
+    from pipeline.stores.store import fingerprint, open_store
+    from stages.common import backbones
+
+    refuse_foreign(folder, concept_store.MARK)
+    store, backbone_params = open_store(refs, REFS), in_single_precision(backbone_params)
+    model = backbones.model_of(backbone_params, given)
+    stored = {
+        "learn": plain(params),
+        "maps": plain(maps),
+        "backbone": {"name": backbone_params.name, "dtype": backbones.dtype_name(backbone_params)},
+    }
+    mark = fingerprint("learn", stage_version("learn"), store.fingerprint, stored, model.fingerprint)
+    if concept_store.is_current_concept(folder, mark):
+        return folder
+    # These import torch, which takes seconds: not where there is nothing to do.
+    from pipeline.fewshot.concept import Concept
+    from pipeline.fewshot.learning import Plan, learn
+    from pipeline.fewshot.reference_store import read_stored_references
+    from pipeline.fewshot.references import warnings_about
+
+    drawn, backbone = read_stored_references(store), segment_model(model.load())
+    grid = params.size // backbone.latent_stride
+    for line in warnings_about(drawn, (grid, grid)):
+        cli.note(f"warning: {refs}: {line}")
+    size, table = (params.size, params.size), drawn.table
+    numbers = [table.numbers(labels) for labels in drawn.labels]
+    with progress("learn", Plan(len(drawn.images), params).iterations) as advance:
+        learned = learn(backbone, drawn.images, numbers, size, table, params, maps, lambda step: advance(1))
+    cli.note(f"learn: mean IoU with its own references {learned.reference_iou:.2f}")
+    concept = Concept.of(learned, table, drawn.names, backbone, params, maps, params.precision)
+    return concept_store.save_concept(folder, concept, mark, store.fingerprint, stored)
+
+
+def in_single_precision(params: BackboneParams) -> BackboneParams:
+    """`dtype: auto` as float32 on a GPU too: the small steps of learning and guidance are lost in less."""
+    return replace(params, dtype="float32") if params.dtype == "auto" else params
+
+
+def segment_model(backbone: Backbone) -> SegmentModel:
+    """The backbone itself, in which segments can be learned.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    from pipeline.backbone import PredictsNoise
+
+    if not isinstance(backbone, PredictsNoise):
+        raise UsageError(
+            f"no segments can be learned with {backbone.name}, a video model; set backbone.name to compact or sd21"
+        )
+    return backbone
+
+
+def run_folder(folder: Path, out: Path, settings: Settings, classes: Path | None = None) -> Path:
+    """Learn a concept from a folder of annotated images."""
+    from pipeline.fewshot.concept_store import MARK
+    from pipeline.files import refuse_foreign
+
+    refuse_foreign(out, MARK)
+    with tempfile.TemporaryDirectory() as scratch:
+        refs = references.run(folder, Path(scratch), classes)
+        return run(refs, out, settings["learn"], settings["maps"], settings["backbone"])
+
+
+def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> None:
+    """Learn a concept of videos.yaml."""
+    from stages.common import backbones
+
+    settings, (key, _) = load(params_file, sets or ()), concept_of(item)
+    model = backbones.locked(in_single_precision(settings["backbone"]))
+    run(
+        DATA / "references" / key / "refs.zarr",
+        DATA / "learn" / key / "concept",
+        settings["learn"],
+        settings["maps"],
+        settings["backbone"],
+        model,
+    )
+
+
+app = cli.new_app("Learn segments from a few annotated images -> concept/.")
+
+
+@app.command()
+def main(
+    refs: Annotated[
+        Path | None,
+        typer.Argument(metavar="[REFS]", help="folder with images/ and labels/, or refs.zarr"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="folder for the concept")] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="class list of a folder's labels (JSON); default: classes.json in the folder")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="named set of parameters (`vidseg preset list`); --params wins over it")
+    ] = None,
+    params: cli.ParamsOption = None,
+    set_: cli.SetOption = None,
+    item: cli.ConceptOption = None,
+) -> None:
+    """Learn segments from a few annotated images: REFS -> concept/.
+
+    Example: vidseg learn cars -o concepts/cars
+    """
+    if refs is not None and out is not None:
+        settings = load(params, set_ or (), preset)
+        if (refs / "zarr.json").is_file():
+            run(refs, out, settings["learn"], settings["maps"], settings["backbone"])
+        else:
+            run_folder(refs, out, settings, classes)
+    elif item is not None:
+        run_item(item, params, set_)
+    else:
+        raise UsageError("give REFS and -o OUT, or --item KEY")
+
+
+if __name__ == "__main__":
+    cli.run_app(app)

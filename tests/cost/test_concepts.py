@@ -1,0 +1,46 @@
+"""What learning and applying cost, from networks without weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pipeline.cost.concepts import applying_flops, learning_flops
+from pipeline.parameters import ApplyParams, BackboneParams, GuidanceParams, MapsParams
+from stages.common import backbones
+
+FREE = GuidanceParams(lambda_track=0, lambda_reg=0)
+APPLY = ApplyParams(timesteps=(100, 99), chunk=4, overlap=2)
+SIZE = 64, 128
+
+
+@pytest.fixture(scope="module")
+def outline(tiny_model):  # type: ignore[no-untyped-def]
+    return backbones.outline(BackboneParams(path=str(tiny_model)))
+
+
+def test_a_step_of_learning_grows_with_the_picture(outline) -> None:  # type: ignore[no-untyped-def]
+    small, large = (learning_flops(outline, MapsParams(), 2, size) for size in (64, 128))
+    assert 4 * small < large < 16 * small  # pixels, and pairs of them
+
+
+def test_what_chunks_share_is_computed_twice(outline) -> None:  # type: ignore[no-untyped-def]
+    found = [applying_flops(outline, MapsParams(), 2, SIZE, replace(APPLY, overlap=n), FREE) for n in (0, 2)]
+    assert set(found[0]) == {"passes"}
+    assert found[1]["passes"] == pytest.approx(2 * found[0]["passes"])
+
+
+def test_guidance_is_counted_by_its_iterations(outline) -> None:  # type: ignore[no-untyped-def]
+    one, three = (
+        applying_flops(outline, MapsParams(), 2, SIZE, APPLY, GuidanceParams(iterations=n, group=2)) for n in (1, 3)
+    )
+    assert three["guidance"] == pytest.approx(3 * one["guidance"])
+    free = applying_flops(outline, MapsParams(), 2, SIZE, APPLY, FREE)
+    assert one["passes"] == three["passes"] == pytest.approx(2 * free["passes"])  # two timesteps instead of one
+
+
+def test_frames_alone_cost_less_than_frames_together(outline) -> None:  # type: ignore[no-untyped-def]
+    alone = applying_flops(outline, MapsParams(frames="one", norm="frame"), 2, SIZE, APPLY, FREE)
+    together = applying_flops(outline, MapsParams(), 2, SIZE, APPLY, FREE)
+    assert alone["passes"] < together["passes"]

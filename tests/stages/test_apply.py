@@ -1,0 +1,228 @@
+"""A concept to the labels of a clip."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import DataError, UsageError
+from pipeline.parameters import BackboneParams, DiffusionParams, ExtractParams, GuidanceParams, MapsParams
+from pipeline.stores.schemas import LABELS, SOFT
+from pipeline.stores.store import Store, open_store
+from stages import apply, extract, ingest, learn, references, track
+from stages.apply import Inputs, Sections
+from stages.common import cli
+from stages.common.settings import load
+from tests.support import tiny
+from tests.support.commands import error_line, tree_bytes, vidseg, write_frames, write_labels
+from tests.support.concepts import APPLY, GUIDANCE, LEARN, TRACK, halves, write_references
+
+FRAMES = 6
+#: What a clip is unguided with.
+FREE = GuidanceParams(lambda_track=0, lambda_reg=0)
+
+
+@dataclass(frozen=True)
+class Made:
+    """All that `apply` reads, and the model."""
+
+    inputs: Inputs
+    backbone: BackboneParams
+
+    def sections(self, guidance: GuidanceParams = GUIDANCE) -> Sections:
+        return Sections(APPLY, guidance, MapsParams(), self.backbone)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Made:
+    folder, backbone = tmp_path_factory.mktemp("made"), BackboneParams(path=str(tiny_model))
+    write_frames(folder / "video", halves(FRAMES)[0])
+    write_references(folder / "halves")
+    clip = ingest.run(folder / "video", folder, load(sets=["ingest.size=native"])["ingest"])
+    extract.run(clip, folder, ExtractParams(), DiffusionParams(guidance=1.0), backbone)
+    tracks = track.run(clip, None, folder, TRACK)
+    concept = learn.run(references.run(folder / "halves", folder), folder / "concept", LEARN, MapsParams(), backbone)
+    return Made(Inputs(clip, folder / "latents.zarr", tracks, concept), backbone)
+
+
+@pytest.fixture(scope="module")
+def guided(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("guided")
+    apply.run(made.inputs, folder, made.sections())
+    return folder
+
+
+def soft(folder: Path) -> Store:
+    return open_store(folder / "soft.zarr", SOFT)
+
+
+def test_stores_and_their_attributes(guided: Path) -> None:
+    store, labels = soft(guided), open_store(guided / "labels.zarr", LABELS)
+    assert store.attrs["frames"] == [[0, 3], [2, 5], [3, 6]] and store.attrs["taken"] == [[0, 2], [2, 3], [3, 6]]
+    assert store.array("maps").shape == store.array("initial").shape == (3, 3, 2, 8, 8)
+    assert store.array("energies").shape == (3, 1, 2, 2, 3)
+    assert labels.array("labels").shape == (FRAMES, 64, 64)
+    assert (labels.stage, store.stage) == ("apply", "apply")
+    assert [entry["name"] for entry in labels.attrs["segments"]] == ["background", "1"]
+    taken = [store.read("numbers")[c, f] for c, f in ((0, 0), (0, 1), (1, 0), (2, 0), (2, 1), (2, 2))]
+    np.testing.assert_array_equal(labels.read("labels"), taken)
+
+
+def test_a_chunk_holds_on_to_what_the_one_before_ended_with(guided: Path) -> None:
+    store = soft(guided)
+    initial, maps = store.read("initial"), store.read("maps").astype(np.float16)
+    np.testing.assert_array_equal(initial[1, :1], maps[0, 2:])
+    np.testing.assert_array_equal(initial[2, :2], maps[1, 1:])
+
+
+class Stopping:
+    """Progress that interrupts after a number of chunks."""
+
+    def __init__(self, chunks: int) -> None:
+        self.left = chunks
+
+    def __call__(self, label: str, total: int) -> Stopping:
+        return self
+
+    def __enter__(self) -> cli.Advance:
+        return self.advance
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def advance(self, count: int) -> None:
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_an_interrupted_run_is_continued_with_the_same_bytes(
+    made: Made, guided: Path, tmp_path: Path, chunks: int
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        apply.run(made.inputs, tmp_path, made.sections(), progress=Stopping(chunks))
+    assert [path.name for path in tmp_path.iterdir()] == ["tmp"]
+    done = Stopping(9)
+    apply.run(made.inputs, tmp_path, made.sections(), progress=done)
+    assert done.left == 9 - (3 - chunks)
+    assert tree_bytes(tmp_path) == tree_bytes(guided)
+
+
+def test_running_twice_does_nothing(made: Made, guided: Path) -> None:
+    before = (guided / "labels.zarr").stat().st_mtime_ns
+    apply.run(made.inputs, guided, made.sections())
+    assert (guided / "labels.zarr").stat().st_mtime_ns == before
+
+
+def test_without_guidance_no_tracks_are_needed(made: Made, guided: Path, tmp_path: Path) -> None:
+    free = apply.run(replace(made.inputs, tracks=None), tmp_path / "a", made.sections(FREE))
+    with_tracks = apply.run(made.inputs, tmp_path / "b", made.sections(FREE))
+    assert tree_bytes(free) == tree_bytes(with_tracks)
+    assert not soft(free.parent).has("energies")
+    assert open_store(free, LABELS).fingerprint != open_store(guided / "labels.zarr", LABELS).fingerprint
+    with pytest.raises(UsageError, match="guidance follows points: give --tracks TRACKS"):
+        apply.run(replace(made.inputs, tracks=None), tmp_path / "c", made.sections())
+
+
+def of_another_backbone(made: Made, folder: Path) -> tuple[Inputs, Sections]:
+    model = BackboneParams(path=str(tiny.save_model(folder / "model", 1)))
+    return made.inputs, replace(made.sections(), backbone=model)
+
+
+def of_other_blocks(made: Made, folder: Path) -> tuple[Inputs, Sections]:
+    return made.inputs, replace(made.sections(), maps=MapsParams(self_blocks=(10, 11)))
+
+
+def tracks_of_another_clip(made: Made, folder: Path) -> tuple[Inputs, Sections]:
+    write_frames(folder / "other", halves(FRAMES, seed=1)[0])
+    clip = ingest.run(folder / "other", folder, load(sets=["ingest.size=native"])["ingest"])
+    return replace(made.inputs, tracks=track.run(clip, None, folder, TRACK)), made.sections()
+
+
+def no_concept(made: Made, folder: Path) -> tuple[Inputs, Sections]:
+    return replace(made.inputs, concept=folder / "none"), made.sections()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (of_another_backbone, "was learned with another backbone .* run `vidseg learn` with these parameters"),
+        (of_other_blocks, r"was learned with maps.self_blocks = \[9, 10, 11\], now it is \[10, 11\]"),
+        (tracks_of_another_clip, "tracks.zarr does not belong to .*clip.zarr; run `vidseg track` for this clip"),
+        (no_concept, "none: no such concept; run `vidseg learn` to make it"),
+    ],
+)
+def test_what_does_not_belong_together(
+    made: Made, tmp_path: Path, spoil: Callable[[Made, Path], tuple[Inputs, Sections]], message: str
+) -> None:
+    inputs, sections = spoil(made, tmp_path)
+    with pytest.raises(DataError, match=message):
+        apply.run(inputs, tmp_path / "out", sections)
+    assert not (tmp_path / "out").exists()
+
+
+SETS = ("apply.timesteps=[100,99]", "guidance.iterations=1", "ingest.size=native", "extract.encoder=none")
+
+
+def test_the_whole_path_of_a_video(made: Made, tiny_model: Path, tmp_path: Path) -> None:
+    images, labels = halves(1)
+    write_frames(tmp_path / "video", images)
+    write_labels(tmp_path / "truth", labels)
+    sets = (f"--set={one}" for one in (*SETS, f"backbone.path={tiny_model}"))
+    arguments = ("video", "--concept", made.inputs.concept, "-o", "out", "--ground-truth", "truth", *sets)
+    assert "done: out/overlay.mp4" in vidseg("apply", *arguments, cwd=tmp_path).stderr
+    scores = json.loads((tmp_path / "out/scores.json").read_text())
+    assert scores["videos"][0]["assigned"]["rule"] == "none"  # labels are classes already
+    listed = json.loads((tmp_path / "out/labels.json").read_text())
+    assert {entry["name"] for entry in listed["labels"]} <= {"background", "1"}
+    assert (tmp_path / "out/overlay.mp4").is_file() and (tmp_path / "out/labels/00000.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["video", "-o", "out"], 2, "give VIDEO, --concept CONCEPT and -o OUT"),
+        (["none.mp4", "--concept", "CONCEPT", "-o", "out"], 3, "none.mp4: no such file or folder"),
+        (["video", "--concept", "none", "-o", "out"], 3, "none: no such concept"),
+        (["--item", "none"], 2, "videos.yaml: nothing is applied under the name 'none'"),
+        (["video", "--concept", "CONCEPT", "-o", "out", "--set", "apply.overlap=16"], 2, "apply.overlap must be less"),
+        (["video", "--concept", "CONCEPT", "-o", "out", "--set", "guidance.vote.window=2"], 2, "must be odd, not 2"),
+    ],
+)
+def test_bad_input(made: Made, tiny_model: Path, tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
+    write_frames(tmp_path / "video", halves(1)[0])
+    (tmp_path / "videos.yaml").write_text("items: {}\nconcepts: {}\napplied: {}\n")
+    given = [str(made.inputs.concept) if argument == "CONCEPT" else argument for argument in arguments]
+    result = vidseg("apply", *given, "--set", f"backbone.path={tiny_model}", cwd=tmp_path, check=code)
+    assert message in error_line(result)
+    assert not (tmp_path / "out").exists()
+
+
+def test_everything_of_what_is_applied_lies_under_its_name(tiny_model: Path, tmp_path: Path) -> None:
+    """The stages one by one, and the summary, in which it has a part of its own."""
+    images, labels = halves(2)
+    write_frames(tmp_path / "video", images)
+    write_labels(tmp_path / "truth", labels)
+    write_references(tmp_path / "halves")
+    (tmp_path / "videos.yaml").write_text(
+        "items: {one: [{path: video, ground_truth: truth}]}\n"
+        "concepts: {h: {references: halves}}\napplied: {one-h: {item: one, concept: h}}\n"
+    )
+    parameters = f"backbone: {{path: {tiny_model}}}\nlearn: {{size: 64, epochs: 1, tune: none}}\n"
+    parameters += "apply: {timesteps: [100, 99]}\nguidance: {iterations: 1}\nsegment: {clusters: 2, restarts: 1}\n"
+    (tmp_path / "params.yaml").write_text(parameters + "ingest: {size: native}\n")
+    stages = ("ingest@one", "extract@one", "correspond@one", "segment@one", "upsample@one", "evaluate@one")
+    stages += ("references@h", "learn@h", "track@one-h", "apply@one-h", "evaluate@one-h", "render@one-h")
+    for stage in stages:
+        given = [] if stage == "references@h" else ["--params", "params.yaml"]
+        vidseg(stage.partition("@")[0], "--item", stage, *given, cwd=tmp_path)
+    assert (tmp_path / "data/render/one-h/overlay.mp4").is_file()
+    vidseg("summarize", "data/evaluate", ".", "--items", "videos.yaml", cwd=tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["videos"], metrics["assignment"]) == (1, "majority")
+    assert (metrics["applied"]["videos"], metrics["applied"]["assignment"]) == (1, "none")

@@ -1,0 +1,147 @@
+"""Annotated images to a concept."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import DataError, UsageError, WeightsError
+from pipeline.fewshot.concept_store import load_concept, open_concept
+from pipeline.parameters import BackboneParams, MapsParams
+from stages import learn, references
+from tests.support import tiny
+from tests.support.commands import error_line, tree_bytes, vidseg
+from tests.support.concepts import LEARN, write_references
+
+
+@pytest.fixture(scope="module")
+def refs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("refs")
+    return references.run(write_references(folder / "halves"), folder)
+
+
+@pytest.fixture(scope="module")
+def concept(refs: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("learned") / "concept"
+    return learn.run(refs, folder, LEARN, MapsParams(), BackboneParams(path=str(tiny_model)))
+
+
+def test_a_concept_holds_all_that_applying_it_needs(concept: Path) -> None:
+    made = load_concept(concept)
+    assert made.context.shape == (8 + 2, 16) and made.positions == (8, 9)
+    assert made.table.names == ("background", "1")
+    assert made.log.shape == (3 * 2, 6) and made.log[:, 4].tolist() == [1, 1, 1, 2, 2, 2]
+    assert made.references == ("00000", "00001") and made.reference_numbers.shape == (2, 8, 8)
+    assert made.adapter is not None and len(made.adapter.tensors) == 32
+    assert 0 <= made.reference_iou <= 1
+    assert (made.learn, made.maps) == (LEARN, MapsParams())
+    store = open_concept(concept)
+    assert store.attrs["adapter"] == hashlib.sha256((concept / "adapter.safetensors").read_bytes()).hexdigest()
+    assert store.params["learn"]["size"] == 64
+    assert sorted(path.name for path in concept.parent.iterdir()) == ["concept"]
+
+
+def test_equal_runs_give_equal_bytes_and_none_runs_twice(
+    concept: Path, refs: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    backbone = BackboneParams(path=str(tiny_model))
+    again = learn.run(refs, tmp_path / "again", LEARN, MapsParams(), backbone)
+    assert tree_bytes(again) == tree_bytes(concept)
+    before = (again / "adapter.safetensors").stat().st_mtime_ns
+    learn.run(refs, again, LEARN, MapsParams(), backbone)
+    assert (again / "adapter.safetensors").stat().st_mtime_ns == before
+    (again / "adapter.safetensors").write_bytes(b"damaged")
+    with pytest.raises(WeightsError, match="adapter.safetensors: cannot be read as an adapter"):
+        load_concept(again)
+    learn.run(refs, again, LEARN, MapsParams(), backbone)
+    assert tree_bytes(again) == tree_bytes(concept)
+
+
+def test_tokens_alone_need_no_adapter(refs: Path, tiny_model: Path, tmp_path: Path) -> None:
+    params = replace(LEARN, tune="none", epochs=1)
+    folder = learn.run(refs, tmp_path / "c", params, MapsParams(), BackboneParams(path=str(tiny_model)))
+    assert load_concept(folder).adapter is None
+    assert [path.name for path in folder.iterdir()] == ["concept.zarr"]
+
+
+def test_an_adapter_of_another_concept_is_refused(concept: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(concept, tmp_path / "copy")
+    content = bytearray((copy / "adapter.safetensors").read_bytes())
+    content[-1] ^= 1
+    (copy / "adapter.safetensors").write_bytes(content)
+    with pytest.raises(WeightsError, match="is not this concept's own; copy both files again, or learn it again"):
+        load_concept(copy)
+    with pytest.raises(DataError, match="none: no such concept; run `vidseg learn` to make it"):
+        load_concept(tmp_path / "none")
+
+
+def test_the_whole_path_from_a_folder(concept: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """A segment that appears nowhere is warned of."""
+    folder = write_references(tmp_path / "refs")
+    listed = tmp_path / "classes.json"
+    listed.write_text('{"classes": ["background", "right", "wheel"]}')
+    sets = ["learn.size=64", "learn.epochs=1", "learn.tune=none", f"backbone.path={tiny_model}"]
+    arguments = [folder, "-o", tmp_path / "out", "--classes", listed, *(f"--set={one}" for one in sets)]
+    said = vidseg("learn", *arguments).stderr
+    assert "segment 'wheel' appears in no reference" in said and "mean IoU with its own references" in said
+    assert load_concept(tmp_path / "out").table.names == ("background", "right", "wheel")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["classes.json", "out", "refs"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["none", "-o", "out"], 3, "none: no images/ here"),
+        (["REFS"], 2, "give REFS and -o OUT, or --item KEY"),
+        (["REFS", "-o", "out", "--set", "learn.t=[9]"], 2, "learn.t must be the first and the last timestep"),
+        (["REFS", "-o", "out", "--set", "learn.size=100"], 2, "learn.size must be a multiple of 64, not 100"),
+        (["REFS", "-o", "out", "--set", "learn.init=names"], 2, "learn.init: names needs a text encoder"),
+        (["REFS", "-o", "FOREIGN"], 3, "was not written by vidseg"),
+    ],
+)
+def test_bad_input(refs: Path, tiny_model: Path, tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "mine.txt").touch()
+    given = [{"REFS": str(refs), "FOREIGN": "foreign"}.get(argument, argument) for argument in arguments]
+    result = vidseg("learn", *given, "--set", f"backbone.path={tiny_model}", cwd=tmp_path, check=code)
+    assert message in error_line(result)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_video_model_is_refused() -> None:
+    class Video:
+        name = "svd"
+
+    with pytest.raises(UsageError, match="no segments can be learned with svd, a video model"):
+        learn.segment_model(Video())  # type: ignore[arg-type]
+
+
+def test_results_lie_under_the_key_of_the_concept(tmp_path: Path, tiny_model: Path) -> None:
+    write_references(tmp_path / "halves")
+    (tmp_path / "videos.yaml").write_text("items: {}\nconcepts: {h: {references: halves}}\napplied: {}\n")
+    sets = ["learn.size=64", "learn.epochs=1", "learn.tune=none", f"backbone.path={tiny_model}"]
+    vidseg("references", "--item", "h", cwd=tmp_path)
+    vidseg("learn", "--item", "learn@h", *(f"--set={one}" for one in sets), cwd=tmp_path)
+    assert open_concept(tmp_path / "data/learn/h/concept").attrs["names"] == ["00000", "00001"]
+
+
+def test_weights_that_are_not_the_locked_ones_are_refused(tmp_path: Path, tiny_model: Path) -> None:
+    write_references(tmp_path / "halves")
+    (tmp_path / "videos.yaml").write_text("items: {}\nconcepts: {h: {references: halves}}\napplied: {}\n")
+    (tmp_path / "backbone.lock").write_text('{"name": "compact", "sha256": "0"}')
+    vidseg("references", "--item", "h", cwd=tmp_path)
+    result = vidseg("learn", "--item", "h", "--set", f"backbone.path={tiny_model}", cwd=tmp_path, check=4)
+    assert "backbone.lock is for other weights" in error_line(result)
+
+
+def test_models_of_other_weights_learn_other_concepts(concept: Path, refs: Path, tmp_path: Path) -> None:
+    other = tiny.save_model(tmp_path / "model", 1)
+    params = replace(LEARN, tune="none", epochs=1)
+    folder = learn.run(refs, tmp_path / "c", params, MapsParams(), BackboneParams(path=str(other)))
+    assert open_concept(folder).attrs["backbone"] != open_concept(concept).attrs["backbone"]
+    assert np.isfinite(load_concept(folder).log).all()
