@@ -17,7 +17,8 @@ def _unet() -> torch.nn.Module:
     from diffusers import UNet2DConditionModel
 
     folder = FOLDER if (FOLDER / "weights").exists() else DEFAULT_FOLDER
-    unet = UNet2DConditionModel.from_pretrained(folder / "weights" / "unet", torch_dtype=torch.float32)
+    with torch.inference_mode(False):  # others learn with it, whoever loads it first
+        unet = UNet2DConditionModel.from_pretrained(folder / "weights" / "unet", torch_dtype=torch.float32)
     return unet.eval().requires_grad_(False)
 
 
