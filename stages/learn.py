@@ -65,7 +65,7 @@ def run(
     drawn, backbone = read_stored_references(store), segment_model(model.load())
     grid = params.size // backbone.latent_stride
     for line in warnings_about(drawn, (grid, grid)):
-        cli.note(f"warning: {refs}: {line}")
+        cli.note(f"warning: {line}")
     size, table = (params.size, params.size), drawn.table
     numbers = [table.numbers(labels) for labels in drawn.labels]
     with progress("learn", Plan(len(drawn.images), params).iterations) as advance:

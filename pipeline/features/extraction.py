@@ -199,7 +199,7 @@ def reconstruction_psnr(backbone: Backbone, reconstruction: Tensor, frame: np.nd
     image = backbone.decode(reconstruction[None])
     if not bool(torch.isfinite(image).all()):
         raise DataError("the decoded image has NaN or infinite values; check the weights")
-    target = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].to(image) * 2 / 255 - 1
+    target = torch.from_numpy(np.require(frame, requirements=["C", "W"])).permute(2, 0, 1)[None].to(image) * 2 / 255 - 1
     return float(psnr(image, target)[0])
 
 

@@ -25,6 +25,7 @@ from pipeline.upsampling.upsample import Inputs, upsample
 from tests.support import checkpoint_layouts as layouts
 from tests.support import tiny, tiny_video
 from tests.support.params import make_rules
+from tests.support.read_only import read_only
 
 TIMESTEP = 104
 
@@ -83,6 +84,14 @@ def test_the_pipeline_keeps_no_graph(backbone: StableDiffusion, frames: np.ndarr
     labels = upsample(backbone, Inputs(start, planes, frames), (64, 128), rules, passes)
     next(labels)
     assert not torch.is_inference_mode_enabled()
+
+
+def test_frames_that_may_only_be_read_are_copied(backbone: StableDiffusion, frames: np.ndarray) -> None:
+    """Tensors may always be written to, so torch warns of one that shares memory with such an array."""
+    with read_only(frames) as locked:
+        encoded = backbone.encode(locked)
+        reconstruction_psnr(backbone, encoded[0], locked[0])
+    assert torch.equal(encoded, backbone.encode(frames))
 
 
 def test_a_context_takes_the_place_of_the_empty_prompt(backbone: StableDiffusion, latents: Tensor) -> None:

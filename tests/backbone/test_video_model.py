@@ -31,6 +31,7 @@ from pipeline.upsampling.upsample import Inputs, shown_map, upsample
 from tests.support import tiny, tiny_video
 from tests.support.params import changed, make_rules
 from tests.support.plain import Hook, hooked, replacing, storing
+from tests.support.read_only import read_only
 
 FRAMES, SIZE = 3, (64, 64)
 DIFFUSION = DiffusionParams(start_step=23, guidance=2.5)
@@ -112,6 +113,9 @@ def test_conditioning_is_the_noisy_frames_mean_its_embedding_and_the_ids(backbon
     assert found.ids.tolist() == pytest.approx([7, 100, 0.02])
     other = backbone.condition(frame, -torch.ones(3, *SIZE), DiffusionVideo(1.0, 7, 100, 0.02))
     assert not torch.equal(other.latent, found.latent) and torch.equal(other.token, found.token)
+    with read_only(frame) as locked:
+        again = backbone.condition(locked, torch.ones(3, *SIZE), DiffusionVideo(1.0, 7, 100, 0.02))
+    assert torch.equal(again.latent, found.latent) and torch.equal(again.token, found.token)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (448, 832), (20, 30)])

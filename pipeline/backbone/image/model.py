@@ -93,7 +93,7 @@ class StableDiffusion(LatentModel):
         return last
 
     def encode(self, frames: np.ndarray, noise: Tensor | None = None) -> Tensor:
-        pixels = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(np.require(frames, requirements=["C", "W"])).to(self.device).permute(0, 3, 1, 2)
         posterior = self.vae.encode(pixels.to(torch.float32) * 2 / 255 - 1).latent_dist
         sample = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(self.device)
         return sample.float().contiguous() * self.vae.config.scaling_factor

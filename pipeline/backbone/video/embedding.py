@@ -28,7 +28,7 @@ class ClipImageEmbedding:
     def __call__(self, frame: np.ndarray) -> Tensor:
         """(1, c) float32 of a frame (H, W, 3) uint8."""
         side = int(self.encoder.config.image_size)
-        pixels = torch.from_numpy(np.ascontiguousarray(frame)).to(self.encoder.device)
+        pixels = torch.from_numpy(np.require(frame, requirements=["C", "W"])).to(self.encoder.device)
         images = pixels.permute(2, 0, 1)[None].to(torch.float32) * 2 / 255 - 1
         resized = (resize_smoothly(images, (side, side)) + 1) / 2
         mean, deviation = (resized.new_tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_DEVIATION))

@@ -155,7 +155,7 @@ class StableVideoDiffusion(LatentModel):
 
     def _pixels(self, frame: np.ndarray) -> Tensor:
         """(3, H, W) float32 in [-1, 1]."""
-        pixels = torch.from_numpy(np.ascontiguousarray(frame)).to(self.device).permute(2, 0, 1)
+        pixels = torch.from_numpy(np.require(frame, requirements=["C", "W"])).to(self.device).permute(2, 0, 1)
         return pixels.to(torch.float32) * 2 / 255 - 1
 
     def _half(
