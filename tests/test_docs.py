@@ -121,7 +121,7 @@ def test_where_to_change_what_names_code_that_exists() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text().partition("## Where do I change X?")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| an? ([\w ]+) \| (.*) \|$", text, re.MULTILINE))
     assert list(rows) == [
-        "data set", "backbone", "encoder", "upsampler", "metric",
+        "data set", "backbone", "encoder", "upsampler", "tracker", "metric",
         "stage", "parameter", "store", "picture", "command", "preset",
     ]  # fmt: skip
     code = "\n".join(file.read_text() for file in texts("pipeline", "stages"))
