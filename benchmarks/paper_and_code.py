@@ -19,7 +19,7 @@ import torch
 import typer
 
 from benchmarks.in_memory import GROUPING, Grouping, LabelledClip, Outcome, Runner, changed, read_clip
-from stages.common import backbones
+from stages.common import backbones, cli, encoders
 from stages.common.settings import load
 from stages.tables.rows import preset_sets
 
@@ -98,6 +98,7 @@ def main(
     torch.manual_seed(0)
     base = ["upsample.method=modulation", *(set_ or ())]  # the rows are about it
     settings = load(params, base)
+    encoders.check_weights(settings, ("segment", "correspond"))
     backbone = backbones.load_backbone(settings["backbone"])
     clips = [read_clip(folder / "frames", folder / "labels", settings) for folder in clip]
     runners = [Runner(backbone, one, map_frames) for one in clips]
@@ -132,4 +133,6 @@ def _described(clip: LabelledClip) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app = cli.new_app("Print the table.")
+    app.command()(main)
+    cli.run_app(app)

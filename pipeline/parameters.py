@@ -137,7 +137,8 @@ class ExtractParams:
     )
     encoder_maps: tuple[str, ...] = param(
         ("block7", "block10", "block14", "block15"),
-        "maps of efficientnet_lite0 that are joined",
+        "maps of efficientnet_lite0 that are joined; its fitted projection is for these: of others with more than 128 "
+        "channels a random one makes 128",
         before=("block7", "block10", "block14", "block15"),
     )
     encoder_scale: float = param(

@@ -343,10 +343,11 @@ def run_video(
     from pipeline.fewshot.concept_store import open_concept
     from stages import extract, ingest, track
     from stages.commands import run as whole
-    from stages.common import backbones
+    from stages.common import backbones, encoders
 
     sections, stores = Sections.of(settings), out / "artifacts"
     whole.check_video(video, out, settings)
+    encoders.check_weights(settings, ("track",) if sections.guidance.needs_tracks else ())
     backbone = backbones.load_backbone(in_single_precision(settings["backbone"]))
     check_concept(open_concept(concept), backbone.fingerprint, sections)
     segment_model(backbone)

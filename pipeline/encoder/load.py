@@ -60,10 +60,23 @@ def _map_encoder(source: EncoderSource, maps: Sequence[str], scale: float, devic
 
 def _patch_encoder(source: EncoderSource, device: torch.device) -> PatchEncoder:
     model = frozen(_vision_model(source).to(device))
-    seen = read_json(source.folder / PREPROCESSING)
-    mean, deviation = (tuple(seen.get(key, (0.5, 0.5, 0.5))) for key in ("image_mean", "image_std"))
+    mean, deviation = _per_channel(source, "image_mean"), _per_channel(source, "image_std")
     matrix = _matrix(source, "", int(model.config.hidden_size))
     return PatchEncoder(model, mean, deviation, matrix, source.sha256)
+
+
+def _per_channel(source: EncoderSource, key: str) -> tuple[float, ...]:
+    """Three numbers of the preprocessing's configuration; one stands for all three, none for 0.5."""
+    file = source.folder / PREPROCESSING
+    given = read_json(file).get(key, 0.5)
+    values = given if isinstance(given, list) else [given]
+    values = values * 3 if len(values) == 1 else values
+    numbers = [value for value in values if type(value) in (int, float) and abs(value) < 1e6]
+    if len(values) != 3 or len(numbers) != 3:
+        raise WeightsError(f"{file}: {key} must be three numbers; fetch the model's configuration again")
+    if key == "image_std" and min(numbers) <= 0:
+        raise WeightsError(f"{file}: {key} must be three numbers above 0; fetch the model's configuration again")
+    return tuple(map(float, numbers))
 
 
 def _vision_model(source: EncoderSource) -> Any:
@@ -87,7 +100,11 @@ def _vision_model(source: EncoderSource) -> Any:
 
 
 def _matrix(source: EncoderSource, maps: str, inputs: int) -> Tensor | None:
-    """The matrix that lies with the encoder if it is for these maps; else none for few channels, else a random one."""
+    """The matrix that lies with the encoder if it is for these maps; else none for few channels, else a random one.
+
+    Raises:
+        WeightsError: the matrix for these maps is damaged, or is of another encoder.
+    """
     file = source.folder / PROJECTION
     if file.is_file():
         try:
@@ -95,6 +112,11 @@ def _matrix(source: EncoderSource, maps: str, inputs: int) -> Tensor | None:
                 meant, matrix = (stored.metadata() or {}).get("maps", ""), stored.get_tensor("matrix").float()
         except (SafetensorError, OSError) as error:
             raise cannot_be_loaded(file, error) from error
-        if meant == maps and matrix.ndim == 2 and len(matrix) == inputs:
+        if meant == maps:
+            if matrix.ndim != 2 or len(matrix) != inputs:
+                raise WeightsError(
+                    f"{file}: the matrix is {'x'.join(map(str, matrix.shape))}, but the encoder has {inputs} numbers "
+                    "per token; fit it again or remove the file"
+                )
             return matrix
     return None if inputs <= MOST_CHANNELS else random_orthonormal(inputs)

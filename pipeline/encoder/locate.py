@@ -39,8 +39,11 @@ class EncoderSource:
         return read_json(self.folder / CONFIG).get("model_type") == EMBEDDED
 
 
-def identify(name: str, folder: Path) -> EncoderSource:
+def identify(name: str, folder: Path, of_backbone: bool = False) -> EncoderSource:
     """Hash the encoder in a folder.
+
+    Args:
+        of_backbone: the folder is a backbone's own, which takes the place of the embedded encoder.
 
     Raises:
         WeightsError: the folder has no config.json or no safetensors; the message has the command that gets them.
@@ -48,11 +51,27 @@ def identify(name: str, folder: Path) -> EncoderSource:
     weights = sorted(folder.glob("*.safetensors"))
     if not (folder / CONFIG).is_file() or not any(file.name != PROJECTION for file in weights):
         refuse_pickles(folder)
-        raise WeightsError(
-            f"{folder}: no encoder; extract.encoder takes a folder with {CONFIG} and safetensors of a vision model "
-            f"(for DINOv2: hf download facebook/dinov2-base --local-dir {folder})"
-        )
+        raise WeightsError(_no_encoder(name, folder, of_backbone))
     whole = hashlib.sha256()
     for file in [folder / CONFIG, *(f for f in [folder / PREPROCESSING] if f.is_file()), *weights]:
         whole.update(f"{file.name} {file_hash(file).hex()}\n".encode())
     return EncoderSource(name, folder, whole.hexdigest())
+
+
+def _no_encoder(name: str, folder: Path, of_backbone: bool) -> str:
+    if name == EMBEDDED and not of_backbone:
+        missing = WEIGHTS if (folder / CONFIG).is_file() else CONFIG
+        return (
+            f"{folder}: {missing} of the embedded encoder is missing; get it with: "
+            "git checkout -- models/compact/encoder"
+        )
+    wanted, download = f"a folder with {CONFIG} and safetensors of a vision model", "hf download facebook/dinov2-base"
+    if not folder.is_dir():
+        return (
+            f"extract.encoder is {name}, which is no folder; take none, {EMBEDDED}, or {wanted} "
+            f"(for DINOv2: {download} --local-dir weights/dinov2-base)"
+        )
+    instead = f", or remove {folder}, and the embedded one serves" if of_backbone else ""
+    return (
+        f"{folder}: no encoder; extract.encoder takes {wanted} (for DINOv2: {download} --local-dir {folder}){instead}"
+    )

@@ -346,6 +346,8 @@ def _examples(
     shown = [picture.shape for picture in held_out]
     told = [encoder.fingerprint, names, shown, asdict(settings.examples), settings.seed]
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    for picture in (*images.images, *held_out):
+        digest.update(np.ascontiguousarray(picture).data)
     for network in (denoiser, autoencoder):
         for name, value in sorted(network.state_dict().items()):
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())

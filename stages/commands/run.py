@@ -41,7 +41,7 @@ def run(
     from stages.common import backbones, encoders
 
     source, size = check_video(video, out, settings)
-    encoders.check_weights(settings)
+    encoders.check_weights(settings, ("segment", "correspond"))
     if backbone is None:
         backbone = backbones.load_backbone(settings["backbone"])
     _check_params(settings, backbone, size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Folder of the encoder within a backbone's.
 FOLDER = "encoder"
+#: Sections of the stages that read an encoder's features.
+READERS = ("segment", "correspond", "track")
 _ADD_ENCODER = f"extract.encoder={EMBEDDED}"
 
 
@@ -32,20 +35,23 @@ def find(params: ExtractParams, backbone: BackboneParams) -> EncoderSource | Non
         WeightsError: it is missing; the message has the command that gets it.
     """
     if params.encoder != "none":
-        return identify(params.encoder, _folder(params.encoder, backbone))
+        folder, of_backbone = _folder(params.encoder, backbone)
+        return identify(params.encoder, folder, of_backbone)
     if params.parts == "encoder":
         raise UsageError(f"extract.parts is encoder, but extract.encoder is none; set {_ADD_ENCODER}, or parts to both")
     return None
 
 
-def _folder(name: str, backbone: BackboneParams) -> Path:
+def _folder(name: str, backbone: BackboneParams) -> tuple[Path, bool]:
+    """Where the encoder lies, and whether a backbone that we do not ship brought it."""
     if name != EMBEDDED:
-        return Path(name).expanduser()
+        return Path(name).expanduser(), False
+    embedded = resource("models") / "compact" / FOLDER
     with suppress(WeightsError):
         own = backbones.located(backbone) / FOLDER
         if own.is_dir():
-            return own
-    return resource("models") / "compact" / FOLDER
+            return own, own != embedded
+    return embedded, False
 
 
 def loaded(settings: Settings, device: torch.device) -> Encoder | None:
@@ -62,14 +68,18 @@ def check_lock(settings: Settings) -> None:
     backbones.check_part_lock("encoder", source.sha256 if source else None)
 
 
-def check_weights(settings: Settings) -> None:
+def check_weights(settings: Settings, sections: Sequence[str] = READERS) -> None:
     """Refuse weights of features that extract is not to write: hours may lie between.
+
+    Args:
+        sections: of the stages that are to read the features; `track` reads them with `track.method=features` only.
 
     Raises:
         UsageError: names the parameters.
     """
     extract = settings["extract"]
-    weights = {f"{section}.encoder_weight": settings[section].encoder_weight for section in ("segment", "correspond")}
+    reading = [section for section in sections if section != "track" or settings[section].method == "features"]
+    weights = {f"{section}.encoder_weight": settings[section].encoder_weight for section in reading}
     if extract.encoder == "none":
         unfit = {name: weight for name, weight in weights.items() if weight != 0}
         why, fit, instead = "extract.encoder is none", "0", _ADD_ENCODER

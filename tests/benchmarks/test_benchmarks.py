@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.in_memory import Grouping, LabelledClip, Runner, changed
-from benchmarks.paper_and_code import ROWS, WHOLE, Row
+from benchmarks.paper_and_code import ROWS, WHOLE, Row, main
 from benchmarks.precision import in_precision
 from pipeline.backbone.image.model import StableDiffusion
+from pipeline.errors import UsageError
 from pipeline.scoring.scores import ScoredClasses
+from stages.common import encoders
 from stages.common.settings import Settings, load
 from tests.support import tiny
 
+ONLY = ("segment.encoder_weight=only", "correspond.encoder_weight=only")
 SETTINGS = ["segment.clusters=3", "segment.window=2", "diffusion.guidance=1"]
 
 
@@ -30,7 +35,22 @@ def settings(*sets: str) -> Settings:
 
 @pytest.mark.parametrize("row", [*ROWS, *WHOLE], ids=lambda row: row.name)
 def test_every_row_is_valid_parameters(row: Row) -> None:
-    load(None, row.sets)
+    encoders.check_weights(load(None, row.sets), ("segment", "correspond"))
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (
+            ["extract.encoder=none"],
+            "segment.encoder_weight is 2.0 and correspond.encoder_weight is 1.0, but extract.enc",
+        ),
+        (["extract.parts=encoder", ONLY[0]], "correspond.encoder_weight is 1.0, but extract.parts is encoder"),
+    ],
+)
+def test_weights_without_an_encoder_are_refused_before_anything_is_computed(sets: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        main([Path("nowhere")], set_=sets)
 
 
 @pytest.mark.parametrize(
@@ -48,8 +68,7 @@ def test_outcome_has_labels_and_scores(runner: Runner, grouping: Grouping) -> No
 def test_the_encoder_s_features_count(runner: Runner) -> None:
     without, joined = (runner.coarse(settings(f"segment.encoder_weight={weight}")) for weight in (0, 2))
     assert (without != joined).any()
-    only = ("segment.encoder_weight=only", "correspond.encoder_weight=only")
-    alone, of_both = (runner.coarse(settings(*only, f"extract.parts={parts}")) for parts in ("encoder", "both"))
+    alone, of_both = (runner.coarse(settings(*ONLY, f"extract.parts={parts}")) for parts in ("encoder", "both"))
     np.testing.assert_array_equal(alone, of_both)
 
 

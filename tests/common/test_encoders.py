@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -41,9 +42,41 @@ def test_a_folder_is_an_encoder_by_itself(tmp_path: Path) -> None:
     assert encoders.find(ExtractParams(), BackboneParams()) is None
 
 
-def test_a_folder_that_is_not_there_is_named_with_the_command_that_gets_it(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="nowhere: no encoder; .* hf download .* --local-dir .*nowhere"):
-        encoders.find(replace(LITE, encoder=str(tmp_path / "nowhere")), BackboneParams())
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "weights/dinov2-base", __file__])
+def test_what_is_no_folder_is_named_with_what_may_be_given(name: str) -> None:
+    message = (
+        f"extract.encoder is {name}, which is no folder; take none, efficientnet_lite0, or a folder with config.json "
+        "and safetensors of a vision model (for DINOv2: hf download facebook/dinov2-base "
+        "--local-dir weights/dinov2-base)"
+    )
+    with pytest.raises(WeightsError, match=f"^{re.escape(message)}$") as error:
+        encoders.find(replace(LITE, encoder=name), BackboneParams())
+    assert error.value.exit_code == 4
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+def test_the_embedded_encoder_is_got_from_the_repository(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "compact" / "encoder"
+    shutil.copytree(EMBEDDED, folder)
+    (folder / missing).unlink()
+    monkeypatch.setattr(encoders, "resource", lambda name: tmp_path)
+    message = (
+        f"{folder}: {missing} of the embedded encoder is missing; get it with: git checkout -- models/compact/encoder"
+    )
+    for backbone in (BackboneParams(path=str(tmp_path / "nowhere")), BackboneParams(path=str(folder.parent))):
+        with pytest.raises(WeightsError, match=f"^{re.escape(message)}$"):
+            encoders.find(LITE, backbone)
+
+
+def test_a_backbone_s_own_folder_without_an_encoder_may_be_removed(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    own = tmp_path / "model" / "encoder"
+    own.mkdir()
+    message = f"{own}: no encoder; .* --local-dir {own}\\), or remove {own}, and the embedded one serves$"
+    with pytest.raises(WeightsError, match=message):
+        encoders.find(LITE, BackboneParams(path=str(tmp_path / "model")))
 
 
 @pytest.mark.parametrize(
@@ -68,6 +101,10 @@ def test_a_folder_that_is_not_there_is_named_with_the_command_that_gets_it(tmp_p
             ("extract.parts=encoder", "segment.encoder_weight=3", "correspond.encoder_weight=only"),
             "segment.encoder_weight is 3.0, but extract.parts is encoder, .* set segment.encoder_weight=only",
         ),
+        (
+            ("backbone.name=sd21", "track.method=features", "track.encoder_weight=1"),
+            "^track.encoder_weight is 1.0, but extract.encoder is none; set track.encoder_weight=0, or",
+        ),
     ],
 )
 def test_weights_of_features_that_are_not_extracted_are_refused(
@@ -87,10 +124,16 @@ def test_weights_of_features_that_are_not_extracted_are_refused(
         ("segment.encoder_weight=only", "correspond.encoder_weight=1"),
         ("extract.parts=encoder", "segment.encoder_weight=only", "correspond.encoder_weight=only"),
         ("backbone.name=sd21",),
+        ("backbone.name=sd21", "track.method=flow", "track.encoder_weight=1"),
     ],
 )
 def test_weights_that_fit(sets: tuple[str, ...]) -> None:
     encoders.check_weights(load(None, sets))
+
+
+def test_weights_of_stages_that_are_not_to_run_are_not_looked_at() -> None:
+    settings = load(None, ("extract.encoder=none", "segment.encoder_weight=1", "correspond.encoder_weight=0"))
+    encoders.check_weights(settings, ("correspond", "track"))
 
 
 def test_the_lock_pins_the_encoder(tmp_path: Path) -> None:

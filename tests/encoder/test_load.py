@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,14 @@ def test_a_patch_s_pixels_are_normalised_as_the_model_s_own_configuration_says(t
     assert not torch.allclose(after.tokens(frame(), (4, 8)), before.tokens(frame(), (4, 8)))
 
 
+@pytest.mark.parametrize("one", [0.5, [0.5]])
+def test_one_number_serves_all_colour_channels(tmp_path, one):
+    save_siglip(tmp_path)
+    before = load(tmp_path).tokens(frame(), (4, 8))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": one, "image_std": one}))
+    torch.testing.assert_close(load(tmp_path).tokens(frame(), (4, 8)), before)
+
+
 def test_loading_says_nothing(tmp_path, capfd):
     save_siglip(tmp_path)
     capfd.readouterr()
@@ -117,6 +127,24 @@ def _other_embedded(folder: Path) -> None:
     save_file({"x": torch.zeros(1)}, folder / "model.safetensors")
 
 
+def _other_projection(folder: Path) -> None:
+    save_dinov2(folder)
+    save_file({"matrix": torch.zeros(12, 8)}, folder / PROJECTION)
+
+
+def _flat_projection_of_the_embedded(folder: Path) -> None:
+    shutil.copytree(EMBEDDED, folder, dirs_exist_ok=True)
+    save_file({"matrix": torch.zeros(704)}, folder / PROJECTION, {"maps": ",".join(MAPS)})
+
+
+def _preprocessing(key: str, value: object) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        save_dinov2(folder)
+        (folder / "preprocessor_config.json").write_text(json.dumps({key: value}))
+
+    return make
+
+
 def _no_json(folder: Path) -> None:
     save_dinov2(folder)
     (folder / "config.json").write_text("[")
@@ -130,6 +158,16 @@ def _no_json(folder: Path) -> None:
         (_without_patches, "a resnet has no patch tokens; take a vision transformer"),
         (_damaged, "cannot be loaded .*; fetch the weights again"),
         (_other_embedded, "model.safetensors: cannot be loaded"),
+        (
+            _other_projection,
+            "projection.safetensors: the matrix is 12x8, but the encoder has 16 numbers per token; fit it",
+        ),
+        (_flat_projection_of_the_embedded, "the matrix is 704, but the encoder has 704 numbers .* or remove the file"),
+        (_preprocessing("image_mean", [0.5, 0.5]), "image_mean must be three numbers; fetch the model's configuration"),
+        (_preprocessing("image_mean", None), "preprocessor_config.json: image_mean must be three numbers"),
+        (_preprocessing("image_mean", "abc"), "image_mean must be three numbers"),
+        (_preprocessing("image_std", [1, float("nan"), 10**400]), "image_std must be three numbers"),
+        (_preprocessing("image_std", [0.2, 0, 0.2]), "image_std must be three numbers above 0; fetch"),
         (_no_json, "config.json: not a JSON object; fetch the model's configuration again"),
     ],
 )

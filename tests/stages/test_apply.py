@@ -168,6 +168,8 @@ def test_what_does_not_belong_together(
 
 SETS = ("apply.timesteps=[100,99]", "guidance.iterations=1", "ingest.size=native", "extract.encoder=none")
 
+UNFIT = ("--set=extract.encoder=none", "--set=track.method=features", "--set=track.encoder_weight=1")
+
 
 def test_the_whole_path_of_a_video(made: Made, tiny_model: Path, tmp_path: Path) -> None:
     images, labels = halves(1)
@@ -192,6 +194,11 @@ def test_the_whole_path_of_a_video(made: Made, tiny_model: Path, tmp_path: Path)
         (["--item", "none"], 2, "videos.yaml: nothing is applied under the name 'none'"),
         (["video", "--concept", "CONCEPT", "-o", "out", "--set", "apply.overlap=16"], 2, "apply.overlap must be less"),
         (["video", "--concept", "CONCEPT", "-o", "out", "--set", "guidance.vote.window=2"], 2, "must be odd, not 2"),
+        (
+            ["video", "--concept", "CONCEPT", "-o", "out", *UNFIT],
+            2,
+            "track.encoder_weight is 1.0, but extract.encoder is none; set track.encoder_weight=0",
+        ),
     ],
 )
 def test_bad_input(made: Made, tiny_model: Path, tmp_path: Path, arguments: list[str], code: int, message: str) -> None:

@@ -145,7 +145,7 @@ def test_interrupt_leaves_a_resumable_state_and_130(tmp_path: Path, clip: Path, 
         (["CLIP", "out", "--set", "backbone.path=/none"], 4, "backbone.path: /none: no such file or folder"),
         (["CLIP", "out", "--set", "extract.blocks=[6,9]"], 2, "must share one resolution"),
         (["CLIP", "out", "--set", "extract.feature_step=3"], 2, "extract.feature_step must be between"),
-        (["CLIP", "out", "--set", "extract.encoder=/none"], 4, "/none: no encoder; extract.encoder takes a folder"),
+        (["CLIP", "out", "--set", "extract.encoder=/none"], 4, "extract.encoder is /none, which is no folder"),
         (["CLIP", "out", "--set", "extract.encoder_maps=[block16]"], 2, "no map block16; there are block0 to block15"),
         (
             ["CLIP", "out", "--set", "extract.padding=reflect", "--set", "extract.padding_pixels=48"],

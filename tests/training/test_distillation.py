@@ -310,6 +310,15 @@ def test_a_finished_run_is_read_and_another_one_refused(trained: tuple[Path, Dis
         taught(folder, Budget(steps=30), other)
 
 
+@pytest.mark.parametrize("changed", [0, 1], ids=["training", "held back"])
+def test_other_pixels_under_the_same_names_are_other_examples(tmp_path: Path, changed: int) -> None:
+    given = [patches(2), patches(2, 1)]
+    distil(*networks(), Colours(), *given, TINY, Budget(0.0), tmp_path, lambda line: None)
+    given[changed] = replace(given[changed], images=patches(2, 7).images)
+    with pytest.raises(UsageError, match=r"examples.pt was made with other parameters or images"):
+        distil(*networks(), NoEncoder(), *given, TINY, Budget(0.0), tmp_path, lambda line: None)
+
+
 def test_images_that_are_too_small_are_left_out_or_refused(tmp_path: Path) -> None:
     small = patches(2, size=(60, 90))
     with pytest.raises(DataError, match="no training image has a short side of 64 px"):
