@@ -239,7 +239,7 @@ class SegmentParams:
     restarts: int = param(10, "K-Means runs; the best counts", low=1)
     balance: float = param(
         0.0,
-        "the higher, the less tokens that resemble many others count in K-Means: even surfaces (sky, road) stay whole; "
+        "the higher, the less tokens that resemble many others count in K-Means: sky or floor is cut less; "
         "0 = all count alike (the paper)",
         low=0.0,
         high=8.0,
@@ -436,6 +436,9 @@ class MapsParams:
     )
     cross: Literal["logits", "segments", "tokens"] = param(
         "logits", "what is spread when a concept is applied: logits, or their softmax over the segments or all tokens"
+    )
+    spread: bool = param(
+        True, "when a concept is applied, self-attention spreads the maps (Eq. 1); false: the cross maps are taken"
     )
     background_floor: Literal["minimum", "zero", "none"] = param(
         "minimum", "background values up to their mean become the least of them, 0, or stay as they are"

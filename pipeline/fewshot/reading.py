@@ -37,7 +37,7 @@ class Look:
         """(b, k, h, w): the maps that guidance moves, and labels are taken from.
 
         Eq. 1 of the cross maps (`maps.cross`) with `maps.background_floor`; then each frame's map of each segment gets
-        the range that its cross map has.
+        the range that its cross map has. Without `maps.spread` the cross maps themselves.
         """
         cross = self._chosen
         return rescaled(self._floored(cross), cross)
@@ -75,7 +75,8 @@ class Look:
         return cross_maps(self.taps, self.reader.heads, self.reader.positions, grid, params.cross_blocks, params.cross)
 
     def _floored(self, cross: Tensor) -> Tensor:
-        return self._spread(floored(cross, self.reader.background, self.reader.params.background_floor))
+        params = self.reader.params
+        return self._spread(floored(cross, self.reader.background, params.background_floor)) if params.spread else cross
 
     def _spread(self, maps: Tensor) -> Tensor:
         return spread(self.taps, self.reader.heads, maps, self.reader.params.self_blocks)

@@ -175,7 +175,8 @@ def test_the_whole_path_of_a_video(made: Made, tiny_model: Path, tmp_path: Path)
     images, labels = halves(1)
     write_frames(tmp_path / "video", images)
     write_labels(tmp_path / "truth", labels)
-    sets = (f"--set={one}" for one in (*SETS, f"backbone.path={tiny_model}"))
+    as_learned = f"maps.cross_blocks={list(MapsParams().cross_blocks)}"
+    sets = (f"--set={one}" for one in (*SETS, as_learned, f"backbone.path={tiny_model}"))
     arguments = ("video", "--concept", made.inputs.concept, "-o", "out", "--ground-truth", "truth", *sets)
     assert "done: out/overlay.mp4" in vidseg("apply", *arguments, cwd=tmp_path).stderr
     scores = json.loads((tmp_path / "out/scores.json").read_text())
