@@ -148,8 +148,10 @@ def test_every_stage_as_json(tiny_model: Path) -> None:
 def test_without_modulation_the_table_counts_extract_only(tiny_model: Path) -> None:
     arguments = ("cost", "--size", "64x64", "--labels", 12, "--no-time")
     given = options(tiny_model, "upsample.method=nearest")
-    heading, _, titles, *lines = vidseg(*arguments, *given).stdout.splitlines()
+    heading, table, shown = vidseg(*arguments, *given).stdout.split("\n\n")
+    titles, *lines = table.splitlines()
     assert "64x64, 12 labels, guidance 1, float32 on cpu" in heading
+    assert shown.startswith("segments that are shown: learn ")
     assert titles.split() == ["stage", "TFLOP", "memory", "GB", "cache", "MB", "seconds"]
     rows = {line.split()[0]: line.split()[1:] for line in lines}
     assert list(rows) == ["ingest", "extract", "correspond", "segment", "upsample", "all"]

@@ -257,12 +257,12 @@ def test_more_items_than_dvc_can_take_are_refused_with_a_remedy(project: Path, r
     """The names of items do not depend on what else is registered."""
     stages = yaml.safe_load(resource("dvc.yaml").read_text())["stages"].values()
     assert sum(videos.MOST_ITEMS if stage.get("foreach") == "${items}" else 1 for stage in stages) < 300
-    others = {f"other-{number}": [{"path": "clip.mp4"}] for number in range(40)}
+    others = {f"other-{number}": [{"path": "clip.mp4"}] for number in range(39)}
     (project / "videos.yaml").write_text(yaml.safe_dump(yaml.videos(others)))
     fake.vspw(root, count=7, frames=1)
     line = error_line(register(project, root, "vspw", check=2))
     assert (
-        "videos.yaml: 7 items beside 40 others; DVC is slow with more than 42 (300 stages): give --per-item 4" in line
+        "videos.yaml: 7 items beside 39 others; DVC is slow with more than 41 (300 stages): give --per-item 4" in line
     )
     assert set(items(project)) == set(others) and not (project / "inputs/vspw-val").exists()
     register(project, root, "vspw", "--per-item", 4)
