@@ -13,7 +13,7 @@ from pipeline.parameters import ApplyParams, BackboneParams, GuidanceParams, Map
 from stages.common import cli
 from stages.common.applied import applied_of
 from stages.common.layout import DATA, Out
-from stages.common.provenance import check_latents, check_of_clip
+from stages.common.provenance import check_latents, check_of_clip, check_same_weights
 from stages.common.resources import stage_version
 from stages.common.settings import Settings, load, plain
 from stages.learn import in_single_precision, segment_model
@@ -98,22 +98,19 @@ def run(
         open_store(inputs.latents, LATENTS),
         open_concept(inputs.concept),
     )
-    model = backbones.model_of(in_single_precision(sections.backbone), given)
+    backbone = in_single_precision(sections.backbone)
+    model = backbones.model_of(backbone, given)
     tracks = _tracks(inputs, sections.guidance)
     check_latents(latents, clip)
     check_concept(concept, model.fingerprint, sections)
-    if latents.attrs["backbone"] != model.fingerprint:
-        raise DataError(f"{latents.path} was made with other weights; run `vidseg extract` with these parameters first")
+    check_same_weights(latents, backbone, model.fingerprint)
     if tracks is not None:
         check_of_clip(tracks, clip)
     stored = {
         "apply": plain(sections.apply),
         "guidance": plain(sections.guidance),
         "maps": plain(sections.maps),
-        "backbone": {
-            "name": sections.backbone.name,
-            "dtype": backbones.dtype_name(in_single_precision(sections.backbone)),
-        },
+        "backbone": {"name": backbone.name, "dtype": backbones.dtype_name(backbone)},
     }
     mark = fingerprint(
         "apply", stage_version("apply"), stored, clip.fingerprint, latents.fingerprint,
@@ -348,10 +345,11 @@ def run_video(
     sections, stores = Sections.of(settings), out / "artifacts"
     whole.check_video(video, out, settings)
     encoders.check_weights(settings, ("track",) if sections.guidance.needs_tracks else ())
-    backbone = backbones.load_backbone(in_single_precision(settings["backbone"]))
+    params = in_single_precision(settings["backbone"])
+    backbone = backbones.load_backbone(params)
     check_concept(open_concept(concept), backbone.fingerprint, sections)
     segment_model(backbone)
-    shared = settings["diffusion"], in_single_precision(settings["backbone"]), backbone
+    shared = settings["diffusion"], params, backbone
     with whole.output_folder(out):
         ingest.run(video, stores, settings["ingest"], ground_truth=ground_truth, classes=classes)
         extract.run(stores / "clip.zarr", stores, settings["extract"], *shared)
@@ -379,9 +377,7 @@ def main(
     tracks: Annotated[Path | None, typer.Option(help="as a stage: tracks.zarr of track")] = None,
     ground_truth: Annotated[Path | None, typer.Option(help="folder of label PNGs, to score a video's result")] = None,
     classes: Annotated[Path | None, typer.Option(help="class list of the ground truth (JSON)")] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="named set of parameters (`vidseg preset list`); --params wins over it")
-    ] = None,
+    preset: cli.PresetOption = None,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
     item: cli.AppliedOption = None,

@@ -135,9 +135,7 @@ def main(
     classes: Annotated[
         Path | None, typer.Option(help="class list of a folder's labels (JSON); default: classes.json in the folder")
     ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="named set of parameters (`vidseg preset list`); --params wins over it")
-    ] = None,
+    preset: cli.PresetOption = None,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
     item: cli.ConceptOption = None,

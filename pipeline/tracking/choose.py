@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.errors import UsageError
+from pipeline.parameters import TrackParams, choices
 from pipeline.tracking.cotracker import CoTracker
 from pipeline.tracking.feature_matches import FeatureTracker
 from pipeline.tracking.flow import FlowTracker
@@ -12,7 +13,7 @@ from pipeline.tracking.recorded import FileTracker
 from pipeline.tracking.static import StaticTracker
 from pipeline.tracking.tracks import Tracker
 
-METHODS = ("flow", "features", "file", "cotracker", "static")
+METHODS = choices(TrackParams, "method")
 
 
 def make_tracker(method: str, *, max_squared_distance: float, file: Path | None = None, device: str = "cpu") -> Tracker:

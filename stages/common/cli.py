@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,33 +33,25 @@ SetOption = Annotated[
         rich_help_panel="Parameters",
     ),
 ]
-ItemOption = Annotated[
+PresetOption = Annotated[
     str | None,
-    typer.Option(
+    typer.Option("--preset", help="named set of parameters (`vidseg preset list`); --params wins over it"),
+]
+
+
+def _item_option(what: str) -> Any:
+    """`--item`: which entry of videos.yaml, in words."""
+    return typer.Option(
         "--item",
         envvar="DVC_STAGE",
-        help="Item of videos.yaml, instead of paths (DVC gives it by itself).",
+        help=f"{what}, instead of paths (DVC gives it by itself).",
         rich_help_panel="Pipeline",
-    ),
-]
-AppliedOption = Annotated[
-    str | None,
-    typer.Option(
-        "--item",
-        envvar="DVC_STAGE",
-        help="Name under `applied` in videos.yaml, instead of paths (DVC gives it by itself).",
-        rich_help_panel="Pipeline",
-    ),
-]
-ConceptOption = Annotated[
-    str | None,
-    typer.Option(
-        "--item",
-        envvar="DVC_STAGE",
-        help="Concept of videos.yaml, instead of paths (DVC gives it by itself).",
-        rich_help_panel="Pipeline",
-    ),
-]
+    )
+
+
+ItemOption = Annotated[str | None, _item_option("Item of videos.yaml")]
+AppliedOption = Annotated[str | None, _item_option("Name under `applied` in videos.yaml")]
+ConceptOption = Annotated[str | None, _item_option("Concept of videos.yaml")]
 ShardsOption = Annotated[
     str | None,
     typer.Option(

@@ -46,6 +46,20 @@ def check_coarse(coarse: Store, latents: Store) -> None:
         raise DataError(f"{coarse.path} does not belong to {latents.path}; run `vidseg segment` for this clip")
 
 
+def check_same_weights(latents: Store, backbone: BackboneParams, weights_hash: str) -> None:
+    """Latents must have been made with the weights that go on with them.
+
+    Raises:
+        DataError: names both.
+    """
+    if latents.attrs["backbone"] != weights_hash:
+        raise DataError(
+            f"{latents.path} was made with other weights ({latents.params['backbone']['name']} "
+            f"{latents.attrs['backbone'][:12]}) than backbone.name = '{backbone.name}' now has "
+            f"({weights_hash[:12]}); run `vidseg extract` with these parameters first"
+        )
+
+
 def check_same_diffusion(
     latents: Store, diffusion: DiffusionParams, backbone: BackboneParams, weights_hash: str
 ) -> None:
@@ -54,12 +68,7 @@ def check_same_diffusion(
     Raises:
         DataError: names what differs.
     """
-    if latents.attrs["backbone"] != weights_hash:
-        raise DataError(
-            f"{latents.path} was made with other weights ({latents.params['backbone']['name']} "
-            f"{latents.attrs['backbone'][:12]}) than backbone.name = '{backbone.name}' now has "
-            f"({weights_hash[:12]}); run `vidseg extract` with these parameters first"
-        )
+    check_same_weights(latents, backbone, weights_hash)
     now = {f"diffusion.{key}": value for key, value in plain(diffusion).items() if key != "batch"}
     made = {f"diffusion.{key}": value for key, value in latents.params["diffusion"].items()}
     now["backbone.dtype"], made["backbone.dtype"] = dtype_name(backbone), latents.params["backbone"]["dtype"]
