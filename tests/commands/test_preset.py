@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from pipeline.errors import UsageError
+from stages.apply import Sections, check_concept
 from stages.commands import preset
 from stages.common import settings
 from stages.common.resources import resource
@@ -188,13 +191,24 @@ def test_presets_set_the_same_parameters() -> None:
 
 
 def test_presets_of_smite_set_the_same_parameters() -> None:
-    """All but what is tied to a backbone's scale: rates, sizes, the number of steps."""
-    keys = [set(settings.read_preset(name)) for name in SEGMENTS_SHOWN]
-    assert all(one == keys[0] for one in keys)
-    of_backbones = {
-        f"learn.{key}" for key in ("size", "epochs", "rates", "lr_tokens", "lr_weights", "lr_tokens_phase2")
-    }
-    assert not keys[0] & {*of_backbones, "guidance.iterations"}
+    """All but what is tied to a backbone: its layers, the scale of its rates, sizes, the number of steps. The released
+    code has its layers too."""
+    *rows, code = [set(settings.read_preset(name)) for name in SEGMENTS_SHOWN]
+    assert all(one == rows[0] for one in rows)
+    of_backbones = {key for key in settings.read_preset("sd21") if key.startswith(("learn.", "maps.", "guidance."))}
+    assert not rows[0] & of_backbones
+    assert code - rows[0] == {"maps.cross_blocks", "maps.self_blocks", "maps.spread"}
+
+
+@pytest.mark.parametrize("backbone", ["compact", "sd21"])
+@pytest.mark.parametrize("name", [name for name in SEGMENTS_SHOWN if name != "smite_reference"])
+def test_rows_of_smite_read_the_layers_of_the_backbone(name: str, backbone: str) -> None:
+    """So that a concept that was learned with its defaults can be applied as any row."""
+    given = [f"backbone.name={backbone}"]
+    row, plain = settings.load(sets=given, preset=name), settings.load(sets=given)
+    concept = Mock(params={"maps": asdict(plain["maps"])}, attrs={"backbone": "weights"})
+    check_concept(concept, "weights", Sections.of(row))
+    assert row["maps"].spread == plain["maps"].spread
 
 
 @pytest.mark.parametrize("name", LADDER)
