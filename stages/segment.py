@@ -39,9 +39,12 @@ def run(
     Returns:
         the path of coarse.zarr; context/, the model after the last window, lies beside it.
     """
+    import numpy as np
+
     from pipeline.files import refuse_foreign
     from pipeline.segmentation import context_store, stores, window_loop
     from pipeline.segmentation.joined_features import context_features
+    from pipeline.stores.numbering import Numbering
     from pipeline.stores.schemas import COARSE, FEATURES, MATCHES
     from pipeline.stores.store import array_fingerprint, fingerprint, is_current, open_store
 
@@ -68,6 +71,10 @@ def run(
         start = window_loop.fit_context(first_features(seen, params), params, mask)
     else:
         start = stores.start_from(given, source)
+    numbering = Numbering(
+        fit_origin(source, params, mask) if given is None else given.origin,
+        tuple(np.unique(start.context.labels).tolist()),
+    )
     writer = stores.CoarseWriter(
         path,
         out / "tmp",
@@ -78,6 +85,7 @@ def run(
         shard=seen.shard,
         highest=int(start.context.labels.max()),
         params={**moves.params, "segment": plain(params)},
+        numbering=numbering,
     )
     labels: set[int] = set()
     with progress("segment", clip.frames) as advance:
@@ -92,6 +100,7 @@ def run(
         seen.kind,
         stores.store_grid(source),
         source.fingerprint if given is None else given.fitted_on,
+        numbering.origin,
     )
     # The store is committed last: where it is current, the model beside it is too.
     context_store.save_context(context_path, learnt)
@@ -105,6 +114,14 @@ def read_mask(seed: Path | None, features: Store, params: SegmentParams) -> np.n
     if params.init != "mask" and params.parity.label_merge != "first_frame":
         return None
     return stores.read_seed(seed, stores.store_grid(features))
+
+
+def fit_origin(features: Store, params: SegmentParams, mask: np.ndarray | None) -> str:
+    """What gives labels their numbers where a context model is fitted on frame 1 (`Numbering.origin`)."""
+    from pipeline.stores.store import array_fingerprint, fingerprint
+
+    seen = None if mask is None else array_fingerprint(mask)
+    return fingerprint("numbering", stage_version("segment"), features.fingerprint, plain(params), seen)
 
 
 def first_features(features: JoinedFeatures, params: SegmentParams) -> np.ndarray:

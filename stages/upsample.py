@@ -47,7 +47,7 @@ def run(
         given: the backbone, of callers that have it at hand; None: the one that the parameters name.
         shards: only those, by number; the store appears when the last shard is written, by whichever process.
     """
-    from pipeline.stores import shard_claims
+    from pipeline.stores import numbering, shard_claims
     from pipeline.stores.schemas import CLIP, COARSE, LABELS, LATENTS, ArraySpec
     from pipeline.stores.store import fingerprint, is_current, open_store, shard_frames
     from pipeline.stores.writer import StoreWriter
@@ -92,7 +92,11 @@ def run(
         {"labels": ArraySpec((total, *size), dtype, shard_frames(coarse_store.array("refined")))},
         params={**coarse_store.params, **stored},
         backbone=coarse_store.attrs.get("backbone"),
-        attrs={"clip": frames_store.fingerprint, "names": frames_store.attrs["names"]},
+        attrs={
+            "clip": frames_store.fingerprint,
+            "names": frames_store.attrs["names"],
+            numbering.ATTRIBUTE: numbering.Numbering.of_coarse(coarse_store).record(),
+        },
     )
     writers = (writer,)
     with progress("upsample", sum(len(shard) for shard in shard_claims.lacking(writers, shards))) as advance:

@@ -52,12 +52,19 @@ class StoredContext:
         kind: which features it holds.
         grid: (h, w) of the clip it learnt from; other grids may use it.
         fitted_on: fingerprint of the features whose frame 1 it was fitted on.
+        numbering: hash of what gave its labels their numbers; None = this model itself did.
     """
 
     context: Context
     kind: FeatureKind
     grid: Grid
     fitted_on: str
+    numbering: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """What numbers the labels of all clips that begin with this model (`Numbering.origin`)."""
+        return self.numbering or model_fingerprint(self)
 
 
 def save_context(folder: Path, stored: StoredContext) -> Path:
@@ -78,6 +85,7 @@ def save_context(folder: Path, stored: StoredContext) -> Path:
         "features": asdict(stored.kind),
         "grid": list(stored.grid),
         "fitted_on": stored.fitted_on,
+        "numbering": stored.numbering,
         "first": None if context.first is None else len(context.first.labels),
         "windows": [len(window.labels) for window in context.windows],
     }
@@ -110,6 +118,7 @@ def load_context(folder: Path, kind: FeatureKind | None = None) -> StoredContext
         first, windows = meta["first"], list(meta["windows"])
         grid = (int(meta["grid"][0]), int(meta["grid"][1]))
         fitted_on = str(meta["fitted_on"])
+        numbering = None if meta.get("numbering") is None else str(meta["numbering"])
         sizes = ([] if first is None else [first]) + windows
         if not len(features) == len(labels) == sum(sizes) or features.shape[1] != held.channels:
             raise ValueError("its files do not belong together")
@@ -123,7 +132,7 @@ def load_context(folder: Path, kind: FeatureKind | None = None) -> StoredContext
         Segment(features[end - size : end], labels[end - size : end]) for size, end in zip(sizes, ends, strict=True)
     ]
     context = Context(None, tuple(segments)) if first is None else Context(segments[0], tuple(segments[1:]))
-    return StoredContext(context, held, grid, fitted_on)
+    return StoredContext(context, held, grid, fitted_on, numbering)
 
 
 def model_fingerprint(stored: StoredContext) -> str:

@@ -14,6 +14,7 @@ from pipeline.segmentation.context_store import StoredContext
 from pipeline.segmentation.correspondence import Grid, Matches
 from pipeline.segmentation.joined_features import JoinedFeatures
 from pipeline.segmentation.window_loop import Clip, Start
+from pipeline.stores.numbering import ATTRIBUTE, Numbering
 from pipeline.stores.schemas import COARSE, ArraySpec, label_dtype
 from pipeline.stores.shard_buffer import ShardBuffer
 from pipeline.stores.store import Store
@@ -131,6 +132,7 @@ class CoarseWriter:
         frames: which frames of the clip the store covers.
         shard: frames per file.
         highest: largest label value that can occur.
+        numbering: what gave the labels their numbers; None = nothing that others could share.
     """
 
     def __init__(
@@ -145,6 +147,7 @@ class CoarseWriter:
         shard: int,
         highest: int,
         params: Mapping[str, Any],
+        numbering: Numbering | None = None,
     ) -> None:
         height, width = store_grid(source)
         spec = ArraySpec((len(frames), height, width), label_dtype(highest), shard)
@@ -157,7 +160,12 @@ class CoarseWriter:
             {"initial": spec, "refined": spec},
             params=params,
             backbone=source.attrs.get("backbone"),
-            attrs={"grid": [height, width], "features": features, "first_frame": frames.start},
+            attrs={
+                "grid": [height, width],
+                "features": features,
+                "first_frame": frames.start,
+                **({} if numbering is None else {ATTRIBUTE: numbering.record()}),
+            },
         )
         self._buffer = ShardBuffer(self._writer, shard)
 

@@ -14,7 +14,7 @@ from pipeline.spans import parse_span
 from stages.common import cli
 from stages.common.resources import stage_version
 from stages.common.settings import load, plain
-from stages.segment import SeedOption, first_features, read_mask
+from stages.segment import SeedOption, first_features, fit_origin, read_mask
 
 
 def fit(features: Path, out_context: Path, params: SegmentParams, seed: Path | None = None) -> Path:
@@ -28,12 +28,14 @@ def fit(features: Path, out_context: Path, params: SegmentParams, seed: Path | N
     refuse_foreign(out_context, context_store.MARK)
     source = open_store(features, FEATURES)
     seen = context_features(source, params)
-    start = window_loop.fit_context(first_features(seen, params), params, read_mask(seed, source, params))
+    mask = read_mask(seed, source, params)
+    start = window_loop.fit_context(first_features(seen, params), params, mask)
     stored = context_store.StoredContext(
         start.context,
         seen.kind,
         stores.store_grid(source),
         source.fingerprint,
+        fit_origin(source, params, mask),
     )
     return context_store.save_context(out_context, stored)
 
@@ -43,8 +45,11 @@ def predict(context: Path, features: Path, out: Path, params: SegmentParams, fra
 
     Both its arrays hold the predicted labels, until `vidseg refine` fills `refined`.
     """
+    import numpy as np
+
     from pipeline.segmentation import context_store, stores, window_loop
     from pipeline.segmentation.joined_features import context_features
+    from pipeline.stores.numbering import Numbering
     from pipeline.stores.schemas import FEATURES
     from pipeline.stores.store import fingerprint, open_store
 
@@ -70,6 +75,7 @@ def predict(context: Path, features: Path, out: Path, params: SegmentParams, fra
         shard=seen.shard,
         highest=int(stored.context.labels.max()),
         params={**source.params, "segment": plain(params)},
+        numbering=Numbering(stored.origin, tuple(np.unique(stored.context.labels).tolist())),
     )
     for window in window_loop.window_ranges(chosen.stop, params.window, chosen.start):
         values = seen.read(window.start, window.stop)
@@ -105,7 +111,7 @@ def update(context: Path, features: Path, coarse: Path, out_context: Path, param
     learnt = window_loop.update_context(stored.context, values, refined, params)
     grid = stores.store_grid(source)
     return context_store.save_context(
-        out_context, context_store.StoredContext(learnt, seen.kind, grid, stored.fitted_on)
+        out_context, context_store.StoredContext(learnt, seen.kind, grid, stored.fitted_on, stored.origin)
     )
 
 
@@ -129,6 +135,7 @@ def describe(context: Path) -> dict[str, object]:
         "channels": stored.kind.channels,
         "backbone": stored.kind.backbone,
         "fitted_on": stored.fitted_on,
+        "numbering": stored.origin,
     }
 
 

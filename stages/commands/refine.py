@@ -20,6 +20,7 @@ def run(coarse: Path, matches: Path, out: Path, params: SegmentParams) -> Path:
         the path of the new coarse.zarr; a store in the same place is replaced.
     """
     from pipeline.segmentation import stores, window_loop
+    from pipeline.stores.numbering import Numbering
     from pipeline.stores.schemas import COARSE, MATCHES
     from pipeline.stores.store import fingerprint, open_store, shard_frames
 
@@ -41,6 +42,7 @@ def run(coarse: Path, matches: Path, out: Path, params: SegmentParams) -> Path:
         shard=shard_frames(source.array("initial")),
         highest=stores.highest_label(source),
         params={**source.params, **moves.params, "segment": plain(params)},
+        numbering=Numbering.of_coarse(source),
     )
     for window in window_loop.window_ranges(stop, params.window, first):
         initial = stores.read_labels(source, "initial", window)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from pipeline.errors import DataError, UsageError
 from pipeline.parameters import CorrespondParams, SegmentParams, SegmentParity
 from pipeline.segmentation.correspondence import next_tokens
+from pipeline.stores.numbering import Numbering
 from pipeline.stores.schemas import COARSE, FEATURES, MATCHES
 from pipeline.stores.store import Store, open_store
 from pipeline.stores.writer import StoreWriter
@@ -128,6 +129,13 @@ def test_segmenting_again_gives_the_same_bytes(work: Path, tmp_path: Path) -> No
     assert tree_bytes(tmp_path / "a") == tree_bytes(tmp_path / "b")
 
 
+def test_what_numbers_the_labels(work: Path, tmp_path: Path) -> None:
+    first = Numbering.of_coarse(run_segment(work, tmp_path / "a"))
+    assert first.labels == (0, 1, 2, 3)
+    assert Numbering.of_coarse(run_segment(work, tmp_path / "b")) == first
+    assert Numbering.of_coarse(run_segment(work, tmp_path / "c", replace(PARAMS, seed=7))).origin != first.origin
+
+
 def test_a_current_store_is_left_alone(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_segment(work, work)
     monkeypatch.setattr(StoreWriter, "__init__", lambda *a, **k: pytest.fail("written again"))
@@ -200,6 +208,8 @@ def test_a_context_carries_labels_to_another_clip(work: Path, tmp_path: Path) ->
     other = tmp_path / "other"
     correspond.run(make_features(other, seed=9), other, MATCHING)
     store = run_segment(other, other, context=tmp_path / "first" / "context")
+    first = open_store(tmp_path / "first" / "coarse.zarr", COARSE)
+    assert Numbering.of_coarse(store) == Numbering.of_coarse(first)  # so that names of one fit the other
     corners = store.read("refined")[:, [0, 0, -1, -1], [0, -1, 0, -1]]
     assert (corners == [40, 41, 42, 43]).mean() > 0.8
 

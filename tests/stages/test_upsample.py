@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.errors import DataError, UsageError
 from pipeline.parameters import BackboneParams, DiffusionParams, ExtractParams, UpsampleParams
-from pipeline.stores.schemas import CLIP, LABELS, LATENTS
+from pipeline.stores.numbering import Numbering
+from pipeline.stores.schemas import CLIP, COARSE, LABELS, LATENTS
 from pipeline.stores.store import open_store
 from stages import extract, upsample
 from tests.support.noise_clip import FRAMES, SIZE, make_clip, make_coarse
@@ -35,6 +36,7 @@ def test_labels_have_the_sources_size(
     assert labels.dtype == np.uint8
     assert set(np.unique(labels)) == {0, 1}
     assert (labels[:, :, :40] == 0).mean() > 0.7
+    assert Numbering.of_labels(open_store(path, LABELS)) == Numbering.of_coarse(open_store(stores[2], COARSE))
 
 
 def test_the_clean_pass_equals_extracts(stores: tuple[Path, Path, Path], tiny_model: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.media.resize import resize_frame, resize_nearest
 from pipeline.media.video import open_source, write_video
 from pipeline.stores.clip_source import ClipSource, write_source
+from pipeline.stores.numbering import ATTRIBUTE, Numbering
 from pipeline.stores.schemas import CLIP, COARSE, FEATURES, LABELS, ArraySpec, Schema
 from pipeline.stores.writer import StoreWriter
 from tests.support.commands import write_frames
@@ -69,9 +70,13 @@ class Scene:
         frames = np.stack([resize_frame(frame.image, MODEL_SIZE) for frame in decoded])
         return self._store("clip.zarr", CLIP, {"frames": frames}, attrs)
 
-    def labels_store(self, name: str = "labels.zarr", labels: np.ndarray | None = None, **params: Any) -> Path:
+    def labels_store(
+        self, name: str = "labels.zarr", labels: np.ndarray | None = None, numbered: bool = True, **params: Any
+    ) -> Path:
+        """labels.zarr, whose labels the scene numbers 0 to 9; one of an earlier version does not say so."""
         planes = self.labels if labels is None else labels
-        return self._store(name, LABELS, {"labels": planes}, {}, {"upsample": params})
+        attrs = {ATTRIBUTE: Numbering("scene", tuple(range(10))).record()} if numbered else {}
+        return self._store(name, LABELS, {"labels": planes}, attrs, {"upsample": params})
 
     def coarse(self, features: str | None = None) -> Path:
         """coarse.zarr, made from the scene's features, or from those of that fingerprint."""

@@ -1,0 +1,1 @@
+"""What a person says segments are: names.json, labels with names, merged and dropped segments."""

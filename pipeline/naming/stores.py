@@ -1,0 +1,73 @@
+"""Labels with names: labels.zarr read through names.json, and named.zarr, which keeps the result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.naming.names import NamesFile
+from pipeline.naming.segments import NAMING, Naming, segments_of
+from pipeline.stores.numbering import ATTRIBUTE, Numbering
+from pipeline.stores.schemas import LABELS, ArraySpec, label_dtype
+from pipeline.stores.store import Attributes, Store, fingerprint, shard_frames
+from pipeline.stores.writer import StoreWriter
+
+#: Labels with names; they are read as those of `upsample` are.
+NAMED = replace(LABELS, stage="name")
+
+
+class NamedLabels(Store):
+    """labels.zarr with names: its labels are merged and dropped whenever they are read.
+
+    Its attributes are the store's, and `segments`, `void` (value of dropped pixels; null = there are none), `naming`
+    (what names.json said) and `made_by` (the stage that made the labels).
+
+    Args:
+        labels: labels.zarr, without names.
+        content: names, and what they fit.
+        where: the file, for messages.
+
+    Raises:
+        DataError: the names are for other segments, or for labels that are not there.
+    """
+
+    def __init__(self, labels: Store, content: NamesFile, where: str) -> None:
+        super().__init__(labels.path, labels.schema, labels._group)
+        numbering = Numbering.of_labels(labels)
+        before = {label: s.name for label, s in segments_of(labels).items() if s.name is not None}
+        self.naming = Naming(numbering, content.names_for(numbering, where), before)
+        more = {
+            ATTRIBUTE: numbering.record(),
+            "segments": self.naming.record(),
+            "void": self.naming.void,
+            NAMING: content.record(),
+            "made_by": labels.stage,
+        }
+        self.attrs = Attributes({**labels.attrs, **more}, labels.path, labels.schema)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Frames start..stop of an array; raises as `Store.read`."""
+        values = super().read(name, start, stop)
+        return self.naming.apply(values) if name == "labels" else values
+
+    def named_fingerprint(self) -> str:
+        """That of the store that holds these labels."""
+        return fingerprint("name", self.fingerprint, self.attrs[NAMING])
+
+    def writer(self, path: Path, scratch: Path) -> StoreWriter:
+        """Writes named.zarr, which holds these labels; `frames` of all shards are to be written to it."""
+        kept = ("clip", "names", "concept", ATTRIBUTE, "segments", "void", NAMING, "made_by")
+        labels = self.array("labels")
+        highest = max(np.iinfo(labels.dtype).max, self.naming.void or 0)
+        return StoreWriter(
+            path,
+            scratch,
+            NAMED,
+            self.named_fingerprint(),
+            {"labels": ArraySpec(labels.shape, label_dtype(int(highest)), shard_frames(labels))},
+            params=self.params,
+            backbone=self.attrs.get("backbone"),
+            attrs={"labels": self.fingerprint, **{name: self.attrs[name] for name in kept if name in self.attrs}},
+        )
