@@ -342,6 +342,7 @@ def run_video(
     from stages.commands import run as whole
     from stages.common import backbones, encoders
 
+    settings = at_size_of(open_concept(concept), settings)
     sections, stores = Sections.of(settings), out / "artifacts"
     whole.check_video(video, out, settings)
     encoders.check_weights(settings, ("track",) if sections.guidance.needs_tracks else ())
@@ -350,6 +351,10 @@ def run_video(
     check_concept(open_concept(concept), backbone.fingerprint, sections)
     segment_model(backbone)
     shared = settings["diffusion"], params, backbone
+    if "ingest.size" not in settings.given:
+        cli.note(
+            f"short side of frames: {settings['ingest'].size} pixels, as learned; --set ingest.size=... for another"
+        )
     with whole.output_folder(out):
         ingest.run(video, stores, settings["ingest"], ground_truth=ground_truth, classes=classes)
         extract.run(stores / "clip.zarr", stores, settings["extract"], *shared)
@@ -360,6 +365,15 @@ def run_video(
         run(inputs, stores, sections, backbone)
         whole.score_and_draw(stores, out, settings, video.stem if ground_truth is not None else None)
     return out
+
+
+def at_size_of(concept: Store, settings: Settings) -> Settings:
+    """The parameters, with frames as large as the pictures that a concept was learned from, unless `ingest.size` was
+    given: segments are told best at the size that they were shown at, and guidance takes long at a larger one."""
+    side = concept.params["learn"]["size"]
+    if "ingest.size" in settings.given or settings["ingest"].size == side:
+        return settings
+    return settings.replaced("ingest", size=side)
 
 
 app = cli.new_app("Find learned segments in a video or a clip -> labels, and all that shows them.")

@@ -31,7 +31,7 @@ def run(
     maps: MapsParams,
     backbone_params: BackboneParams,
     given: Backbone | DeferredBackbone | None = None,
-    progress: cli.Progress = cli.progress,
+    progress: cli.Progress = cli.steps,
 ) -> Path:
     """Learn a concept; returns its folder.
 

@@ -75,7 +75,7 @@ UNWRITABLE = {
 
 #: Reports that many more units as done.
 Advance = Callable[[int], None]
-#: Shows the progress of a label's frames, so many in all.
+#: Shows the progress of a label's frames (or steps), so many in all.
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
 
 
@@ -189,13 +189,18 @@ def progress(label: str, total: int, unit: str = "frames") -> Iterator[Advance]:
     yield advance
 
 
-def announced(announce: Callable[[], None]) -> Progress:
-    """`progress`, which calls `announce` before it first shows any."""
+def steps(label: str, total: int) -> AbstractContextManager[Advance]:
+    """`progress` of steps of learning."""
+    return progress(label, total, "steps")
+
+
+def announced(announce: Callable[[], None], shown: Progress = progress) -> Progress:
+    """Progress that is shown as usual, or as `shown`, after `announce` was called once."""
     waiting = [announce]
 
     def first_announced(label: str, total: int) -> AbstractContextManager[Advance]:
         while waiting:
             waiting.pop()()
-        return progress(label, total)
+        return shown(label, total)
 
     return first_announced

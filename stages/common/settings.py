@@ -30,12 +30,23 @@ def backbone_names() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Settings:
-    """All sections, validated. `settings["segment"]` is the frozen `SegmentParams`."""
+    """All sections, validated. `settings["segment"]` is the frozen `SegmentParams`.
+
+    Attributes:
+        sections: by name.
+        given: whole names of the parameters that a person gave: by a preset other than a backbone's own, in a file, or
+            with `--set`.
+    """
 
     sections: Mapping[str, Any]
+    given: frozenset[str] = frozenset()
 
     def __getitem__(self, section: str) -> Any:
         return self.sections[section]
+
+    def replaced(self, section: str, **values: Any) -> Settings:
+        """With other values in one section."""
+        return Settings({**self.sections, section: dataclasses.replace(self[section], **values)}, self.given)
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Section -> key -> value, as a parameter file has them."""
@@ -79,7 +90,10 @@ def load(params_file: Path | None = None, sets: Iterable[str] = (), preset: str 
     for name, value in {**merged, **given}.items():
         section, _, key = name.partition(".")
         sections[section][key] = value
-    return Settings({name: from_mapping(name, SECTIONS[name], values, where) for name, values in sections.items()})
+    return Settings(
+        {name: from_mapping(name, SECTIONS[name], values, where) for name, values in sections.items()},
+        frozenset(name for name, what in where.items() if what != "preset" or preset not in backbone_names()),
+    )
 
 
 def from_mapping(section: str, cls: type, values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> Any:

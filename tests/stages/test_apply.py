@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DataError, UsageError
+from pipeline.fewshot.concept_store import open_concept
 from pipeline.parameters import BackboneParams, DiffusionParams, ExtractParams, GuidanceParams, MapsParams
 from pipeline.stores.schemas import LABELS, SOFT
 from pipeline.stores.store import Store, open_store
@@ -166,7 +167,7 @@ def test_what_does_not_belong_together(
     assert not (tmp_path / "out").exists()
 
 
-SETS = ("apply.timesteps=[100,99]", "guidance.iterations=1", "ingest.size=native", "extract.encoder=none")
+SETS = ("apply.timesteps=[100,99]", "guidance.iterations=1", "extract.encoder=none")
 
 UNFIT = ("--set=extract.encoder=none", "--set=track.method=features", "--set=track.encoder_weight=1")
 
@@ -178,12 +179,33 @@ def test_the_whole_path_of_a_video(made: Made, tiny_model: Path, tmp_path: Path)
     as_learned = f"maps.cross_blocks={list(MapsParams().cross_blocks)}"
     sets = (f"--set={one}" for one in (*SETS, as_learned, f"backbone.path={tiny_model}"))
     arguments = ("video", "--concept", made.inputs.concept, "-o", "out", "--ground-truth", "truth", *sets)
-    assert "done: out/overlay.mp4" in vidseg("apply", *arguments, cwd=tmp_path).stderr
+    said = vidseg("apply", *arguments, cwd=tmp_path).stderr
+    assert "short side of frames: 64 pixels, as learned" in said and "done: out/overlay.mp4" in said
     scores = json.loads((tmp_path / "out/scores.json").read_text())
     assert scores["videos"][0]["assigned"]["rule"] == "none"  # labels are classes already
     listed = json.loads((tmp_path / "out/labels.json").read_text())
     assert {entry["name"] for entry in listed["labels"]} <= {"background", "1"}
     assert (tmp_path / "out/overlay.mp4").is_file() and (tmp_path / "out/labels/00000.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("sets", "preset", "content", "size"),
+    [
+        ([], None, "", LEARN.size),
+        ([], "smite", "", LEARN.size),
+        ([], "sd21", "", LEARN.size),  # what a backbone brings nobody gave
+        (["ingest.size=native"], None, "", "native"),
+        ([], "quality", "", 768),
+        ([], None, "ingest: {size: 384}", 384),
+        ([], None, "ingest: {stride: 2}", LEARN.size),
+    ],
+)
+def test_frames_are_as_large_as_at_learning_unless_a_size_is_given(
+    made: Made, tmp_path: Path, sets: list[str], preset: str | None, content: str, size: str | int
+) -> None:
+    (tmp_path / "params.yaml").write_text(content)
+    settings = load(tmp_path / "params.yaml", sets, preset)
+    assert apply.at_size_of(open_concept(made.inputs.concept), settings)["ingest"].size == size
 
 
 @pytest.mark.parametrize(
