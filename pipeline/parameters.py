@@ -485,6 +485,7 @@ class LearnParams:
     )
     t: tuple[int, ...] = param((5, 100), "first and last of the timesteps that are drawn", low=0, high=999)
     epochs: int = param(300, "passes over the images, both phases together", low=1)
+    most_iterations: int | None = param(None, "steps at most, whatever epochs says; null = no limit", low=1)
     phase1_iterations: int = param(100, "steps of the first phase, in which only tokens are learned", low=0)
     batch: int = param(1, "images per step", low=1)
     rates: Literal["absolute", "relative"] = param(

@@ -164,7 +164,7 @@ class Plan:
 
     Attributes:
         images: how many there are.
-        params: `epochs`, `batch` and what ends the first phase.
+        params: `epochs`, `most_iterations`, `batch` and what ends the first phase.
     """
 
     images: int
@@ -177,7 +177,8 @@ class Plan:
 
     @property
     def iterations(self) -> int:
-        return self.params.epochs * self.steps
+        asked = self.params.epochs * self.steps
+        return asked if self.params.most_iterations is None else min(asked, self.params.most_iterations)
 
     def epoch(self, iteration: int) -> int:
         return iteration // self.steps

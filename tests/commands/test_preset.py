@@ -79,6 +79,7 @@ BACKBONES = ("compact", "sd21", "svd")
 
 #: SMITE's rows, and where each leaves the first of them: frame by frame, tokens alone, without guidance, ...
 SEGMENTS_SHOWN = ("smite", "smite_track", "smite_ca", "baseline1", "baseline2", "baseline3", "slime", "smite_reference")
+SHOWN_SECTIONS = ("learn.", "maps.", "guidance.", "apply.")
 FREE = {"guidance.lambda_track": 0.0, "guidance.lambda_reg": 0.0}
 TOKENS = {"learn.tune": "none"}
 ALONE = {"maps.frames": "one", "maps.norm": "frame"}
@@ -191,13 +192,16 @@ def test_presets_set_the_same_parameters() -> None:
 
 
 def test_presets_of_smite_set_the_same_parameters() -> None:
-    """All but what is tied to a backbone: its layers, the scale of its rates, sizes, the number of steps. The released
-    code has its layers too."""
+    """All but what is tied to a backbone: its layers, its timesteps, the scale of its rates, sizes, the number of
+    steps. The released code has its layers and timesteps too."""
     *rows, code = [set(settings.read_preset(name)) for name in SEGMENTS_SHOWN]
     assert all(one == rows[0] for one in rows)
-    of_backbones = {key for key in settings.read_preset("sd21") if key.startswith(("learn.", "maps.", "guidance."))}
+    of_backbones = {key for key in settings.read_preset("sd21") if key.startswith(SHOWN_SECTIONS)}
     assert not rows[0] & of_backbones
-    assert code - rows[0] == {"maps.cross_blocks", "maps.self_blocks", "maps.spread"}
+    assert code - rows[0] == {
+        *("maps.cross_blocks", "maps.self_blocks", "maps.spread"),
+        *("learn.t", "apply.timesteps"),
+    }
 
 
 @pytest.mark.parametrize("backbone", ["compact", "sd21"])

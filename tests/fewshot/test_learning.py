@@ -131,13 +131,15 @@ def test_the_best_state_is_kept(backbone: StableDiffusion, monkeypatch: pytest.M
         ({"tune": "none"}, {}, [1] * 8),
         ({"phase1_iterations": 1}, {"phase1_epochs": 1}, [1, 1, 2, 2, 2, 2, 2, 2]),
         ({"batch": 3, "phase1_iterations": 2}, {}, [1, 1, 2, 2]),
+        ({"most_iterations": 5}, {}, [1, 1, 1, 1, 2]),
+        ({"most_iterations": 99}, {}, [1, 1, 1, 1, 2, 2, 2, 2]),
     ],
 )
 def test_plan(changes: dict[str, Any], parity: dict[str, Any], expected: list[int]) -> None:
     params = LearnParams(**{"epochs": 4, "phase1_iterations": 4, **changes}, parity=LearnParity(**parity))
     plan = Plan(2, params)
     assert [plan.phase(iteration) for iteration in range(plan.iterations)] == expected
-    for epoch in range(params.epochs):
+    for epoch in range(plan.iterations // plan.steps):
         of_epoch = [plan.batch(epoch * plan.steps + step) for step in range(plan.steps)]
         assert sorted(image for batch in of_epoch for image in batch) == [0, 1]
 
