@@ -15,6 +15,7 @@ from stages.common.applied import applied_of
 from stages.common.layout import DATA, Out
 from stages.common.provenance import check_latents, check_of_clip, check_same_weights
 from stages.common.resources import stage_version
+from stages.common.results import Results
 from stages.common.settings import Settings, load, plain
 from stages.learn import in_single_precision, segment_model
 
@@ -363,7 +364,7 @@ def run_video(
             tracks = track.run(stores / "clip.zarr", stores / "features.zarr", stores, settings["track"])
         inputs = Inputs(stores / "clip.zarr", stores / "latents.zarr", tracks, concept)
         run(inputs, stores, sections, backbone)
-        whole.score_and_draw(stores, out, settings, video.stem if ground_truth is not None else None)
+        whole.score_and_draw(Results(out), settings, video.stem if ground_truth is not None else None)
     return out
 
 

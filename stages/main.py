@@ -29,6 +29,7 @@ from stages.commands import (
     dataset,
     doctor,
     figures,
+    name,
     preset,
     pretrain,
     pretrain_features,
@@ -66,6 +67,7 @@ MAIN = "Main"
 STAGES = "Stages"
 HAND = "Around the stages"
 app.command("run", rich_help_panel=MAIN)(run_all.main)
+app.command("name", rich_help_panel=MAIN)(name.main)
 app.command("doctor", rich_help_panel=MAIN)(doctor.main)
 app.command("cost", rich_help_panel=MAIN)(cost.main)
 app.command("sample", rich_help_panel=MAIN)(sample.main)

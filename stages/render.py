@@ -37,6 +37,7 @@ def run(
     features: Path | None = None,
     coarse: Path | None = None,
     compare: Path | None = None,
+    names: Path | None = None,
 ) -> Path:
     """Draw one clip's results into the folder `out`, and return it.
 
@@ -46,29 +47,34 @@ def run(
         features: with `extras`, adds pictures of the features' principal components.
         coarse: with `extras`, adds coarse labels to the x-t slice.
         compare: labels.zarr of another run on the same clip; adds compare.mp4, both side by side.
+        names: names.json, applied to the labels; they may also be those of named.zarr.
 
     Raises:
-        DataError: the stores are of different clips, or `out` has a folder `labels` of another origin.
+        DataError: the stores are of different clips, the names of other segments, or `out` has a folder `labels` of
+            another origin.
     """
     from pipeline.files import scratch_folder
-    from pipeline.rendering.palette import overlay_colours
+    from pipeline.naming.segments import segments_of
+    from pipeline.naming.stores import with_names
+    from pipeline.rendering.palette import overlay_colours, with_chosen
     from pipeline.stores.schemas import CLIP, COARSE, FEATURES, LABELS
     from pipeline.stores.store import open_store
 
     clip_store = open_store(clip, CLIP)
-    label_store = _open(labels, LABELS, clip_store, "labels")
+    label_store = with_names(_open(labels, LABELS, clip_store, "labels"), names)
     feature_store = _open(features, FEATURES, clip_store, "aggregated", "encoder") if features else None
     coarse_store = _open(coarse, COARSE, clip_store, "refined") if coarse else None
     other_store = _open(compare, LABELS, clip_store, "labels") if compare else None
     check_replaceable(out)
     pictures = open_pictures(clip_store, source)
-    colours = overlay_colours()
+    segments = segments_of(label_store)
+    colours = with_chosen(overlay_colours(), {s.id: s.color for s in segments.values() if s.color is not None})
     draws_features = params.extras and feature_store is not None
     passes = 3 + draws_features + (other_store is not None)
     total = passes * clip_store.frames("frames")
     with scratch_folder(out / "tmp" / "render") as scratch, cli.progress("render", total) as advance:
         uses = _write_labels(label_store, clip_store, colours, scratch, advance)
-        legend = _legend(uses, colours, segment_names(label_store))
+        legend = _legend(uses, colours, _named(label_store))
         drawing = _Drawing(pictures, label_store, legend, colours, params, scratch, advance)
         drawing.write_overlay()
         drawing.write_label_pages(coarse_store)
@@ -105,6 +111,7 @@ def _write_labels(
     labels: Store, clip: Store, colours: np.ndarray, folder: Path, advance: cli.Advance
 ) -> list[LabelUse]:
     from pipeline.media.pictures import write_label_png
+    from pipeline.naming.segments import void_of
     from pipeline.rendering.clip_frames import frames_of
     from pipeline.rendering.label_summary import LabelTally, listing
 
@@ -115,14 +122,17 @@ def _write_labels(
         tally.add(plane)
         write_label_png(folder / "labels" / f"{name}.png", plane)
         advance(1)
-    content = listing(tally.uses(), names, labels.array("labels").shape[1:], colours, segment_names(labels))
+    uses, void = tally.uses(void_of(labels)), void_of(labels)
+    content = listing(uses, names, labels.array("labels").shape[1:], colours, _named(labels), void)
     (folder / "labels.json").write_text(json.dumps(content, indent=1) + "\n")
-    return tally.uses()
+    return uses
 
 
-def segment_names(labels: Store) -> dict[int, str]:
-    """The names of labels that were learned; clusters have none."""
-    return {int(entry["id"]): str(entry["name"]) for entry in labels.attrs.get("segments", ())}
+def _named(labels: Store) -> dict[int, str]:
+    """The names of labels; clusters have none until a person gives them one."""
+    from pipeline.naming.segments import segments_of
+
+    return {label: segment.name for label, segment in segments_of(labels).items() if segment.name is not None}
 
 
 def _legend(uses: Sequence[LabelUse], colours: np.ndarray, names: Mapping[int, str]) -> list[LegendEntry]:
@@ -151,19 +161,23 @@ class _Drawing:
     advance: cli.Advance
 
     def write_overlay(self) -> None:
+        from pipeline.naming.segments import void_of
         from pipeline.rendering.drawing import overlay
         from pipeline.rendering.sheets import legend_strip
 
-        overlays = (overlay(image, plane, self.colours, self.params.opacity) for image, plane in self._pairs())
+        look = self.colours, self.params.opacity, void_of(self.labels)
+        overlays = (overlay(image, plane, *look) for image, plane in self._pairs())
         self._write_video("overlay.mp4", (legend_strip(picture, self.legend) for picture in overlays))
 
     def write_label_pages(self, coarse: Store | None) -> None:
         from pipeline.media.pictures import write_image
+        from pipeline.naming.segments import void_of
         from pipeline.rendering.label_pages import LabelPages
 
         params, pictures = self.params, self.pictures
         total = self.labels.frames("labels")
-        pages = LabelPages(total, pictures.size, self.colours, params.opacity, params.slice_row, coarse)
+        look = self.colours, params.opacity, params.slice_row
+        pages = LabelPages(total, pictures.size, *look, coarse, void_of(self.labels))
         for image, plane in self._pairs():
             pages.add(image, plane)
             self.advance(1)
@@ -288,7 +302,7 @@ app = cli.new_app("Draw the results: clip, labels -> overlay, label PNGs, contac
 @app.command()
 def main(
     clip: Annotated[Path | None, typer.Argument(help="clip.zarr of ingest")] = None,
-    labels: Annotated[Path | None, typer.Argument(help="labels.zarr of upsample or apply")] = None,
+    labels: Annotated[Path | None, typer.Argument(help="labels.zarr of upsample or apply, or named.zarr")] = None,
     out_dir: Annotated[Path | None, typer.Argument(help="folder for the pictures")] = None,
     source: Annotated[
         Path | None, typer.Option(help="source/ of ingest, with full resolution and rate; default: beside CLIP")
@@ -298,6 +312,7 @@ def main(
     compare: Annotated[
         Path | None, typer.Option(help="labels.zarr of another run on this clip: adds compare.mp4")
     ] = None,
+    names: cli.NamesOption = None,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
     item: cli.ItemOption = None,
@@ -308,7 +323,7 @@ def main(
     """
     if clip and labels and out_dir:
         settings = load(params, set_ or ())
-        given = {"source": source, "features": features, "coarse": coarse, "compare": compare}
+        given = {"source": source, "features": features, "coarse": coarse, "compare": compare, "names": names}
         run(clip, labels, out_dir, settings["render"], **given)
     elif item is not None:
         run_item(item, params, set_)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.naming.names import NamesFile
+from pipeline.errors import DataError
+from pipeline.naming.names import NamesFile, read_names
 from pipeline.naming.segments import NAMING, Naming, segments_of
 from pipeline.stores.numbering import ATTRIBUTE, Numbering
 from pipeline.stores.schemas import LABELS, ArraySpec, label_dtype
@@ -16,6 +17,11 @@ from pipeline.stores.writer import StoreWriter
 
 #: Labels with names; they are read as those of `upsample` are.
 NAMED = replace(LABELS, stage="name")
+
+
+def with_names(labels: Store, names: Path | None) -> Store:
+    """Labels as a names.json says, or as they are without one; raises as `read_names` and `NamedLabels`."""
+    return labels if names is None else NamedLabels(labels, read_names(names), str(names))
 
 
 class NamedLabels(Store):
@@ -30,10 +36,12 @@ class NamedLabels(Store):
         where: the file, for messages.
 
     Raises:
-        DataError: the names are for other segments, or for labels that are not there.
+        DataError: the names are for other segments, or for labels that are not there; or the store has names already.
     """
 
     def __init__(self, labels: Store, content: NamesFile, where: str) -> None:
+        if NAMING in labels.attrs:
+            raise DataError(f"{labels.path}: has names already; give the labels.zarr that it was made of")
         super().__init__(labels.path, labels.schema, labels._group)
         numbering = Numbering.of_labels(labels)
         before = {label: s.name for label, s in segments_of(labels).items() if s.name is not None}

@@ -11,6 +11,7 @@ from pipeline.parameters import renamed
 from pipeline.rendering.clip_frames import ClipPictures, frames_of
 from pipeline.rendering.drawing import overlay, resized, width_within
 from pipeline.rendering.label_summary import corresponding
+from pipeline.rendering.palette import LABELS
 from pipeline.rendering.sheets import Panel, montage, spread
 from pipeline.stores.store import Store
 
@@ -30,7 +31,7 @@ def side_by_side(
     first that they overlap most.
     """
     table = _matching(first, second)
-    lookup = np.arange(max(table) + 1)
+    lookup = np.arange(LABELS)  # also of labels that no thinned frame shows
     lookup[list(table)] = list(table.values())
     captions = differing(first.params, second.params)
     width = min(pictures.size[1], width_within(pictures.size, HALF))

@@ -27,14 +27,19 @@ def boundaries(labels: np.ndarray, thickness: int) -> np.ndarray:
     return cv2.dilate(meets.astype(np.uint8), np.ones((thickness, thickness), np.uint8)).astype(bool)
 
 
-def overlay(image: np.ndarray, labels: np.ndarray, colours: np.ndarray, opacity: float) -> np.ndarray:
+def overlay(
+    image: np.ndarray, labels: np.ndarray, colours: np.ndarray, opacity: float, void: int | None = None
+) -> np.ndarray:
     """Labels (H, W) over a picture (H, W, 3): their colours at an opacity of 0..1, outlined by thin lines.
 
-    The more opaque the labels, the paler the picture below, so that a label keeps the hue of its legend.
+    The more opaque the labels, the paler the picture below, so that a label keeps the hue of its legend. Where the
+    labels are `void`, the picture stays as it is.
     """
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     paler = cv2.addWeighted(grey, opacity, image, 1 - opacity, 0)
     blended = cv2.addWeighted(paint(labels, colours), opacity, paler, 1 - opacity, 0)
+    if void is not None:
+        blended[labels == void] = image[labels == void]
     lines = boundaries(labels, 1 if min(labels.shape) <= _THICKER_ABOVE else 2)
     # Half-way to white: seen on dark and on bright colours, and not mistaken for a label.
     blended[lines] = blended[lines] // 2 + 128

@@ -24,6 +24,7 @@ class LabelPages:
         colours, opacity: how labels are laid over the pictures.
         row: where x-t slices are taken, 0 (top) .. 1 (bottom).
         coarse: store of coarse labels, for two more columns of the x-t slices; None = without.
+        void: value of pixels that are in no segment; None = all are in one.
     """
 
     def __init__(
@@ -34,10 +35,11 @@ class LabelPages:
         opacity: float,
         row: float,
         coarse: Store | None = None,
+        void: int | None = None,
     ) -> None:
         self._total, self._size = total, size
         self._colours, self._opacity = colours, opacity
-        self._coarse_store = coarse
+        self._coarse_store, self._void = coarse, void
         self._width = width_within(size, SIDE)
         self._in_sheet, self._in_slices = set(spread(total, SHEET_FRAMES)), set(spread(total, SLICE_FRAMES))
         self._slices = SliceColumns(row, self._width, len(self._in_slices))
@@ -51,7 +53,8 @@ class LabelPages:
         if self._seen in self._in_sheet:
             self._shown.append(self._seen)
             self._frames.append(resized(image, self._width))
-            self._overlays.append(resized(overlay(image, labels, self._colours, self._opacity), self._width))
+            shown = overlay(image, labels, self._colours, self._opacity, self._void)
+            self._overlays.append(resized(shown, self._width))
         if self._seen in self._in_slices:
             self._slices.add({"frames": image, **self._coarse(), "labels": paint(labels, self._colours)})
         self._seen += 1

@@ -58,11 +58,12 @@ class LabelTally:
         self.seen += 1
         self.area += labels.size
 
-    def uses(self) -> list[LabelUse]:
-        """All labels met, the largest share first (on equal shares the smaller id)."""
+    def uses(self, void: int | None = None) -> list[LabelUse]:
+        """All labels met but `void`, the largest share first (on equal shares the smaller id)."""
         return [
             LabelUse(label, count / self.area, self.frames[label], self.first[label], self.last[label])
             for label, count in sorted(self.pixels.items(), key=lambda item: (-item[1], item[0]))
+            if label != void
         ]
 
 
@@ -72,6 +73,7 @@ def listing(
     size: tuple[int, ...],
     colours: np.ndarray,
     segments: Mapping[int, str],
+    void: int | None = None,
 ) -> dict[str, Any]:
     """The content of labels.json.
 
@@ -80,6 +82,7 @@ def listing(
         size: (H, W) of the label maps.
         colours: (k, 3) u8 of the overlays.
         segments: names of labels that have one.
+        void: value of pixels that are in no segment; None = all are in one.
     """
     stored = davis_palette()
     return {
@@ -89,6 +92,7 @@ def listing(
         "frames": len(names),
         "width": size[1],
         "height": size[0],
+        **({} if void is None else {"void": void}),
         "labels": [
             {
                 "id": use.id,

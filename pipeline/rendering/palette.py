@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 
 import numpy as np
 
-#: How many colours there are before they repeat.
-COLOURS = 256
+#: How many colours there are before they repeat, and how many labels there can be.
+COLOURS, LABELS = 256, 65536
 
 #: The palette of Okabe and Ito (2008) without its black: made for colour-blind readers.
 _FIRST = np.array(
@@ -66,6 +67,15 @@ def overlay_colours() -> np.ndarray:
     colours = candidates[chosen].astype(np.uint8)
     colours.flags.writeable = False
     return colours
+
+
+def with_chosen(colours: np.ndarray, chosen: Mapping[int, tuple[int, int, int]]) -> np.ndarray:
+    """Colours (k, 3) u8 in which some labels have the colour that a person chose for them."""
+    if not chosen:
+        return colours
+    table = np.resize(colours, (LABELS, 3))  # which repeats them, as labels do
+    table[list(chosen)] = list(chosen.values())
+    return table
 
 
 def appearances(colours: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import typer
 
 from pipeline.errors import ResourceError, UsageError
 from stages.common import cli
+from stages.common.results import Results
 from stages.common.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def run(
     context: Path | None = None,
     dry_run: bool = False,
     backbone: Backbone | None = None,
+    names: Path | None = None,
 ) -> Path:
     """Label one video; returns `out`, the folder of its results.
 
@@ -36,11 +38,13 @@ def run(
 
     Args:
         context: folder of a context model to begin with, e.g. another clip's.
+        names: names.json of these segments; None = what was said of them in `out` before, if it still fits.
     """
     from stages import correspond, extract, ingest, segment, upsample
     from stages.common import backbones, encoders
 
     source, size = check_video(video, out, settings)
+    _check_names(names, context)
     encoders.check_weights(settings, ("segment", "correspond"))
     if backbone is None:
         backbone = backbones.load_backbone(settings["backbone"])
@@ -75,7 +79,7 @@ def run(
             progress=progress,
         )
         scored = None if ground_truth is None else video.stem
-        score_and_draw(stores, out, settings, scored, coarse=stores / "coarse.zarr")
+        score_and_draw(Results(out), settings, scored, Results(out).coarse, names)
     return out
 
 
@@ -91,21 +95,43 @@ def check_video(video: Path, out: Path, settings: Settings) -> tuple[FrameSource
     return source, size
 
 
-def score_and_draw(stores: Path, out: Path, settings: Settings, scored: str | None, coarse: Path | None = None) -> None:
-    """Score the labels among a video's stores, and draw them.
+def _check_names(names: Path | None, context: Path | None) -> None:
+    """Refuse what is no names.json, or one that cannot fit what the context gives."""
+    from pipeline.naming.names import read_names
+    from pipeline.segmentation.context_store import load_context
+    from pipeline.stores.numbering import Numbering
+
+    if names is None:
+        return
+    content = read_names(names)
+    if context is not None:
+        stored = load_context(context)
+        content.names_for(Numbering(stored.origin, tuple(set(stored.context.labels.tolist()))), str(names))
+
+
+def score_and_draw(
+    results: Results,
+    settings: Settings,
+    scored: str | None,
+    coarse: Path | None = None,
+    names: Path | None = None,
+) -> None:
+    """Name, score and draw a video's labels.
 
     Args:
         scored: name of the video in its scores; None = there is no ground truth.
         coarse: adds coarse labels to the x-t slice.
+        names: names.json; None = what was said of these segments before, if it still fits.
     """
-    from stages import evaluate, render
+    from stages import evaluate
+    from stages.commands import name
 
-    _remove_earlier_scores(out)
-    labels = stores / "labels.zarr"
+    _remove_earlier_scores(results.folder)
+    labels = name.named_again(results, names)
     if scored is not None:
-        _print_scores(evaluate.run(labels, stores / "truth.zarr", out, settings["evaluate"], name=scored))
-    features = stores / "features.zarr"
-    render.run(stores / "clip.zarr", labels, out, settings["render"], features=features, coarse=coarse)
+        truth = results.stores / "truth.zarr"
+        _print_scores(evaluate.run(labels, truth, results.folder, settings["evaluate"], name=scored))
+    name.draw(results, labels, settings, coarse)
 
 
 def _check_params(settings: Settings, backbone: Backbone, size: tuple[int, int]) -> None:
@@ -229,6 +255,7 @@ def main(
         Path | None, typer.Option(help="label PNG of the first frame; it is carried through the video")
     ] = None,
     context: Annotated[Path | None, typer.Option(help="context folder of another clip to begin with")] = None,
+    names: cli.NamesOption = None,
     preset: Annotated[
         str | None,
         typer.Option(help="named set of parameters (`vidseg preset list`), e.g. quality; --params wins over it"),
@@ -246,6 +273,6 @@ def main(
         sets.append(f"segment.clusters={segments}")
     if mask is not None:
         sets.append("segment.init=mask")
-    run(video, out, load(params, sets, preset), ground_truth, classes, mask, context, dry_run)
+    run(video, out, load(params, sets, preset), ground_truth, classes, mask, context, dry_run, names=names)
     if not dry_run:
         cli.note(f"done: {out / 'overlay.mp4'}")

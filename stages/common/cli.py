@@ -61,6 +61,10 @@ ShardsOption = Annotated[
         rich_help_panel="Pipeline",
     ),
 ]
+NamesOption = Annotated[
+    Path | None,
+    typer.Option("--names", help="names.json of `vidseg name` or of a report.html: names, merged and dropped segments"),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 

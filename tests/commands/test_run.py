@@ -60,6 +60,11 @@ def test_outputs_are_those_of_the_design(result: Path) -> None:
     assert not list(result.rglob("tmp"))
 
 
+def names_of(folder: Path) -> dict[int, str | None]:
+    """The names of labels in labels.json."""
+    return {label["id"]: label["name"] for label in json.loads((folder / "labels.json").read_text())["labels"]}
+
+
 def test_a_second_run_reuses_the_artifacts_and_gives_the_same(video: Path, tiny_model: Path, result: Path) -> None:
     before = tree_bytes(result)
     vidseg("run", video, "-o", result, *options(tiny_model))
@@ -194,8 +199,10 @@ def test_earlier_scores_do_not_stay_beside_other_labels(
     printed = vidseg(*run, "--ground-truth", truth).stderr
     assert "mIoU 0." in printed
     assert (tmp_path / "out" / "scores.json").is_file()
+    vidseg("name", tmp_path / "out", "--name", "1=car")
     vidseg(*run)
     assert not (tmp_path / "out" / "scores.json").exists()
+    assert names_of(tmp_path / "out")[1] == "car"  # the same segments: what was said of them holds
 
 
 def test_a_run_of_the_encoder_s_features_alone(video: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -212,8 +219,17 @@ def test_a_run_of_the_encoder_s_features_alone(video: Path, tiny_model: Path, tm
 
 
 def test_a_context_of_another_clip_begins_this_one(video: Path, tiny_model: Path, result: Path, tmp_path: Path) -> None:
-    context = result / "artifacts" / "context"
-    vidseg("run", video, "-o", tmp_path / "out", "--context", context, *options(tiny_model))
+    """Names of that clip's segments fit this one's, before it is computed."""
+    context, names = result / "artifacts" / "context", tmp_path / "names.json"
+    origin = json.loads((context / "meta.json").read_text())["numbering"]
+    run = ("run", video, "-o", tmp_path / "out", "--context", context, "--names", names, *options(tiny_model))
+    content = {"schema": "names", "schema_version": 1, "fits": "others", "names": {"1": {"name": "car"}}}
+    names.write_text(json.dumps(content))
+    assert "was made for other segments (others)" in error_line(vidseg(*run, check=3))
+    assert not (tmp_path / "out").exists()
+    names.write_text(json.dumps({**content, "fits": origin}))
+    vidseg(*run)
+    assert names_of(tmp_path / "out")[1] == "car"
     labels = zarr.open_group(tmp_path / "out" / "artifacts" / "labels.zarr", mode="r")["labels"]
     assert labels.shape == (5, *SIZE)
 

@@ -83,6 +83,6 @@ def test_a_store_of_named_labels_reads_like_one_of_labels(tmp_path: Path) -> Non
 
 
 def test_labels_of_an_earlier_version_cannot_be_named(tmp_path: Path) -> None:
-    labels = open_store(Scene(tmp_path).labels_store(numbered=False), LABELS)
+    labels = open_store(Scene(tmp_path).labels_store(origin=None), LABELS)
     with pytest.raises(DataError, match="an earlier version made it.*delete it and run `vidseg upsample`"):
         NamedLabels(labels, scene_names(), "f")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.rendering import drawing
-from pipeline.rendering.palette import COLOURS, appearances, overlay_colours
+from pipeline.rendering.palette import COLOURS, appearances, overlay_colours, with_chosen
 
 COLOUR_TABLE = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8)
 
@@ -77,3 +77,20 @@ def test_xt_slice_stacks_time_downwards() -> None:
     rows = np.arange(4, dtype=np.uint8)[:, None, None].repeat(5, axis=1).repeat(3, axis=2)
     np.testing.assert_array_equal(drawing.xt_slice(rows, 9)[:, 0, 0], [0, 0, 1, 1, 2, 2, 3, 3])
     np.testing.assert_array_equal(drawing.xt_slice(rows, 2), rows)  # never fewer rows than frames
+
+
+def test_what_is_in_no_segment_stays_as_it_is(rng: np.random.Generator) -> None:
+    image = rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    labels = np.ones((6, 8), np.uint8)
+    labels[:, 4:] = 255
+    result = drawing.overlay(image, labels, COLOUR_TABLE, 0.5, void=255)
+    np.testing.assert_array_equal(result[:, 4:], image[:, 4:])
+    assert (result[:, :3] != image[:, :3]).any()
+
+
+def test_chosen_colours_are_of_one_label_each() -> None:
+    colours = overlay_colours()
+    assert with_chosen(colours, {}) is colours
+    table = with_chosen(colours, {300: (1, 2, 3)})
+    np.testing.assert_array_equal(table[300], (1, 2, 3))
+    np.testing.assert_array_equal(table[[44, 299, 556]], colours[[44, 43, 44]])

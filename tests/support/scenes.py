@@ -71,11 +71,15 @@ class Scene:
         return self._store("clip.zarr", CLIP, {"frames": frames}, attrs)
 
     def labels_store(
-        self, name: str = "labels.zarr", labels: np.ndarray | None = None, numbered: bool = True, **params: Any
+        self,
+        name: str = "labels.zarr",
+        labels: np.ndarray | None = None,
+        origin: str | None = "scene",
+        **params: Any,
     ) -> Path:
-        """labels.zarr, whose labels the scene numbers 0 to 9; one of an earlier version does not say so."""
+        """labels.zarr, whose labels `origin` numbers 0 to 9; of an earlier version: None."""
         planes = self.labels if labels is None else labels
-        attrs = {ATTRIBUTE: Numbering("scene", tuple(range(10))).record()} if numbered else {}
+        attrs = {} if origin is None else {ATTRIBUTE: Numbering(origin, tuple(range(10))).record()}
         return self._store(name, LABELS, {"labels": planes}, attrs, {"upsample": params})
 
     def coarse(self, features: str | None = None) -> Path:
