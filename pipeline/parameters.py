@@ -611,8 +611,10 @@ class EvaluateParams:
     """Section `evaluate`."""
 
     protocol: Literal["strict", "official"] = param("strict", "void is void, or the published evaluator with its slips")
-    assignment: Literal["auto", "majority", "official", "hungarian", "none"] = param(
-        "auto", "clusters to classes by the first annotated frame; auto = majority, none where labels are classes"
+    assignment: Literal["auto", "majority", "official", "hungarian", "none", "names"] = param(
+        "auto",
+        "clusters to classes by the first annotated frame; auto = majority, none where labels are classes; "
+        "names = by the names that a person gave segments, which are the classes'",
     )
     windows: tuple[int, ...] = param((8, 16), "n of VC_n", low=1)
     objects: Literal["auto", "none", "semi_supervised", "unsupervised"] = param(

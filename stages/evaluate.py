@@ -12,10 +12,11 @@ from pipeline.errors import DataError, UsageError
 from pipeline.parameters import EvaluateParams
 from stages.common import cli
 from stages.common.applied import applied_of, is_applied
-from stages.common.layout import DATA, item_key, place, videos_of
+from stages.common.layout import DATA, item_key, names_of, place, videos_of
 from stages.common.settings import load
 
 if TYPE_CHECKING:
+    from pipeline.scoring.assignment import Assignment
     from pipeline.scoring.davis import Frames
     from pipeline.scoring.scores import ScoredClasses
     from pipeline.stores.store import Store
@@ -31,6 +32,7 @@ class Job:
         truth: truth.zarr.
         predictions: folder of another system's label PNGs, scored instead of the labels.
         stage: that makes the labels.
+        names: names.json, applied to the labels; they may also be those of named.zarr.
     """
 
     name: str | None
@@ -38,6 +40,7 @@ class Job:
     truth: Path
     predictions: Path | None = None
     stage: str = "upsample"
+    names: Path | None = None
 
 
 def run(
@@ -47,9 +50,10 @@ def run(
     params: EvaluateParams,
     predictions: Path | None = None,
     name: str | None = None,
+    names: Path | None = None,
 ) -> Path:
     """Score one video; returns the path of scores.json."""
-    return run_videos([Job(name, labels, truth, predictions)], out, params)
+    return run_videos([Job(name, labels, truth, predictions, names=names)], out, params)
 
 
 def run_videos(jobs: list[Job], out: Path, params: EvaluateParams) -> Path:
@@ -62,6 +66,8 @@ def run_videos(jobs: list[Job], out: Path, params: EvaluateParams) -> Path:
 
 
 def _score(job: Job, params: EvaluateParams) -> dict[str, Any]:
+    from pipeline.naming.segments import void_of
+    from pipeline.naming.stores import with_names
     from pipeline.scoring.assignment import assign
     from pipeline.scoring.label_sources import StoredFrames
     from pipeline.scoring.scores import ScoredClasses, score_objects, score_video
@@ -70,7 +76,7 @@ def _score(job: Job, params: EvaluateParams) -> dict[str, Any]:
 
     truth_store = open_store(job.truth, TRUTH)
     schema = replace(LABELS, stage=job.stage)
-    labels_store = None if job.labels is None else open_store(job.labels, schema)
+    labels_store = None if job.labels is None else with_names(open_store(job.labels, schema), job.names)
     truth = StoredFrames(truth_store, "ground_truth")
     positions = [int(position) for position in truth_store.attrs["indices"]]
     about: dict[str, Any] = {
@@ -96,7 +102,11 @@ def _score(job: Job, params: EvaluateParams) -> dict[str, Any]:
     grid = max(1, round(height / params.parity.coarse_stride)), max(1, round(width / params.parity.coarse_stride))
     where = job.predictions or job.labels
     try:
-        assignment = assign(rule, labels[0], truth[0], classes.ignore, grid, classes.unassigned)
+        if rule == "names":
+            assignment = _by_name(about["name"], job, labels_store, classes)
+        else:
+            assignment = assign(rule, labels[0], truth[0], classes.ignore, grid, classes.unassigned)
+            assignment = assignment.without(None if labels_store is None else void_of(labels_store))
         with cli.progress(f"evaluate {about['name']}", len(positions)) as advance:
             scored = score_video(truth, labels, positions, classes, protocol, assignment, params.windows, advance)
     except DataError as error:
@@ -112,7 +122,7 @@ def _score(job: Job, params: EvaluateParams) -> dict[str, Any]:
         "height": height,
         "width": width,
         "classes": [{"value": value, "name": classes.name(value)} for value in protocol.class_values],
-        "oracle_assignment": rule != "none" and len(positions) == 1,
+        "oracle_assignment": rule not in ("none", "names") and len(positions) == 1,
         "davis": objects,
         **scored,
     }
@@ -159,10 +169,26 @@ def _rule(assignment: str, labels: Store | None) -> str:
     """What `auto` means: the labels are classes already if they are another system's, learned, or began as classes."""
     if assignment != "auto":
         return assignment
-    if labels is None or labels.stage == "apply" or _from_mask(labels):
+    if labels is None or labels.attrs.get("made_by", labels.stage) == "apply" or _from_mask(labels):
         return "none"
     merged = labels.params.get("segment", {}).get("label_merge") == "first_frame"
     return "none" if merged else "majority"
+
+
+def _by_name(video: str, job: Job, labels: Store | None, classes: ScoredClasses) -> Assignment:
+    """The assignment of segments to the classes that they are named like; says which are named otherwise."""
+    from pipeline.naming.segments import segments_of
+    from pipeline.scoring.assignment import Assignment, by_name
+
+    if job.predictions is not None or labels is None:
+        raise UsageError("evaluate.assignment names is for labels with names; --predictions have none")
+    names = {label: segment.name for label, segment in segments_of(labels).items() if segment.name is not None}
+    table = by_name(names, classes.names)
+    if others := [f"{label} {name}" for label, name in names.items() if label not in table]:
+        cli.note(
+            f"warning: {video}: no class of the ground truth has the name of: {', '.join(others)}; they count as wrong"
+        )
+    return Assignment("names", table, classes.unassigned)
 
 
 def _from_mask(labels: Store) -> bool:
@@ -239,6 +265,7 @@ def run_item(
                 place("ingest", clip_key, video) / "truth.zarr",
                 folder,
                 stage,
+                names_of(key, video) if applied is None and predictions is None else None,
             )
         )
     run_videos(jobs, out or own, load(params_file, sets or ())["evaluate"])
@@ -250,7 +277,7 @@ app = cli.new_app("Score labels: labels.zarr, truth.zarr -> scores.json.")
 @app.command()
 def main(
     labels: Annotated[
-        Path | None, typer.Argument(help="labels.zarr of upsample or apply; may be left out with --predictions")
+        Path | None, typer.Argument(help="labels.zarr or named.zarr; may be left out with --predictions")
     ] = None,
     truth: Annotated[Path | None, typer.Argument(help="truth.zarr of ingest")] = None,
     out_dir: Annotated[Path | None, typer.Argument(help="folder for scores.json")] = None,
@@ -259,6 +286,13 @@ def main(
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="folder for scores.json, with --item and --predictions", file_okay=False)
+    ] = None,
+    names: cli.NamesOption = None,
+    assignment: Annotated[
+        str | None,
+        typer.Option(
+            help="clusters to classes: auto, majority, hungarian, names, ...; short for --set evaluate.assignment=..."
+        ),
     ] = None,
     protocol: Annotated[
         str | None, typer.Option(help="how void is scored: strict or official; short for --set evaluate.protocol=...")
@@ -273,12 +307,14 @@ def main(
     """
     if protocol is not None:
         set_ = [*(set_ or ()), f"evaluate.protocol={protocol}"]
+    if assignment is not None:
+        set_ = [*(set_ or ()), f"evaluate.assignment={assignment}"]
     if predictions is not None and labels and truth and out_dir is None:
         labels, truth, out_dir = None, labels, truth
     if truth and out_dir:
         if out is not None:
             raise UsageError("--out goes with --item; with paths OUT_DIR is the folder for scores.json")
-        run(labels, truth, out_dir, load(params, set_ or ())["evaluate"], predictions)
+        run(labels, truth, out_dir, load(params, set_ or ())["evaluate"], predictions, names=names)
     elif item is not None:
         run_item(item, params, set_, predictions, out)
     else:

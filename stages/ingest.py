@@ -11,7 +11,7 @@ import typer
 from pipeline.errors import DataError, UsageError
 from pipeline.parameters import MOST_FPS, IngestParams
 from stages.common import cli
-from stages.common.layout import DATA, NAME, Out, item_key, item_videos, place
+from stages.common.layout import DATA, NAME, PATHS, Out, item_key, item_videos, place, video_name
 from stages.common.resources import stage_version
 from stages.common.settings import load
 
@@ -235,7 +235,7 @@ def _write_seed(out: Out, mask: np.ndarray | None, scratch_name: str) -> None:
 
 
 #: What a video's entry in videos.yaml may hold. `dataset` names the registration that wrote it.
-ENTRY_KEYS = frozenset({"path", "name", "ground_truth", "classes", "mask", "fps", "size", "dataset", "videos"})
+ENTRY_KEYS = frozenset({*PATHS, "name", "fps", "size", "dataset", "videos"})
 
 
 def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> None:
@@ -280,7 +280,7 @@ def video_names(key: str, entries: list[dict[str, Any]]) -> list[str | None]:
             raise UsageError(f"videos.yaml: item '{key}': fps must be a number above 0, not {fps!r}")
     if len(entries) == 1:
         return [None]
-    names = [str(entry.get("name") or Path(entry["path"]).stem) for entry in entries]
+    names = [video_name(entry) for entry in entries]
     for name in names:
         if not NAME.fullmatch(name) or name in (".", "..") or names.count(name) > 1:
             raise UsageError(

@@ -14,7 +14,7 @@ from pipeline.errors import DataError, UsageError
 from pipeline.parameters import RenderParams
 from stages.common import cli
 from stages.common.applied import applied_of, is_applied
-from stages.common.layout import DATA, beside, item_key, place, videos_of
+from stages.common.layout import DATA, beside, item_key, names_of, place, videos_of
 from stages.common.settings import load
 
 if TYPE_CHECKING:
@@ -293,6 +293,7 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> Non
             source=place("ingest", key, video) / "source",
             features=place("extract", key, video) / "features.zarr",
             coarse=place("segment", key, video) / "coarse.zarr",
+            names=names_of(key, video),
         )
 
 

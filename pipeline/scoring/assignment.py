@@ -7,7 +7,7 @@ class and counts as wrong wherever it lies.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -23,7 +23,7 @@ class Assignment:
     """A rule's outcome for one video.
 
     Attributes:
-        rule: `none`, `majority`, `official` or `hungarian`.
+        rule: `none`, `majority`, `official`, `hungarian` or `names`.
         table: cluster -> stored ground-truth value; None = identity, the labels are classes already.
         unassigned: the value given to clusters without an entry; it must be no class.
     """
@@ -42,6 +42,12 @@ class Assignment:
     def apply(self, labels: np.ndarray) -> np.ndarray:
         """Cluster ids (..., H, W) as stored ground-truth values (uint16; unchanged for `none`)."""
         return labels if self.table is None else self._lookup.take(labels)
+
+    def without(self, cluster: int | None) -> Assignment:
+        """The same, with no class for a cluster: pixels that a person says belong to no segment."""
+        if self.table is None or cluster not in self.table:
+            return self
+        return replace(self, table={label: value for label, value in self.table.items() if label != cluster})
 
 
 #: The labels are classes already (another system's predictions, or a propagated first-frame mask).
@@ -76,6 +82,30 @@ def assign(
     else:
         raise DataError(f"unknown assignment '{rule}'; there are: none, majority, official, hungarian")
     return Assignment(rule, table, unassigned)
+
+
+def by_name(names: Mapping[int, str], classes: Mapping[int, str]) -> dict[int, int]:
+    """Each segment that a person gave a class's name is of that class; segments may share one.
+
+    Args:
+        names: of segments, by label.
+        classes: names of the ground truth's classes, by stored value.
+
+    Raises:
+        DataError: no segment has a name, or none has a class's.
+    """
+    values = {name: value for value, name in sorted(classes.items(), reverse=True)}
+    table = {label: values[name] for label, name in names.items() if name in values}
+    if not table:
+        known = ", ".join(sorted(values)[:10]) + (", ..." if len(values) > 10 else "")
+        found = (
+            f"none of the names ({', '.join(sorted(set(names.values())))}) is a class" if names else "none has a name"
+        )
+        raise DataError(
+            f"evaluate.assignment names: {found}; name segments like the ground truth's classes ({known}) "
+            "(`vidseg name`, or `names` in videos.yaml), or take another assignment"
+        )
+    return table
 
 
 def majority(labels: np.ndarray, truth: np.ndarray, ignore: Collection[int] = ()) -> dict[int, int]:

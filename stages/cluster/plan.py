@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import DataError, UsageError
 from stages.common.applied import concept_of
-from stages.common.layout import DATA, NONE, VIDEOS, item_keys, item_videos, read_part
+from stages.common.layout import DATA, NONE, PATHS, VIDEOS, item_keys, item_videos, read_part
 from stages.common.programs import git
 from stages.common.settings import WEIGHTS, load
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 PARAMS = Path("params.yaml")
 #: Folder of a project for clones, a log per item and unfinished stores.
 SHARED = Path(".dvc/tmp/cluster")
-#: What an entry of videos.yaml says of files.
-PATHS = ("path", "ground_truth", "classes", "mask")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import typer
 from pipeline.errors import DataError, UsageError
 from stages.commands import videos
 from stages.common import cli
-from stages.common.layout import KEY, NAME, NONE, REGISTRATIONS
+from stages.common.layout import KEY, NAME, NONE, PATHS, REGISTRATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -171,7 +171,7 @@ def _entry(folder: Path, key: str, part: Sequence[Video], fps: float | None, siz
         paths = {"path": str(place), "ground_truth": str(place), "videos": names}
     optional = {"fps": rates, "size": size, "dataset": folder.name}
     given = {name: value for name, value in optional.items() if value is not None}
-    return {**paths, "classes": NONE, "mask": NONE, **given}
+    return {**dict.fromkeys(PATHS, NONE), **paths, **given}
 
 
 if __name__ == "__main__":

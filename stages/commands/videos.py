@@ -33,12 +33,13 @@ def add(
     classes: Annotated[Path | None, typer.Option(help="class list of the ground truth (JSON)")] = None,
     mask: Annotated[Path | None, typer.Option(help="label PNG of the first frame, for segment.init: mask")] = None,
     fps: Annotated[float | None, typer.Option(help="frame rate, for a folder of frames")] = None,
+    names: cli.NamesOption = None,
 ) -> None:
     """Add one video to videos.yaml as an item of its own; comments in the file stay.
 
     Example: vidseg videos add ~/holiday.mp4 --key holiday
     """
-    given = {"path": video, "ground_truth": ground_truth, "classes": classes, "mask": mask}
+    given = {"path": video, "ground_truth": ground_truth, "classes": classes, "mask": mask, "names": names}
     for option, path in given.items():
         if path is not None and not path.exists():
             raise DataError(f"{path}: no such file or folder (--{option.replace('_', '-')})")
@@ -96,12 +97,16 @@ def apply(
 def show() -> None:
     """List the items of videos.yaml with their videos, the concepts and what they are applied to.
 
-    A videos.yaml of an earlier version gets the parts that it lacks.
+    A videos.yaml of an earlier version gets the parts and the entries that it lacks.
 
     Example: vidseg videos list
     """
-    if not set(PARTS) <= set(yaml_files.load(VIDEOS, "run this in the project's folder") or {}):
-        yaml_files.write(VIDEOS, _content())
+    content = _content()
+    lacking = [entries[0] for entries in content["items"].values() if _lacks_names(entries)]
+    if lacking or not set(PARTS) <= set(yaml_files.load(VIDEOS, "run this in the project's folder") or {}):
+        for entry in lacking:
+            entry["names"] = NONE  # DVC looks for it in each item
+        yaml_files.write(VIDEOS, content)
     for key in item_keys(VIDEOS):
         print(f"{key}: {', '.join(video['path'] for video in item_videos(key, VIDEOS))}")
     for key in read_part("concepts", VIDEOS):
@@ -109,6 +114,10 @@ def show() -> None:
     for key in read_part("applied", VIDEOS):
         applied = applied_of(key, VIDEOS)
         print(f"{key}: concept {applied.concept} applied to {applied.item}")
+
+
+def _lacks_names(entries: Any) -> bool:
+    return isinstance(entries, list) and bool(entries) and isinstance(entries[0], dict) and "names" not in entries[0]
 
 
 def check_keys(keys: Iterable[str], registration: str) -> None:

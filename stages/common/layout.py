@@ -22,6 +22,8 @@ VIDEOS = Path("videos.yaml")
 REGISTRATIONS = Path("inputs")
 #: DVC needs a path to watch; in videos.yaml this one stands for "there is none".
 NONE = "inputs/none"
+#: What the first entry of an item names, each a path or `NONE`: DVC watches what they hold.
+PATHS = ("path", "ground_truth", "classes", "mask", "names")
 #: Keys of items. No dot: to DVC, `items.a.b` is b within a.
 KEY = re.compile(r"[A-Za-z0-9_-]+")
 #: Names of videos within an item are only folders.
@@ -143,11 +145,39 @@ def item_videos(key: str, videos_file: Path = VIDEOS) -> list[dict[str, Any]]:
         rates = entry.get("fps")
         if isinstance(rates, list) and len(rates) != len(entry.get("videos", ())):
             raise UsageError(f"{videos_file}: item '{key}': a list in `fps` must have one rate for each of `videos`")
-        for name in ("path", "ground_truth", "classes", "mask"):
+        for name in PATHS:
             # Only a path must be there.
             if not isinstance(entry[name] if name == "path" else entry.get(name) or NONE, str):
                 raise UsageError(f"{videos_file}: item '{key}': `{name}` must be a path, not {entry[name]!r}")
+        if entry is not entries[0] and entry.get("names", NONE) != NONE:
+            raise UsageError(
+                f"{videos_file}: item '{key}': `names` stands at its first entry: a folder with VIDEO/names.json"
+            )
     return [video for entry in entries for video in _videos(entry)]
+
+
+def video_name(entry: dict[str, Any]) -> str:
+    """The name of one of an item's several videos."""
+    return str(entry.get("name") or Path(entry["path"]).stem)
+
+
+def names_of(key: str, video: str | None, videos_file: Path = VIDEOS) -> Path | None:
+    """names.json of one video of an item, as videos.yaml has it; None = its segments have no names.
+
+    `names` of an item of one video is the file, that of one of several videos a folder with VIDEO/names.json of those
+    that have names.
+    """
+    if not videos_file.is_file() or key not in read_part("items", videos_file):
+        return None
+    named = item_videos(key, videos_file)[0].get("names") or NONE
+    if named == NONE:
+        return None
+    if video is None:
+        return Path(named)
+    if not Path(named).is_dir():
+        raise DataError(f"{named}: no such folder; `names` of an item of several videos holds VIDEO/names.json of each")
+    file = Path(named) / video / "names.json"
+    return file if file.exists() else None
 
 
 def _videos(entry: dict[str, Any]) -> list[dict[str, Any]]:

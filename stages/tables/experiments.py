@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.errors import DataError, UsageError
 from stages.common import cli, yaml_files
-from stages.common.layout import DATA, NONE, item_keys, item_videos
+from stages.common.layout import DATA, NONE, PATHS, item_keys, item_videos
 from stages.common.programs import git
 from stages.common.settings import WEIGHTS, load
 from stages.tables import dvc_queue
@@ -117,7 +117,7 @@ def check_project() -> list[str]:
         raise UsageError(f"{', '.join(unknown)}: unknown to git, so experiments would lack it; git add {unknown[0]}")
     for key, videos in entries.items():
         for video in videos:
-            for name in ("path", "ground_truth", "classes", "mask"):
+            for name in PATHS:
                 _check_reachable(f"videos.yaml: {name} of item '{key}'", video.get(name), known)
     settings = load(PARAMS).flat()
     for name in WEIGHTS:

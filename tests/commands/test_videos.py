@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import DataError, UsageError
 from stages.commands.videos import MOST_ITEMS
-from stages.common.layout import beside, item_keys
+from stages.common.layout import PATHS, beside, item_keys, names_of
 from tests.support import yaml
 from tests.support.commands import error_line, vidseg
 
@@ -17,7 +18,7 @@ NONE = "inputs/none"
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     (tmp_path / "videos.yaml").write_text("# mine\nitems:\n  sample:\n    - path: data/sample/frames\n")
-    for name in ("clip.v2 (final).mp4", "mask.png", "truth/classes.json", "...mp4"):
+    for name in ("clip.v2 (final).mp4", "mask.png", "names.json", "truth/classes.json", "...mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     return tmp_path
@@ -29,12 +30,23 @@ def items(project: Path) -> dict[str, list[dict[str, object]]]:
 
 def test_an_entry_has_all_paths_that_dvc_watches(project: Path) -> None:
     vidseg("videos", "add", "clip.v2 (final).mp4", cwd=project)
-    options = ("--ground-truth", "truth", "--classes", "truth/classes.json", "--mask", "mask.png", "--fps", 5)
+    options = (
+        "--ground-truth",
+        "truth",
+        "--classes",
+        "truth/classes.json",
+        "--mask",
+        "mask.png",
+        "--names",
+        "names.json",
+        "--fps",
+        5,
+    )
     vidseg("videos", "add", project / "clip.v2 (final).mp4", "--key", "all_1", *options, cwd=project)
     path = str(project / "clip.v2 (final).mp4")
     added = items(project)
-    assert added["clip-v2-final"] == [{"path": path, "ground_truth": NONE, "classes": NONE, "mask": NONE}]
-    given = {"ground_truth": "truth", "classes": "truth/classes.json", "mask": "mask.png"}
+    assert added["clip-v2-final"] == [dict.fromkeys(PATHS, NONE) | {"path": path}]
+    given = {"ground_truth": "truth", "classes": "truth/classes.json", "mask": "mask.png", "names": "names.json"}
     assert added["all_1"] == [{"path": path, **{k: str(project / v) for k, v in given.items()}, "fps": 5.0}]
     assert (project / "videos.yaml").read_text().startswith("# mine\n")
     assert "sample: data/sample/frames" in vidseg("videos", "list", cwd=project).stdout.splitlines()
@@ -83,6 +95,50 @@ def test_no_more_items_than_dvc_can_take(project: Path) -> None:
     assert items(project) == others
 
 
+NAMED = """\
+items:
+  one:
+    - {path: a.mp4, names: mine.json}
+  two:
+    - {path: frames, videos: [a, b], names: named}
+  three:
+    - {path: a.mp4, names: nowhere}
+    - {path: b.mp4}
+  four:
+    - {path: a.mp4}
+    - {path: b.mp4, names: mine.json}
+concepts: {}
+applied: {}
+"""
+
+
+def test_where_names_of_videos_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert names_of("one", None) is None  # no project at all
+    (tmp_path / "videos.yaml").write_text(NAMED)
+    (tmp_path / "named/a").mkdir(parents=True)
+    (tmp_path / "named/a/names.json").touch()
+    assert names_of("one", None) == Path("mine.json")
+    assert names_of("two", "a") == Path("named/a/names.json")
+    assert names_of("two", "b") is None
+    assert names_of("another", None) is None
+    with pytest.raises(DataError, match="nowhere: no such folder; `names` of an item of several videos holds VIDEO"):
+        names_of("three", "a")
+    with pytest.raises(UsageError, match="item 'four': `names` stands at its first entry"):
+        names_of("four", "a")
+
+
+def test_a_list_of_an_earlier_version_gets_what_dvc_looks_for(project: Path) -> None:
+    (project / "videos.yaml").write_text("# mine\nitems:\n  sample:\n    - path: data/sample/frames  # first\n")
+    vidseg("videos", "list", cwd=project)
+    written = (project / "videos.yaml").read_text()
+    assert written.startswith(
+        "# mine\nitems:\n  sample:\n    - path: data/sample/frames  # first\n      names: inputs/none\n"
+    )
+    vidseg("videos", "list", cwd=project)
+    assert (project / "videos.yaml").read_text() == written
+
+
 def test_keys_are_sorted(tmp_path: Path) -> None:
     (tmp_path / "videos.yaml").write_text("items: {b: [], '7': [], a: []}\nconcepts: {}\napplied: {}")
     assert item_keys(tmp_path / "videos.yaml") == ["7", "a", "b"]
@@ -105,6 +161,7 @@ CONCEPTS = """\
 items:
   sample:
     - path: data/sample/frames  # last year
+      names: inputs/none
 concepts: {}
 applied: {}
 """

@@ -15,7 +15,10 @@ from typer.testing import CliRunner
 
 from pipeline.errors import DataError, UsageError
 from pipeline.media.pictures import write_label_png
+from pipeline.naming import names as names_file
+from pipeline.naming.names import Named, Names, NamesFile
 from pipeline.parameters import EvaluateParams, EvaluateParity
+from pipeline.stores.numbering import ATTRIBUTE, Numbering
 from pipeline.stores.schemas import LABELS, TRUTH, ArraySpec, Schema
 from pipeline.stores.store import fingerprint
 from pipeline.stores.writer import StoreWriter
@@ -29,6 +32,8 @@ CLASSES = [
     {"id": 2, "name": "road", "color": [100, 100, 100]},
     {"id": 3, "name": "dog", "color": [200, 0, 0]},
 ]
+#: What `clusters_of` numbers, and one label that no clip has.
+NUMBERING = Numbering("scene", (0, 5, 10, 15, 20))
 NAMES = [f"frame_{f:03d}.jpg" for f in range(20)]
 
 
@@ -64,11 +69,18 @@ def write_truth(folder: Path, values: np.ndarray, indices: list[int] | None = No
     return write_store(folder / name, TRUTH, "ground_truth", values, {}, attrs)
 
 
+def write_names(folder: Path, names: dict[int, str], drop: tuple[int, ...] = ()) -> Path:
+    """names.json for what `write_labels` writes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    named = {label: Named(name) for label, name in names.items()}
+    return names_file.write_names(folder / "names.json", NamesFile("scene", Names(named, {}, frozenset(drop))))
+
+
 def write_labels(
     folder: Path, values: np.ndarray, segment: dict[str, Any] | None = None, name: str = "labels.zarr"
 ) -> Path:
     params = {"segment": segment or {"init": "kmeans", "label_merge": "none"}, "upsample": {}}
-    return write_store(folder / name, LABELS, "labels", values, params, {"names": NAMES})
+    return write_store(folder / name, LABELS, "labels", values, params, {"names": NAMES, ATTRIBUTE: NUMBERING.record()})
 
 
 def clusters_of(truth: np.ndarray) -> np.ndarray:
@@ -154,6 +166,81 @@ def test_official_protocol_reads_stored_values(tmp_path: Path) -> None:
     ]  # 0, 1, 2: the dog is no class
     assert video["scores"]["miou"] == 1.0
     assert set(video["confusion"]) == {"1", "2"}
+
+
+def test_named_segments_are_the_classes_of_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without looking at the ground truth; what has no class's name counts as wrong, and is said."""
+    truth = scene()
+    stores = write_labels(tmp_path, clusters_of(truth)), write_truth(tmp_path, truth)
+    params = EvaluateParams(assignment="names")
+    names = write_names(tmp_path, {5: "sky", 10: "road", 15: "dog"})
+    content = scored(evaluate.run(*stores, tmp_path / "a", params, names=names))
+    assert content["pooled"]["miou"] == 1 and not capsys.readouterr().err
+    assert content["videos"][0]["assigned"]["rule"] == "names"
+    wrong = write_names(tmp_path, {5: "road", 10: "sky", 15: "dog"})
+    assert scored(evaluate.run(*stores, tmp_path / "b", params, names=wrong))["pooled"]["miou"] == pytest.approx(1 / 3)
+    names = write_names(tmp_path, {5: "sky", 10: "road", 15: "wolf"})
+    content = scored(evaluate.run(*stores, tmp_path / "c", params, names=names))
+    assert content["pooled"]["miou"] == pytest.approx(2 / 3)
+    said = capsys.readouterr().err
+    assert "no class of the ground truth has the name of: 15 wolf; they count as wrong" in said
+
+
+def test_one_frame_is_no_oracle_where_names_assign(tmp_path: Path) -> None:
+    truth = scene()
+    stores = write_labels(tmp_path, clusters_of(truth)), write_truth(tmp_path, truth[3:4], [3])
+    names = write_names(tmp_path, {5: "sky", 10: "road", 15: "dog"})
+    params = EvaluateParams(assignment="names")
+    assert scored(evaluate.run(*stores, tmp_path, params, names=names))["oracle_assignment"] is False
+
+
+@pytest.mark.parametrize("rule", ["majority", "official", "hungarian"])
+def test_dropped_segments_get_no_class(tmp_path: Path, rule: str) -> None:
+    truth = scene()
+    stores = write_labels(tmp_path, clusters_of(truth)), write_truth(tmp_path, truth)
+    params = EvaluateParams(assignment=rule, parity=EvaluateParity(2))
+    content = scored(evaluate.run(*stores, tmp_path, params, names=write_names(tmp_path, {}, drop=(5,))))
+    classes = {entry["cluster"]: entry["class"] for entry in content["videos"][0]["assigned"]["clusters"]}
+    assert classes == {10: "road", 15: "dog", 255: None}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({}, "names: none has a name; name segments like the ground truth's classes (dog, road, sky)"),
+        ({5: "Himmel"}, "none of the names (Himmel) is a class; name segments like"),
+    ],
+)
+def test_names_that_are_no_classes(tmp_path: Path, names: dict[int, str], message: str) -> None:
+    truth = scene()
+    stores = write_labels(tmp_path, clusters_of(truth)), write_truth(tmp_path, truth)
+    with pytest.raises(DataError, match=re.escape(message)):
+        evaluate.run(*stores, tmp_path / "out", EvaluateParams(assignment="names"), names=write_names(tmp_path, names))
+    assert not (tmp_path / "out").exists()
+
+
+def test_predictions_have_no_names(tmp_path: Path) -> None:
+    (tmp_path / "predictions").mkdir()
+    for number, plane in enumerate(scene()):
+        write_label_png(tmp_path / "predictions" / f"frame_{number:03d}.png", plane)
+    with pytest.raises(UsageError, match="assignment names is for labels with names; --predictions have none"):
+        evaluate.run(
+            None, write_truth(tmp_path, scene()), tmp_path, EvaluateParams(assignment="names"), tmp_path / "predictions"
+        )
+
+
+def test_an_item_s_names_are_read_on_the_fly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    truth = scene()
+    write_labels(Path("data/upsample/one"), clusters_of(truth))
+    write_truth(Path("data/ingest/one"), truth)
+    names = write_names(Path("mine"), {5: "sky", 10: "road", 15: "dog"})
+    content = {"items": {"one": [{"path": "x", "names": str(names)}]}, "concepts": {}, "applied": {}}
+    Path("videos.yaml").write_text(json.dumps(content))
+    arguments = ["--item", "one", "--assignment", "names"]
+    assert CliRunner().invoke(evaluate.app, arguments, catch_exceptions=False).exit_code == 0
+    assert scored(Path("data/evaluate/one/scores.json"))["pooled"]["miou"] == 1
+    assert [path.name for path in Path("data/upsample/one").iterdir()] == ["labels.zarr"]
 
 
 def test_one_annotated_frame_is_an_oracle_assignment(tmp_path: Path) -> None:

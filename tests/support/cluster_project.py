@@ -132,7 +132,7 @@ def cluster_command(*arguments: str) -> list[str]:
 
 def write_items(folder: Path, paths: Mapping[str, str], truth: str = "inputs/none") -> None:
     """videos.yaml with one video per item."""
-    none = {"ground_truth": truth} | dict.fromkeys(("classes", "mask"), "inputs/none")
+    none = {"ground_truth": truth} | dict.fromkeys(("classes", "mask", "names"), "inputs/none")
     content = {key: [{"path": path, **none}] for key, path in paths.items()}
     (folder / "videos.yaml").write_text(yaml.safe_dump(yaml.videos(content)))
 

@@ -19,7 +19,13 @@ from stages import ingest
 from stages.common import layout, settings
 
 #: An entry of videos.yaml may say where a video lies; nothing else of it may become a path.
-ITEM = {"path": "frames", "ground_truth": layout.NONE, "classes": layout.NONE, "mask": layout.NONE}
+ITEM = {
+    "path": "frames",
+    "ground_truth": layout.NONE,
+    "classes": layout.NONE,
+    "mask": layout.NONE,
+    "names": layout.NONE,
+}
 
 
 def read_params(content: bytes, folder: Path) -> None:

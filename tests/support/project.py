@@ -65,7 +65,7 @@ class Project:
         applied: dict[str, dict[str, str]] | None = None,
     ) -> None:
         """videos.yaml of these items; what an entry of one does not name is inputs/none."""
-        none = dict.fromkeys(("ground_truth", "classes", "mask"), "inputs/none")
+        none = dict.fromkeys(("ground_truth", "classes", "mask", "names"), "inputs/none")
         content = {key: [none | entry for entry in entries] for key, entries in items.items()}
         self.applied_stages = APPLIED_STAGES if applied else ()
         everything = {"items": content, "concepts": concepts or {}, "applied": applied or {}}

@@ -23,6 +23,7 @@ from pipeline.stores.store import open_store
 from pipeline.tables.quoted import TABLE_2, Quoted
 from stages.common import programs
 from stages.common import settings as settings_
+from stages.common.layout import NONE, PATHS
 from stages.tables import experiments, oracle
 from stages.tables import items as table_items
 from stages.tables import rows as table_rows
@@ -178,7 +179,7 @@ class Project:
 
     def entry(self, name: str) -> dict[str, Any]:
         paths = {"path": str(self.data / name), "ground_truth": str(self.data / f"{name}-truth")}
-        return {**paths, "name": name, "classes": "inputs/none", "mask": "inputs/none", "dataset": "camvid-tiny"}
+        return {**dict.fromkeys(PATHS, NONE), **paths, "name": name, "dataset": "camvid-tiny"}
 
     def write(self, name: str, content: Any) -> None:
         (self.root / name).write_text(yaml.safe_dump(content))

@@ -220,6 +220,16 @@ def test_a_mask_is_watched(quick: QuickProject) -> None:
         assert {"ingest", "segment"} <= set(ran) and "extract" not in ran
 
 
+def test_names_repeat_nothing_but_scores_and_pictures(quick: QuickProject) -> None:
+    names = quick.folder / "names.json"
+    names.write_text("road")
+    quick.write_videos({"one": [ONE | {"names": str(names)}]})
+    # The entry is a parameter of ingest, which makes the same stores again; what is in the file is not.
+    assert stages_of(quick.repro()) == ["evaluate", "ingest", "render", "summarize"]
+    names.write_text("street")
+    assert stages_of(quick.repro()) == ["evaluate", "render", "summarize"]
+
+
 def test_an_earlier_parameter_comes_back_from_the_cache(quick: QuickProject) -> None:
     quick.repro()
     labels, method = quick.folder / "data/upsample/one/labels.zarr", quick.params["upsample"]["method"]

@@ -68,7 +68,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["ingest"]["size"] = "native"
     params["segment"]["clusters"] = 2
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    entry = {"path": "frames", **dict.fromkeys(("ground_truth", "classes", "mask"), "inputs/none")}
+    entry = {"path": "frames", **dict.fromkeys(("ground_truth", "classes", "mask", "names"), "inputs/none")}
     (folder / "videos.yaml").write_text(yaml.safe_dump(yaml.videos({"one": [entry]})))
     made = Clone(folder)
     made.run("git", "init", "-q")

@@ -121,7 +121,7 @@ def test_hostile_names_of_videos_are_refused(tmp_path: Path, name: object) -> No
 
 
 def test_no_path_of_an_item_is_another_type(tmp_path: Path) -> None:
-    for name in ("path", "ground_truth", "classes", "mask"):
+    for name in ("path", "ground_truth", "classes", "mask", "names"):
         (tmp_path / "videos.yaml").write_text(yaml.safe_dump(yaml.videos({"one": [{**ITEM, name: {"a": 1}}]})))
         line = error_line(vidseg("ingest", "--item", "one", cwd=tmp_path, check=2))
         assert f"item 'one': `{name}` must be a path, not {{'a': 1}}" in line
