@@ -44,7 +44,7 @@ class Assignment:
         return labels if self.table is None else self._lookup.take(labels)
 
     def without(self, cluster: int | None) -> Assignment:
-        """The same, with no class for a cluster: pixels that a person says belong to no segment."""
+        """An assignment that gives one cluster no class: pixels that a person says belong to no segment."""
         if self.table is None or cluster not in self.table:
             return self
         return replace(self, table={label: value for label, value in self.table.items() if label != cluster})
