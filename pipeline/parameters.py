@@ -630,6 +630,7 @@ class RenderParams:
     opacity: float = param(0.55, "how much of the picture the labels hide: 0 = nothing, 1 = all", low=0.0, high=1.0)
     extras: bool = param(True, "feature PCA and x-t slices")
     slice_row: float = param(0.5, "row of the x-t slices: 0 = top, 1 = bottom", low=0.0, high=1.0)
+    report: bool = param(True, "report.html, one page to look at in a browser")
 
 
 #: The sections of params.yaml.

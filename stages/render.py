@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.rendering.clip_frames import ClipPictures
     from pipeline.rendering.label_summary import LabelUse
     from pipeline.rendering.sheets import LegendEntry
+    from pipeline.stores.clip_source import ClipSource
     from pipeline.stores.schemas import Schema
     from pipeline.stores.store import Store
 
@@ -59,6 +60,7 @@ def run(
     from pipeline.rendering.palette import overlay_colours, with_chosen
     from pipeline.stores.schemas import CLIP, COARSE, FEATURES, LABELS
     from pipeline.stores.store import open_store
+    from stages.common.report_page import FILE, Reported, title_of, write_report
 
     clip_store = open_store(clip, CLIP)
     label_store = with_names(_open(labels, LABELS, clip_store, "labels"), names)
@@ -70,7 +72,7 @@ def run(
     segments = segments_of(label_store)
     colours = with_chosen(overlay_colours(), {s.id: s.color for s in segments.values() if s.color is not None})
     draws_features = params.extras and feature_store is not None
-    passes = 3 + draws_features + (other_store is not None)
+    passes = 3 + draws_features + (other_store is not None) + params.report
     total = passes * clip_store.frames("frames")
     with scratch_folder(out / "tmp" / "render") as scratch, cli.progress("render", total) as advance:
         uses = _write_labels(label_store, clip_store, colours, scratch, advance)
@@ -82,6 +84,10 @@ def run(
             drawing.write_feature_pages(feature_store)
         if other_store is not None:
             drawing.write_comparison(other_store)
+        if params.report:
+            shown = Reported(pictures, label_store, segment_names(label_store), feature_store, coarse_store)
+            title = title_of(source_of(clip_store, source))
+            write_report(scratch / FILE, title, [("", shown)], params, advance)
         _publish(scratch, out)
     return out
 
@@ -96,15 +102,28 @@ def open_pictures(clip: Store, source: Path | None = None) -> ClipPictures:
         DataError: the folder that is given, or found, cannot be read.
     """
     from pipeline.rendering import clip_frames
+
+    pictures = clip_frames.open_pictures(clip, source_of(clip, source))
+    if pictures.warning:
+        cli.note(f"warning: {clip.path}: {pictures.warning}")
+    return pictures
+
+
+def source_of(clip: Store, source: Path | None = None) -> ClipSource | None:
+    """Where a clip came from; None = it is not known.
+
+    Args:
+        source: as of `open_pictures`.
+
+    Raises:
+        DataError: the folder that is given, or found, cannot be read.
+    """
     from pipeline.stores import clip_source
 
     found = beside(clip.path, "source")
     if source is None and (found / clip_source.FILE).is_file():
         source = found
-    pictures = clip_frames.open_pictures(clip, None if source is None else clip_source.read_source(source))
-    if pictures.warning:
-        cli.note(f"warning: {clip.path}: {pictures.warning}")
-    return pictures
+    return None if source is None else clip_source.read_source(source)
 
 
 def _write_labels(
@@ -246,7 +265,7 @@ def check_replaceable(out: Path) -> None:
 
 #: All that the stage may write; what a run does not write is removed.
 OUTPUTS = (
-    "labels.json", "labels", "overlay.mp4", "contact_sheet.png", "compare.mp4",
+    "labels.json", "labels", "overlay.mp4", "contact_sheet.png", "compare.mp4", "report.html",
     "features/pca.mp4", "features/pca.png", "slices/features.png", "slices/labels.png",
 )  # fmt: skip
 

@@ -30,7 +30,7 @@ def side_by_side(
     Clusters of two runs are numbered independently; the second's labels take the colours of those of the
     first that they overlap most.
     """
-    table = _matching(first, second)
+    table = matching(first, second)
     lookup = np.arange(LABELS)  # also of labels that no thinned frame shows
     lookup[list(table)] = list(table.values())
     captions = differing(first.params, second.params)
@@ -53,7 +53,8 @@ def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[str,
     return (f"A: {texts[0]}", f"B: {texts[1]}") if keys else ("A", "B")
 
 
-def _matching(first: Store, second: Store) -> dict[int, int]:
+def matching(first: Store, second: Store) -> dict[int, int]:
+    """For each label of the second store the one of the first that it overlaps most; see `corresponding`."""
     shown = spread(first.frames("labels"), _FRAMES)
     thinned = [
         np.stack([store.read("labels", frame, frame + 1)[0, ::_STEP, ::_STEP] for frame in shown])

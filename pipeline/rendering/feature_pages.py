@@ -32,6 +32,15 @@ def feature_titles(features: Store) -> dict[str, str]:
     return {name: title for name, title in titles.items() if features.has(name)}
 
 
+def feature_axes(features: Store, name: str) -> pca.PCA:
+    """The first three principal components of an array of features over the whole clip."""
+
+    def read(frame: int) -> np.ndarray:
+        return read_features(features, name, frame, frame + 1)[0]
+
+    return pca.fit(pca.sample(read, features.frames(name)))
+
+
 @dataclass
 class FeaturePages:
     """One page per frame; what the strip and the x-t slices need is collected on the way.
@@ -52,7 +61,7 @@ class FeaturePages:
         total = self.clip.frames("frames")
         width = width_within(self.clip.array("frames").shape[1:3], SIDE)
         titles = feature_titles(self.features)
-        axes = {name: self._fit(name, total) for name in titles}
+        axes = {name: feature_axes(self.features, name) for name in titles}
         grid = tuple(self.features.attrs["grid"])
         in_strip, in_slices = set(spread(total, STRIP_FRAMES)), set(spread(total, SLICE_FRAMES))
         self._slices = SliceColumns(self.row, width, len(in_slices))
@@ -78,9 +87,3 @@ class FeaturePages:
         """x-t slices of these pictures; after all pages."""
         assert self._slices is not None
         return self._slices.picture(self.clip.frames("frames"))
-
-    def _fit(self, name: str, total: int) -> pca.PCA:
-        def read(frame: int) -> np.ndarray:
-            return read_features(self.features, name, frame, frame + 1)[0]
-
-        return pca.fit(pca.sample(read, total))

@@ -38,6 +38,7 @@ class LabelTally:
     Attributes:
         pixels, frames, first, last: by label, what `LabelUse` reports.
         seen, area: frames and pixels counted so far.
+        counts: per frame, its labels' pixels.
     """
 
     pixels: dict[int, int] = field(default_factory=dict)
@@ -46,12 +47,15 @@ class LabelTally:
     last: dict[int, int] = field(default_factory=dict)
     seen: int = 0
     area: int = 0
+    counts: list[dict[int, int]] = field(default_factory=list)
 
     def add(self, labels: np.ndarray) -> None:
         """Count the next frame's labels (H, W)."""
-        counts = np.bincount(labels.ravel())
-        for label in np.flatnonzero(counts).tolist():
-            self.pixels[label] = self.pixels.get(label, 0) + int(counts[label])
+        pixels = np.bincount(labels.ravel())
+        held = np.flatnonzero(pixels).tolist()
+        self.counts.append({label: int(pixels[label]) for label in held})
+        for label in held:
+            self.pixels[label] = self.pixels.get(label, 0) + int(pixels[label])
             self.frames[label] = self.frames.get(label, 0) + 1
             self.first.setdefault(label, self.seen)
             self.last[label] = self.seen
@@ -65,6 +69,10 @@ class LabelTally:
             for label, count in sorted(self.pixels.items(), key=lambda item: (-item[1], item[0]))
             if label != void
         ]
+
+    def by_frame(self) -> dict[int, np.ndarray]:
+        """Each label's pixels (seen,) int64 in all frames, by label."""
+        return {label: np.array([held.get(label, 0) for held in self.counts]) for label in sorted(self.pixels)}
 
 
 def listing(

@@ -118,9 +118,13 @@ class SliceColumns:
             self.rows[title][self.taken] = resize_nearest(image[row : row + 1], (1, self.width))[0]
         self.taken += 1
 
+    def over_time(self, height: int) -> dict[str, np.ndarray]:
+        """The x-t slices by title, each at least about `height` pixels high."""
+        return {title: xt_slice(rows, height) for title, rows in self.rows.items()}
+
     def picture(self, frames: int) -> np.ndarray:
         """All columns; `frames` is how many frames the time steps were taken from."""
-        slices = [Panel(xt_slice(rows, round(self.width * 0.6))) for rows in self.rows.values()]
+        slices = [Panel(image) for image in self.over_time(round(self.width * 0.6)).values()]
         slices[0] = Panel(slices[0].image, f"the marked row over {frames} frames, downwards")
         return montage([[Panel(image, title) for title, image in self.marked.items()], slices])
 

@@ -155,10 +155,26 @@ def explain(error: Exception) -> tuple[int, str]:
     return 1, f"internal error: {type(error).__name__}: {text} (--debug shows the traceback)"
 
 
+#: Those who want to know what is noted; `heard`.
+_LISTENERS: list[Callable[[str], None]] = []
+
+
 def note(message: str) -> None:
     """One line for the reader on stderr, named after the DVC stage when there is one."""
+    for listener in _LISTENERS:
+        listener(message)
     stage = os.environ.get("DVC_STAGE")
     print(printable(f"{stage}: {message}" if stage else message), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def heard(listener: Callable[[str], None]) -> Iterator[None]:
+    """Tell a listener of every `note` while this is held."""
+    _LISTENERS.append(listener)
+    try:
+        yield
+    finally:
+        _LISTENERS.remove(listener)
 
 
 def printable(message: str) -> str:

@@ -1,0 +1,40 @@
+"""Pictures and label maps as text that a page holds."""
+
+from __future__ import annotations
+
+import base64
+import io
+import zlib
+
+import numpy as np
+from PIL import Image
+
+#: Of WebP: pictures at this quality look like the source; this effort takes half the room of a JPEG at 30 ms each.
+_QUALITY, _EFFORT = 80, 2
+
+
+def picture(image: np.ndarray) -> str:
+    """A picture (H, W, 3) u8 as the data URI of a WebP."""
+    return _uri(image, "WEBP", quality=_QUALITY, method=_EFFORT)
+
+
+def exact_picture(image: np.ndarray) -> str:
+    """A small picture (H, W, 3) u8 as the data URI of a PNG, pixel by pixel what it is."""
+    return _uri(image, "PNG", optimize=True)
+
+
+def packed(plane: np.ndarray) -> str:
+    """A map (H, W) u8 or u16 as base64 of deflated bytes, little-endian, each row XOR the one above it.
+
+    The page unpacks it without a canvas: browsers that guard against fingerprinting change what a canvas gives back.
+    """
+    values = plane.astype(plane.dtype.newbyteorder("<"))
+    rows = values.copy()
+    rows[1:] ^= values[:-1]
+    return base64.b64encode(zlib.compress(rows.tobytes(), 9)).decode()
+
+
+def _uri(image: np.ndarray, kind: str, **options: int) -> str:
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"

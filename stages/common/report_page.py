@@ -1,0 +1,230 @@
+"""report.html of opened stores: what the stages know of a run, handed to the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import DataError
+from pipeline.parameters import SECTIONS, RenderParams, declared, flat, of_stored
+from stages.common.settings import load
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipeline.rendering.clip_frames import ClipPictures
+    from pipeline.report.page import Segments
+    from pipeline.report.scores import ScoreSheet
+    from pipeline.report.story import Changed, Story
+    from pipeline.stores.clip_source import ClipSource
+    from pipeline.stores.store import Store
+
+FILE = "report.html"
+
+
+@dataclass(frozen=True)
+class Reported:
+    """One run, as a page shows it.
+
+    Attributes:
+        pictures: of its clip, which it holds.
+        names: of labels that were learned.
+        features, coarse: None = left out.
+        scores: the content of its scores.json, of one video; None = none.
+        truth: truth.zarr, where there are scores.
+        took: the content of run.json; None = what it took is not told.
+        start: content of names.json to begin with.
+    """
+
+    pictures: ClipPictures
+    labels: Store
+    names: Mapping[int, str] = field(default_factory=dict)
+    features: Store | None = None
+    coarse: Store | None = None
+    scores: Mapping[str, Any] | None = None
+    truth: Store | None = None
+    took: Mapping[str, Any] | None = None
+    start: Mapping[str, Any] | None = None
+
+
+def write_report(
+    path: Path,
+    title: str,
+    runs: Sequence[tuple[str, Reported]],
+    params: RenderParams,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Path:
+    """Write the page of a run, or of two runs on one clip side by side.
+
+    Args:
+        runs: title and run; the first's pictures, features and slices are shown.
+    """
+    from pipeline.rendering.palette import overlay_colours
+    from pipeline.report.footage import collect
+    from pipeline.report.page import Page, write_page
+
+    colours = overlay_colours()
+    first = runs[0][1]
+    footage = collect(
+        first.pictures,
+        [run.labels for _, run in runs],
+        colours,
+        features=first.features if params.extras else None,
+        coarse=first.coarse,
+        row=params.slice_row if params.extras else None,
+        advance=advance,
+    )
+    partners = [{}, *(_partners(first.labels, run.labels) for _, run in runs[1:])]
+    return write_page(
+        path,
+        Page(
+            title,
+            first.pictures.fps,
+            params.opacity,
+            footage,
+            [
+                _segments(name, run, colours, list(labelled.tally.pixels), pairs, editable=len(runs) == 1)
+                for (name, run), labelled, pairs in zip(runs, footage.runs, partners, strict=True)
+            ],
+            [_story(run, len(labelled.tally.pixels)) for (_, run), labelled in zip(runs, footage.runs, strict=True)],
+            [_sheet(run) for _, run in runs],
+        ),
+    )
+
+
+def title_of(source: ClipSource | None) -> str:
+    """What a clip is called: its video's file, or the last two folders of its frames."""
+    if source is None:
+        return "clip"
+    return source.path.name if source.path.suffix else "/".join(source.path.parts[-2:])
+
+
+def _segments(
+    title: str, run: Reported, colours: np.ndarray, labels: Sequence[int], partners: Mapping[int, int], editable: bool
+) -> Segments:
+    from pipeline.report.page import Segments
+
+    shown = {label: colours[partners.get(label, label) % len(colours)] for label in labels}
+    return Segments(
+        title,
+        run.names,
+        {label: "#" + bytes(colour.tolist()).hex() for label, colour in shown.items()},
+        partners,
+        _fits(run.labels) if editable else None,
+        run.start,
+    )
+
+
+def _fits(labels: Store) -> str | None:
+    """What names.json must say to fit these labels; None where an earlier version did not note it."""
+    return labels.attrs.get("numbering", {}).get("origin", labels.fingerprint)
+
+
+def _partners(first: Store, second: Store) -> dict[int, int]:
+    from pipeline.rendering.comparison import matching
+
+    return matching(first, second)
+
+
+def _sheet(run: Reported) -> ScoreSheet | None:
+    from pipeline.report.scores import score_sheet
+
+    if run.scores is None or run.truth is None or not run.scores["ground_truth"]:
+        return None
+    return score_sheet(run.scores["videos"][0], run.scores["protocol"], run.pictures.clip, run.labels, run.truth)
+
+
+def _story(run: Reported, segments: int) -> Story:
+    from pipeline.report.story import Story, psnr_of
+
+    took = run.took or {}
+    return Story(
+        _facts(run, segments),
+        _changed(run),
+        psnr_of(run.features.attrs) if run.features is not None else (),
+        list(took.get("seconds", {}).items()),
+        took.get("warnings", ()),
+    )
+
+
+def _facts(run: Reported, segments: int) -> list[tuple[str, str]]:
+    labels, clip, took = run.labels, run.pictures.clip, run.took or {}
+    indices = clip.attrs["source_indices"]
+    height, width = clip.array("frames").shape[1:3]
+    step = indices[1] - indices[0] if len(indices) > 1 else 1
+    every = "" if step == 1 else f", every {step}th"
+    facts = [
+        ("frames", f"{len(indices)}: {indices[0]} to {indices[-1]} of the source{every}"),
+        ("size", f"{run.pictures.size[1]}x{run.pictures.size[0]}, seen by the model at {width}x{height}"),
+        ("segments", str(segments)),
+    ]
+    backbone = labels.params.get("backbone")
+    if backbone and labels.attrs.get("backbone"):
+        facts.append(("backbone", f"{backbone['name']} {labels.attrs['backbone'][:12]}, {backbone['dtype']}"))
+    if run.features is not None and run.features.attrs.get("encoder"):
+        encoder = Path(run.features.params["extract"]["encoder"]).name
+        facts.append(("encoder", f"{encoder} {run.features.attrs['encoder'][:12]}"))
+    if took:
+        frames = max(1, len(indices))
+        seconds = took["total_seconds"]
+        facts += [
+            ("time", f"{seconds:.0f} seconds, {seconds / frames:.2g} per frame, on {took['device']}"),
+            *_memory("peak memory", took.get("peak_memory_mb")),
+            *_memory("peak GPU memory", took.get("peak_gpu_memory_mb")),
+            ("versions", ", ".join(f"{name} {version}" for name, version in took["versions"].items() if version)),
+        ]
+    else:
+        facts.append(("made by", str(labels.attrs["created_by"])))
+    return facts
+
+
+def _memory(title: str, megabytes: float | None) -> list[tuple[str, str]]:
+    return [] if megabytes is None else [(title, f"{megabytes / 1000:.1f} GB")]
+
+
+def _changed(run: Reported) -> list[Changed]:
+    from pipeline.report.story import Changed
+
+    if run.took is not None:
+        found = [(one["name"], one["value"], one["default"]) for one in run.took["parameters"]]
+    else:
+        found = _differing(run.labels.params)
+    helps = {f"{section}.{name}": one.help for section, cls in SECTIONS.items() for name, one in declared(cls).items()}
+    return [Changed(name, _plain(value), _plain(default), helps.get(name, "")) for name, value, default in found]
+
+
+def _differing(stored: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Any, Any]]:
+    """Name, value and default of what a store was made with, where these differ."""
+    name = stored.get("backbone", {}).get("name")
+    defaults = load(sets=[] if name is None else [f"backbone.name={name}"])
+    found = []
+    for section, values in stored.items():
+        if section not in SECTIONS:
+            continue
+        usual = flat(defaults[section])
+        for key, value in flat(of_stored(SECTIONS[section], values)).items():
+            # Stores note the precision and the size that `auto` and a short side came to.
+            if value != usual[key] and f"{section}.{key}" not in ("backbone.dtype", "ingest.size"):
+                found.append((f"{section}.{key}", value, usual[key]))
+    return found
+
+
+def _plain(value: Any) -> str:
+    """A value as a parameter file has it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def check_one_clip(first: Store, second: Store) -> None:
+    """Refuse to show two runs in step that are of different frames.
+
+    Raises:
+        DataError: names both stores.
+    """
+    for name in ("names", "source_size", "source_indices"):
+        if first.attrs[name] != second.attrs[name]:
+            raise DataError(
+                f"{first.path} and {second.path} are of different frames; --compare takes two runs on the same ones"
+            )

@@ -1,0 +1,149 @@
+"""run.json: what a run took and warned of. Artifacts hold no times, so that their bytes repeat; this file does."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import DataError
+from pipeline.files import Mark, replacing, require_version
+from stages.common import cli
+from stages.common.settings import Settings, load
+
+FILE = "run.json"
+SCHEMA = "run"
+SCHEMA_VERSION = 1
+MARK = Mark(FILE, SCHEMA)
+#: Packages whose versions may change a result.
+PACKAGES = ("vidseg", "torch", "diffusers", "transformers", "numpy", "opencv-python-headless", "av", "zarr")
+
+
+@dataclass
+class RunRecord:
+    """What a run of several stages takes and warns of, collected while it runs.
+
+    Attributes:
+        video: name of what it is run on.
+        device: that it computes on.
+    """
+
+    video: str
+    device: str
+    settings: Settings
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure a stage, and hear its warnings."""
+        begun = time.monotonic()
+        with cli.heard(self._hear):
+            yield
+        self.seconds[name] = round(time.monotonic() - begun, 2)
+
+    @property
+    def total_seconds(self) -> float:
+        """Seconds of all stages so far."""
+        return sum(self.seconds.values())
+
+    def content(self) -> dict[str, Any]:
+        """What run.json holds; peak memory is of the whole process, and of the GPU where there is one."""
+        return {
+            "schema": SCHEMA,
+            "schema_version": SCHEMA_VERSION,
+            "video": self.video,
+            "device": self.device,
+            "seconds": self.seconds,
+            "total_seconds": round(self.total_seconds, 2),
+            "peak_memory_mb": _peak_memory_mb(),
+            "peak_gpu_memory_mb": _peak_gpu_memory_mb(),
+            "warnings": self.warnings,
+            "parameters": changed_parameters(self.settings),
+            "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        }
+
+    def write(self, folder: Path) -> Path:
+        """Write run.json into a folder.
+
+        Raises:
+            DataError: another file of that name lies there.
+        """
+        check_replaceable(folder)
+        path = folder / FILE
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(self.content(), indent=1) + "\n")
+        return path
+
+    def _hear(self, message: str) -> None:
+        if "warning: " in message and message not in self.warnings:
+            self.warnings.append(message.partition("warning: ")[2])
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse to replace a run.json of another origin.
+
+    Raises:
+        DataError: there is one.
+    """
+    if (folder / FILE).exists() and not MARK.on(folder):
+        raise DataError(f"{folder / FILE}: was not written by `vidseg run`; choose another folder or move it away")
+
+
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """The content of a folder's run.json; None = there is none.
+
+    Raises:
+        DataError: it is damaged or of another version.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON; run `vidseg run` again, or delete it") from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise DataError(f"{path}: was not written by `vidseg run`; move it away")
+    require_version(path, content, SCHEMA_VERSION, "run `vidseg run` again, or delete it")
+    return content
+
+
+def changed_parameters(settings: Settings) -> list[dict[str, Any]]:
+    """The parameters that are not at the default of their backbone: name, value, default."""
+    defaults = load(sets=[f"backbone.name={settings['backbone'].name}"]).flat()
+    return [
+        {"name": name, "value": value, "default": defaults[name]}
+        for name, value in settings.flat().items()
+        if value != defaults[name]
+    ]
+
+
+def _peak_memory_mb() -> int | None:
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1e6 if sys.platform == "darwin" else 1e3))
+
+
+def _peak_gpu_memory_mb() -> int | None:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return round(torch.cuda.max_memory_allocated() / 1e6)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
