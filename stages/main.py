@@ -35,6 +35,7 @@ from stages.commands import (
     pretrain_features,
     pretrain_small_decoder,
     refine,
+    report,
     videos,
 )
 from stages.commands import run as run_all
@@ -68,6 +69,7 @@ STAGES = "Stages"
 HAND = "Around the stages"
 app.command("run", rich_help_panel=MAIN)(run_all.main)
 app.command("name", rich_help_panel=MAIN)(name.main)
+app.command("report", rich_help_panel=MAIN)(report.main)
 app.command("doctor", rich_help_panel=MAIN)(doctor.main)
 app.command("cost", rich_help_panel=MAIN)(cost.main)
 app.command("sample", rich_help_panel=MAIN)(sample.main)

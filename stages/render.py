@@ -63,10 +63,11 @@ def run(
     from stages.common.report_page import FILE, Reported, title_of, write_report
 
     clip_store = open_store(clip, CLIP)
-    label_store = with_names(_open(labels, LABELS, clip_store, "labels"), names)
-    feature_store = _open(features, FEATURES, clip_store, "aggregated", "encoder") if features else None
-    coarse_store = _open(coarse, COARSE, clip_store, "refined") if coarse else None
-    other_store = _open(compare, LABELS, clip_store, "labels") if compare else None
+    unnamed = open_matching(labels, LABELS, clip_store, "labels")
+    label_store = with_names(unnamed, names)
+    feature_store = open_matching(features, FEATURES, clip_store, "aggregated", "encoder") if features else None
+    coarse_store = open_matching(coarse, COARSE, clip_store, "refined") if coarse else None
+    other_store = open_matching(compare, LABELS, clip_store, "labels") if compare else None
     check_replaceable(out)
     pictures = open_pictures(clip_store, source)
     segments = segments_of(label_store)
@@ -85,7 +86,7 @@ def run(
         if other_store is not None:
             drawing.write_comparison(other_store)
         if params.report:
-            shown = Reported(pictures, label_store, segment_names(label_store), feature_store, coarse_store)
+            shown = Reported(pictures, unnamed, label_store, feature_store, coarse_store)
             title = title_of(source_of(clip_store, source))
             write_report(scratch / FILE, title, [("", shown)], params, advance)
         _publish(scratch, out)
@@ -235,7 +236,7 @@ class _Drawing:
         return zip(self.pictures.images(), frames_of(self.labels, "labels"), strict=True)
 
 
-def _open(path: Path, schema: Schema, clip: Store, *arrays: str) -> Store:
+def open_matching(path: Path, schema: Schema, clip: Store, *arrays: str) -> Store:
     """Open a store and check, by the first of these arrays that it has, that it is of the same clip."""
     from pipeline.stores.store import open_store
 

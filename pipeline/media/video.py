@@ -24,6 +24,11 @@ from pipeline.spans import parse_span
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
+#: By which a folder tells that a file in it is a video.
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".ogv"}
+)
+
 #: Frames per second of a folder of pictures, unless the caller knows better.
 FOLDER_FPS = 25.0
 
@@ -133,6 +138,14 @@ def list_images(folder: Path) -> list[Path]:
     """
     files = (path for path in folder.iterdir() if not path.is_dir() and not path.name.startswith("."))
     return sorted((path for path in files if path.suffix.lower() in IMAGE_SUFFIXES), key=_natural)
+
+
+def list_videos(folder: Path) -> list[Path]:
+    """The videos of a folder in natural order; none where it holds a picture, which makes it a folder of frames."""
+    if list_images(folder):
+        return []
+    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return sorted((path for path in files if path.suffix.lower() in VIDEO_SUFFIXES), key=_natural)
 
 
 def images_by_stem(folder: Path) -> dict[str, Path]:

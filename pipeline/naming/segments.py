@@ -87,7 +87,8 @@ class Naming:
         return tuple(found)
 
     @cached_property
-    def _table(self) -> np.ndarray:
+    def targets(self) -> np.ndarray:
+        """What each label becomes, (65536,) u16."""
         table, void = np.arange(_VALUES, dtype=np.uint16), self.void
         for label in self.numbering.labels:
             into = self.names.target(label)
@@ -96,7 +97,7 @@ class Naming:
 
     def apply(self, labels: np.ndarray) -> np.ndarray:
         """Label maps (..., H, W) with merged labels as one and dropped ones as `void`; u16 where `void` needs it."""
-        named = self._table.take(labels)
+        named = self.targets.take(labels)
         return named if self.void is not None and self.void > VOID else named.astype(labels.dtype)
 
     def record(self) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-#: Of WebP: pictures at this quality look like the source; this effort takes half the room of a JPEG at 30 ms each.
+#: WebP's quality at which pictures look like the source, and its effort that takes half a JPEG's room at 30 ms each.
 _QUALITY, _EFFORT = 80, 2
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jinja2
 
+from pipeline.errors import DataError
 from pipeline.files import replacing
 from pipeline.report.charts import HEIGHT, WIDTH, curve
 from pipeline.report.footage import Footage, Labelled, columns_of
@@ -31,7 +32,7 @@ class Segments:
     Attributes:
         title: of the run, where there are two.
         names: by label.
-        colours: by label, `#rrggbb`.
+        colours: by label, `#rrggbb`; a label without one is no segment.
         partners: label -> label of the first run that it is shown like; empty = itself.
         fits: what names.json must say to fit these labels; None = names cannot be saved.
         start: names.json's content to begin with.
@@ -102,11 +103,34 @@ def write_index(path: Path, title: str, rows: Sequence[IndexRow]) -> Path:
     return _write(path, "index.html.j2", ("theme.js", "index.js"), title=title, rows=rows, columns=columns)
 
 
+#: By which a page tells that vidseg wrote it.
+_GENERATOR = '<meta name="generator" content="vidseg">'
+
+
+def refuse_foreign_page(path: Path) -> None:
+    """Check that writing a page replaces none that somebody else made.
+
+    Raises:
+        DataError: another file, or a folder, lies there.
+    """
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; give a file for the page")
+    if path.exists():
+        with path.open("rb") as stream:
+            head = stream.read(2000)
+        if _GENERATOR.encode() not in head:
+            raise DataError(f"{path}: was not written by vidseg; choose another place for the page or move it away")
+
+
 def _write(path: Path, template: str, scripts: Sequence[str], **content: Any) -> Path:
     script = "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in scripts)
     digest = base64.b64encode(hashlib.sha256(f"\n{script}\n".encode()).digest()).decode()
     style = (_FOLDER / "style.css").read_text(encoding="utf-8")
-    text = _templates().get_template(template).render(script=script, style=style, digest=digest, **content)
+    text = (
+        _templates()
+        .get_template(template)
+        .render(script=script, style=style, digest=digest, generator=_GENERATOR, **content)
+    )
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
@@ -169,5 +193,6 @@ def _run(run: Labelled, segments: Segments) -> dict[str, Any]:
                 "band": shares[use.id],
             }
             for use in run.tally.uses()
+            if use.id in segments.colours
         ],
     }

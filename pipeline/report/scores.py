@@ -117,10 +117,7 @@ def score_sheet(record: Mapping[str, Any], protocol: str, clip: Store, labels: S
         f"protocol {protocol}, segments to classes: {record['assigned']['rule']}",
         _numbers(record["scores"]),
         sorted(
-            (
-                ScoredClass(row["class"], _hex(colours[row["value"]]), row["iou"], row["share"])
-                for row in per_class
-            ),
+            (ScoredClass(row["class"], _hex(colours[row["value"]]), row["iou"], row["share"]) for row in per_class),
             key=lambda row: -row.share,
         ),
         curve,
@@ -178,7 +175,7 @@ class _Beside:
         image = resized(image, width) if image.shape[:2] == size else cv2.resize(image, size[::-1])
         table = self._table()
         known = np.isin(truth, list(self.colours))
-        wrong = np.where((known & (truth != found))[..., None], np.uint8([213, 94, 0]), image // 2)
+        wrong = np.where((known & (truth != found))[..., None], np.array([213, 94, 0], np.uint8), image // 2)
         return WorstFrame(
             str(self.clip.attrs["names"][position]),
             position,

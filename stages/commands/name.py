@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +37,7 @@ def run(folder: Path, settings: Settings, names: Path | None = None, more: Names
     from pipeline.stores.schemas import LABELS
     from pipeline.stores.store import open_store
     from stages import render
+    from stages.commands import report
 
     results = Results(folder).check()
     labels = open_store(results.labels, LABELS)
@@ -53,19 +55,22 @@ def run(folder: Path, settings: Settings, names: Path | None = None, more: Names
     render.check_replaceable(folder)
     named = write(results, content, str(where or "--name"))
     draw(results, named, settings, None if labels.stage == "apply" else results.coarse)
+    if settings["render"].report:
+        report.write([report.run_folder(folder)], settings["render"])
     return named
 
 
 def draw(results: Results, labels: Path, settings: Settings, coarse: Path | None) -> None:
-    """Draw labels of a video in the folder of its results, over what was drawn before.
+    """Draw labels of a video in the folder of its results, over what was drawn before; all but the page.
 
     Args:
         coarse: adds coarse labels to the x-t slice.
     """
     from stages import render
 
-    out, params = results.folder, settings["render"]
-    render.run(results.clip, labels, out, params, features=results.features, coarse=coarse)
+    # The page shows scores, and what the run took: it comes last, from `vidseg report`'s own code.
+    params = replace(settings["render"], report=False)
+    render.run(results.clip, labels, results.folder, params, features=results.features, coarse=coarse)
 
 
 def named_again(results: Results, names: Path | None) -> Path:

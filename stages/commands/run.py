@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.errors import ResourceError, UsageError
-from stages.common import cli
+from stages.common import cli, run_record
 from stages.common.results import Results
 from stages.common.settings import Settings, load
 
 if TYPE_CHECKING:
     from pipeline.backbone import Backbone
     from pipeline.media.video import FrameSource
+    from stages.common.run_record import RunRecord
 
 
 def run(
@@ -54,33 +56,74 @@ def run(
         return out
     stores = out / "artifacts"
     with output_folder(out):
-        ingest.run(video, stores, settings["ingest"], ground_truth=ground_truth, classes=classes, mask=mask)
+        record = run_record.begin(video.name, str(backbone.device), settings, out)
+        with record.stage("ingest", stores / "clip.zarr"):
+            ingest.run(video, stores, settings["ingest"], ground_truth=ground_truth, classes=classes, mask=mask)
         # Said when the first stage begins to compute: only the stages know whether their stores can be used again.
         progress = cli.announced(lambda: _print_estimate(stores / "clip.zarr", settings, backbone))
         shared = settings["diffusion"], settings["backbone"], backbone
-        extract.run(stores / "clip.zarr", stores, settings["extract"], *shared, progress=progress)
-        correspond.run(stores / "features.zarr", stores, settings["correspond"], progress)
-        segment.run(
-            stores / "features.zarr",
-            stores / "matches.zarr",
-            stores,
-            settings["segment"],
-            seed=stores / "seed",
-            context=context,
-            progress=progress,
-        )
-        upsample.run(
-            stores / "clip.zarr",
-            stores / "latents.zarr",
-            stores / "coarse.zarr",
-            stores,
-            settings["upsample"],
-            *shared,
-            progress=progress,
-        )
+        with record.stage("extract", stores / "features.zarr"):
+            extract.run(stores / "clip.zarr", stores, settings["extract"], *shared, progress=progress)
+        with record.stage("correspond", stores / "matches.zarr"):
+            correspond.run(stores / "features.zarr", stores, settings["correspond"], progress)
+        with record.stage("segment", stores / "coarse.zarr"):
+            segment.run(
+                stores / "features.zarr",
+                stores / "matches.zarr",
+                stores,
+                settings["segment"],
+                seed=stores / "seed",
+                context=context,
+                progress=progress,
+            )
+        with record.stage("upsample", stores / "labels.zarr"):
+            upsample.run(
+                stores / "clip.zarr",
+                stores / "latents.zarr",
+                stores / "coarse.zarr",
+                stores,
+                settings["upsample"],
+                *shared,
+                progress=progress,
+            )
         scored = None if ground_truth is None else video.stem
-        score_and_draw(Results(out), settings, scored, Results(out).coarse, names)
+        score_and_draw(Results(out), settings, scored, Results(out).coarse, names, record)
     return out
+
+
+def run_folder(
+    folder: Path,
+    videos: Sequence[Path],
+    out: Path,
+    settings: Settings,
+    context: Path | None = None,
+    dry_run: bool = False,
+    names: Path | None = None,
+) -> list[Path]:
+    """Label every video of a folder, each into a folder of its own below `out`, and write out/index.html.
+
+    Each is named like its video without the suffix, which stays where two would have one name. All are looked at
+    before the first is computed.
+
+    Returns:
+        the folders.
+    """
+    from pipeline.report.page import refuse_foreign_page
+    from stages.commands import report
+    from stages.common import backbones
+
+    refuse_foreign_page(out / report.INDEX)
+    stems = [video.stem for video in videos]
+    folders = [out / (video.name if stems.count(video.stem) > 1 else video.stem) for video in videos]
+    for video, place in zip(videos, folders, strict=True):
+        check_video(video, place, settings)
+    backbone = backbones.load_backbone(settings["backbone"])
+    for number, (video, place) in enumerate(zip(videos, folders, strict=True), 1):
+        cli.note(f"{video.name} ({number} of {len(videos)})")
+        run(video, place, settings, context=context, dry_run=dry_run, backbone=backbone, names=names)
+    if not dry_run:
+        report.write_index([report.run_folder(place) for place in folders], folder.resolve().name, out / report.INDEX)
+    return folders
 
 
 def check_video(video: Path, out: Path, settings: Settings) -> tuple[FrameSource, tuple[int, int]]:
@@ -115,23 +158,31 @@ def score_and_draw(
     scored: str | None,
     coarse: Path | None = None,
     names: Path | None = None,
+    record: RunRecord | None = None,
 ) -> None:
-    """Name, score and draw a video's labels.
+    """Name, score and draw a video's labels, and write run.json and the page.
 
     Args:
         scored: name of the video in its scores; None = there is no ground truth.
         coarse: adds coarse labels to the x-t slice.
         names: names.json; None = what was said of these segments before, if it still fits.
+        record: of the stages so far; None = there is no run.json.
     """
     from stages import evaluate
-    from stages.commands import name
+    from stages.commands import name, report
 
     _remove_earlier_scores(results.folder)
     labels = name.named_again(results, names)
-    if scored is not None:
-        truth = results.stores / "truth.zarr"
-        _print_scores(evaluate.run(labels, truth, results.folder, settings["evaluate"], name=scored))
-    name.draw(results, labels, settings, coarse)
+    with record.stage("evaluate") if record is not None and scored is not None else nullcontext():
+        if scored is not None:
+            truth = results.stores / "truth.zarr"
+            _print_scores(evaluate.run(labels, truth, results.folder, settings["evaluate"], name=scored))
+    with record.stage("render") if record is not None else nullcontext():
+        name.draw(results, labels, settings, coarse)
+    if record is not None:
+        record.write(results.folder)
+    if settings["render"].report:
+        report.write([report.run_folder(results.folder)], settings["render"])
 
 
 def _check_params(settings: Settings, backbone: Backbone, size: tuple[int, int]) -> None:
@@ -171,6 +222,7 @@ def output_folder(out: Path) -> Iterator[None]:
     from stages import render
 
     render.check_replaceable(out)
+    run_record.check_replaceable(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -215,7 +267,7 @@ def _print_plan(
         f"segments   {settings['segment'].clusters}, windows of {settings['segment'].window}",
         f"upsampling {settings['upsample'].method}",
         f"estimate   {_estimate(frames, size, source.size, settings, backbone)}",
-        f"outputs    {out}/labels/, labels.json, overlay.mp4, contact_sheet.png, artifacts/",
+        f"outputs    {out}/report.html, labels/, labels.json, overlay.mp4, contact_sheet.png, artifacts/",
     ]
     print("\n".join(lines))
 
@@ -261,18 +313,76 @@ def main(
         typer.Option(help="named set of parameters (`vidseg preset list`), e.g. quality; --params wins over it"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print plan, time and disk estimate, and stop")] = False,
+    open_: Annotated[bool, typer.Option("--open", help="open the page in the browser when it is done")] = False,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
 ) -> None:
-    """Label every pixel of one video: overlay, label PNGs and all artifacts.
+    """Label every pixel of one video: a page to look at, overlay, label PNGs and all artifacts.
+
+    A folder with pictures is one video, of frames. A folder with videos only is several: each gets a folder below OUT.
 
     Example: vidseg run holiday.mp4 -o holiday --segments 12
     """
+    from pipeline.media.video import list_videos
+
     sets = list(set_ or ())
     if segments is not None:
         sets.append(f"segment.clusters={segments}")
     if mask is not None:
         sets.append("segment.init=mask")
-    run(video, out, load(params, sets, preset), ground_truth, classes, mask, context, dry_run, names=names)
-    if not dry_run:
-        cli.note(f"done: {out / 'overlay.mp4'}")
+    settings = load(params, sets, preset)
+    videos = list_videos(video) if video.is_dir() else []
+    if not videos:
+        run(video, out, settings, ground_truth, classes, mask, context, dry_run, names=names)
+        page = _conclude(video, out) if not dry_run else None
+    else:
+        given = {"--ground-truth": ground_truth, "--classes": classes, "--mask": mask}
+        for option, value in given.items():
+            if value is not None:
+                raise UsageError(f"{option} is of one video, but {video} holds {len(videos)}; run them one by one")
+        if names is not None and context is None:
+            raise UsageError(
+                f"--names: {len(videos)} videos have their names in common only if they begin with one --context"
+            )
+        run_folder(video, videos, out, settings, context, dry_run, names)
+        page = _conclude_folder(len(videos), out) if not dry_run else None
+    if open_ and page is not None:
+        import webbrowser
+
+        if not webbrowser.open(page.resolve().as_uri()):
+            cli.note(f"no browser could be opened; the page is {page}")
+
+
+def _conclude(video: Path, out: Path) -> Path:
+    """Three lines: what was found, what to look at, what to try next. Returns what to look at."""
+    import json
+
+    labels = json.loads((out / "labels.json").read_text())
+    took = run_record.read_run(out)
+    assert took is not None
+    frames, seconds, found = labels["frames"], took["total_seconds"], len(labels["labels"])
+    page = next(path for path in (out / "report.html", out / "overlay.mp4") if path.exists())
+    cli.note(
+        f"found: {found} segment{'s' if found != 1 else ''} in {frames} frame{'s' if frames != 1 else ''}; "
+        f"{seconds:.0f} seconds, {seconds / frames:.2g} per frame"
+    )
+    cli.note(f"look at it: {page}")
+    cli.note(f"next: {_next(video, out, found)}")
+    return page
+
+
+def _next(video: Path, out: Path, found: int) -> str:
+    again = f"vidseg run {shlex.quote(str(video))} -o {shlex.quote(str(out))}"
+    return (
+        f"name the segments in the page; or {again} --segments {max(2, found // 2)} for larger ones, features are kept"
+    )
+
+
+def _conclude_folder(videos: int, out: Path) -> Path:
+    page = out / "index.html"
+    cli.note(f"found: the segments of {videos} videos, each in its folder")
+    cli.note(f"look at it: {page}")
+    cli.note(
+        f"next: vidseg report --compare {shlex.quote(str(out))}/A {shlex.quote(str(out))}/B shows two runs side by side"
+    )
+    return page

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,23 +31,22 @@ class Reported:
 
     Attributes:
         pictures: of its clip, which it holds.
-        names: of labels that were learned.
+        labels: as they were found.
+        named: the same with names, some merged or dropped; the labels again where nothing was said of them.
         features, coarse: None = left out.
         scores: the content of its scores.json, of one video; None = none.
         truth: truth.zarr, where there are scores.
         took: the content of run.json; None = what it took is not told.
-        start: content of names.json to begin with.
     """
 
     pictures: ClipPictures
     labels: Store
-    names: Mapping[int, str] = field(default_factory=dict)
+    named: Store
     features: Store | None = None
     coarse: Store | None = None
     scores: Mapping[str, Any] | None = None
     truth: Store | None = None
     took: Mapping[str, Any] | None = None
-    start: Mapping[str, Any] | None = None
 
 
 def write_report(
@@ -62,37 +61,27 @@ def write_report(
     Args:
         runs: title and run; the first's pictures, features and slices are shown.
     """
-    from pipeline.rendering.palette import overlay_colours
     from pipeline.report.footage import collect
     from pipeline.report.page import Page, write_page
 
-    colours = overlay_colours()
     first = runs[0][1]
     footage = collect(
         first.pictures,
         [run.labels for _, run in runs],
-        colours,
+        _named_colours(first),
         features=first.features if params.extras else None,
         coarse=first.coarse,
         row=params.slice_row if params.extras else None,
         advance=advance,
     )
     partners = [{}, *(_partners(first.labels, run.labels) for _, run in runs[1:])]
-    return write_page(
-        path,
-        Page(
-            title,
-            first.pictures.fps,
-            params.opacity,
-            footage,
-            [
-                _segments(name, run, colours, list(labelled.tally.pixels), pairs, editable=len(runs) == 1)
-                for (name, run), labelled, pairs in zip(runs, footage.runs, partners, strict=True)
-            ],
-            [_story(run, len(labelled.tally.pixels)) for (_, run), labelled in zip(runs, footage.runs, strict=True)],
-            [_sheet(run) for _, run in runs],
-        ),
-    )
+    segments = [
+        _segments(name, run, list(labelled.tally.pixels), pairs, editable=len(runs) == 1)
+        for (name, run), labelled, pairs in zip(runs, footage.runs, partners, strict=True)
+    ]
+    stories = [_story(run, len(one.colours)) for (_, run), one in zip(runs, segments, strict=True)]
+    scores = [_sheet(run) for _, run in runs]
+    return write_page(path, Page(title, first.pictures.fps, params.opacity, footage, segments, stories, scores))
 
 
 def title_of(source: ClipSource | None) -> str:
@@ -103,24 +92,51 @@ def title_of(source: ClipSource | None) -> str:
 
 
 def _segments(
-    title: str, run: Reported, colours: np.ndarray, labels: Sequence[int], partners: Mapping[int, int], editable: bool
+    title: str, run: Reported, labels: Sequence[int], partners: Mapping[int, int], editable: bool
 ) -> Segments:
+    from pipeline.naming.segments import NAMING, segments_of, void_of
     from pipeline.report.page import Segments
 
-    shown = {label: colours[partners.get(label, label) % len(colours)] for label in labels}
+    colours, void = _colours(run.labels), void_of(run.labels)
+    shown = {label: colours[partners.get(label, label) % len(colours)] for label in labels if label != void}
     return Segments(
         title,
-        run.names,
+        {label: segment.name for label, segment in segments_of(run.labels).items() if segment.name is not None},
         {label: "#" + bytes(colour.tolist()).hex() for label, colour in shown.items()},
         partners,
         _fits(run.labels) if editable else None,
-        run.start,
+        None if run.named is run.labels else run.named.attrs[NAMING],
     )
 
 
+def _colours(labels: Store) -> np.ndarray:
+    """Colours (k, 3) u8 of labels; label l takes colour l modulo k."""
+    from pipeline.naming.segments import segments_of
+    from pipeline.rendering.palette import overlay_colours, with_chosen
+
+    chosen = {label: one.color for label, one in segments_of(labels).items() if one.color is not None}
+    return with_chosen(overlay_colours(), chosen)
+
+
+def _named_colours(run: Reported) -> np.ndarray:
+    """Colours of labels as they were found, by what a person said of them."""
+    from pipeline.naming.stores import NamedLabels
+
+    colours = _colours(run.named)
+    if not isinstance(run.named, NamedLabels):
+        return colours
+    return colours.take(run.named.naming.targets, axis=0, mode="wrap")
+
+
 def _fits(labels: Store) -> str | None:
-    """What names.json must say to fit these labels; None where an earlier version did not note it."""
-    return labels.attrs.get("numbering", {}).get("origin", labels.fingerprint)
+    """What names.json must say to fit these labels; None = they cannot be named, or have names for good."""
+    from pipeline.naming.segments import NAMING
+    from pipeline.stores.numbering import Numbering
+
+    try:
+        return None if NAMING in labels.attrs else Numbering.of_labels(labels).origin
+    except DataError:  # of a version that did not note it
+        return None
 
 
 def _partners(first: Store, second: Store) -> dict[int, int]:
@@ -134,7 +150,7 @@ def _sheet(run: Reported) -> ScoreSheet | None:
 
     if run.scores is None or run.truth is None or not run.scores["ground_truth"]:
         return None
-    return score_sheet(run.scores["videos"][0], run.scores["protocol"], run.pictures.clip, run.labels, run.truth)
+    return score_sheet(run.scores["videos"][0], run.scores["protocol"], run.pictures.clip, run.named, run.truth)
 
 
 def _story(run: Reported, segments: int) -> Story:
@@ -146,7 +162,7 @@ def _story(run: Reported, segments: int) -> Story:
         _changed(run),
         psnr_of(run.features.attrs) if run.features is not None else (),
         list(took.get("seconds", {}).items()),
-        took.get("warnings", ()),
+        [f"{one['stage']}: {one['text']}" for one in took.get("warnings", ())],
     )
 
 

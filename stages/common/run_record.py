@@ -6,7 +6,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -33,21 +33,38 @@ class RunRecord:
     Attributes:
         video: name of what it is run on.
         device: that it computes on.
+        earlier: the run.json of an earlier run into this folder: what stages took whose stores are used again.
+        seconds: per stage.
+        warnings: stage and text.
     """
 
     video: str
     device: str
     settings: Settings
+    earlier: Mapping[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[dict[str, str]] = field(default_factory=list)
+    reused: bool = False
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Measure a stage, and hear its warnings."""
-        begun = time.monotonic()
-        with cli.heard(self._hear):
+    def stage(self, name: str, store: Path | None = None) -> Iterator[None]:
+        """Measure a stage, and hear its warnings.
+
+        Args:
+            store: that it makes; where this is the same afterwards, the stage was not run again.
+        """
+        heard: list[str] = []
+        before, begun = _mark(store), time.monotonic()
+        with cli.heard(heard.append):
             yield
         self.seconds[name] = round(time.monotonic() - begun, 2)
+        texts = dict.fromkeys(text.partition("warning: ")[2] for text in heard if "warning: " in text)
+        if before is not None and before == _mark(store):
+            self.reused = True
+            del self.seconds[name]  # it took nothing now; what it took then is told where it is known
+            self.seconds |= {known: took for known, took in self.earlier.get("seconds", {}).items() if known == name}
+            texts |= {one["text"]: None for one in self.earlier.get("warnings", ()) if one["stage"] == name}
+        self.warnings += [{"stage": name, "text": text} for text in texts]
 
     @property
     def total_seconds(self) -> float:
@@ -63,28 +80,32 @@ class RunRecord:
             "device": self.device,
             "seconds": self.seconds,
             "total_seconds": round(self.total_seconds, 2),
-            "peak_memory_mb": _peak_memory_mb(),
-            "peak_gpu_memory_mb": _peak_gpu_memory_mb(),
+            "peak_memory_mb": self._largest("peak_memory_mb", _peak_memory_mb()),
+            "peak_gpu_memory_mb": self._largest("peak_gpu_memory_mb", _peak_gpu_memory_mb()),
             "warnings": self.warnings,
             "parameters": changed_parameters(self.settings),
             "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         }
 
     def write(self, folder: Path) -> Path:
-        """Write run.json into a folder.
-
-        Raises:
-            DataError: another file of that name lies there.
-        """
-        check_replaceable(folder)
+        """Write run.json into a folder; callers make sure that it may be replaced, by `check_replaceable`."""
         path = folder / FILE
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(self.content(), indent=1) + "\n")
         return path
 
-    def _hear(self, message: str) -> None:
-        if "warning: " in message and message not in self.warnings:
-            self.warnings.append(message.partition("warning: ")[2])
+    def _largest(self, name: str, now: int | None) -> int | None:
+        earlier = self.earlier.get(name) if self.reused else None
+        return max((value for value in (earlier, now) if value is not None), default=None)
+
+
+def begin(video: str, device: str, settings: Settings, folder: Path) -> RunRecord:
+    """The record of a run into a folder; an earlier one that cannot be read counts as none."""
+    try:
+        earlier = read_run(folder) or {}
+    except DataError:
+        earlier = {}
+    return RunRecord(video, device, settings, earlier)
 
 
 def check_replaceable(folder: Path) -> None:
@@ -124,6 +145,16 @@ def changed_parameters(settings: Settings) -> list[dict[str, Any]]:
         for name, value in settings.flat().items()
         if value != defaults[name]
     ]
+
+
+def _mark(store: Path | None) -> str | None:
+    """The fingerprint of a store, None where there is none."""
+    try:
+        return (
+            None if store is None else str(json.loads((store / "zarr.json").read_text())["attributes"]["fingerprint"])
+        )
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _peak_memory_mb() -> int | None:

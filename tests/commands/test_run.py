@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
+import webbrowser
 from pathlib import Path
 
 import av
@@ -65,10 +67,62 @@ def names_of(folder: Path) -> dict[int, str | None]:
     return {label["id"]: label["name"] for label in json.loads((folder / "labels.json").read_text())["labels"]}
 
 
+def test_the_page_and_what_the_run_took(
+    video: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Warnings are kept, also where the stage that warned is not run again."""
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or False)
+    out = tmp_path / "my out"
+    run = ("run", video, "-o", out, *options(tiny_model, "upsample.method=nearest"))
+    printed = vidseg(*run).stderr
+    warned = [line.partition("warning: ")[2] for line in printed.splitlines() if "warning: " in line]
+    assert any("the reconstruction of 1 of 1 windows is poor" in line for line in warned)  # by the tiny model
+    lines = vidseg(*run, "--open").stderr.splitlines()
+    assert opened == [(out / "report.html").as_uri()]
+    assert lines[-1] == f"no browser could be opened; the page is {out / 'report.html'}"
+    assert re.fullmatch(r"found: 3 segments in 5 frames; \d+ seconds, [\d.e+-]+ per frame", lines[-4])
+    assert lines[-3] == f"look at it: {out / 'report.html'}"
+    assert lines[-2].startswith("next: ") and f"'{out}'" in lines[-2]
+    took = json.loads((out / "run.json").read_text())
+    assert [one["text"] for one in took["warnings"]] == warned
+    assert list(took["seconds"]) == ["ingest", "extract", "correspond", "segment", "upsample", "render"]
+    assert took["total_seconds"] == pytest.approx(sum(took["seconds"].values()), abs=0.1)
+    changed = {one["name"]: one["value"] for one in took["parameters"]}
+    assert (changed["segment.clusters"], changed["upsample.method"]) == (3, "nearest")
+    assert took["peak_memory_mb"] > 50 and took["versions"]["torch"]
+    text = (out / "report.html").read_text()
+    assert "Seconds by stage" in text and "segment.clusters" in text and "<b>Warnings</b>" in text
+
+
+def test_a_folder_of_videos_is_several_runs(video: Path, tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in & out"
+    folder.mkdir()
+    for name in ("a.mp4", "b.mov", "b.mp4", "notes.txt", ".hidden.mp4"):
+        shutil.copy(video, folder / name)
+    sets = options(tiny_model, "upsample.method=nearest", "render.extras=false", "ingest.frames=0:2")
+    printed = vidseg("run", folder, "-o", tmp_path / "out", *sets).stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b.mov", "b.mp4", "index.html"]
+    assert printed.splitlines()[-2] == f"look at it: {tmp_path / 'out' / 'index.html'}"
+    index = (tmp_path / "out" / "index.html").read_text()
+    assert "in &amp; out" in index and 'href="b.mov/report.html"' in index
+    line = error_line(vidseg("run", folder, "-o", tmp_path / "out", "--mask", "m.png", *sets, check=2))
+    assert "--mask is of one video" in line and "holds 3" in line
+    (folder / "b.mov").write_bytes(b"none")
+    line = error_line(vidseg("run", folder, "-o", tmp_path / "new", *sets, check=3))
+    assert "b.mov" in line and not (tmp_path / "new").exists()
+
+
 def test_a_second_run_reuses_the_artifacts_and_gives_the_same(video: Path, tiny_model: Path, result: Path) -> None:
-    before = tree_bytes(result)
+    before, took = tree_bytes(result), json.loads((result / "run.json").read_text())
     vidseg("run", video, "-o", result, *options(tiny_model))
-    assert tree_bytes(result) == before
+    after = tree_bytes(result)
+    for timed in ("run.json", "report.html"):
+        assert before.pop(timed) and after.pop(timed)
+    assert after == before
+    computing = ("ingest", "extract", "correspond", "segment", "upsample")
+    again = json.loads((result / "run.json").read_text())["seconds"]
+    assert [again[stage] for stage in computing] == [took["seconds"][stage] for stage in computing]
 
 
 @pytest.mark.parametrize(
@@ -179,10 +233,11 @@ def test_bad_input(
 
 def test_files_of_another_origin_are_left_alone(video: Path, tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "overlay.mp4").write_text("mine")
-    result = vidseg("run", video, "-o", tmp_path / "out", *options(tiny_model), check=3)
-    assert "overlay.mp4: was not written by" in error_line(result)
-    assert tree_bytes(tmp_path / "out") == {"overlay.mp4": b"mine"}
+    for name in ("run.json", "overlay.mp4"):
+        (tmp_path / "out" / name).write_text("mine")
+        result = vidseg("run", video, "-o", tmp_path / "out", *options(tiny_model), check=3)
+        assert f"{name}: was not written by" in error_line(result)
+    assert tree_bytes(tmp_path / "out") == {"overlay.mp4": b"mine", "run.json": b"mine"}
 
 
 def test_the_folder_of_frames_cannot_be_the_output(tiny_model: Path, tmp_path: Path) -> None:

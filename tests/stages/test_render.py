@@ -23,7 +23,13 @@ from tests.support.commands import error_line, tree_bytes, vidseg
 from tests.support.scenes import FRAMES, SIZE, Scene, label_maps, pictures
 
 PARAMS = RenderParams()
-BASIC = {"overlay.mp4", "contact_sheet.png", "labels.json", *(f"labels/{i:05d}.png" for i in range(FRAMES))}
+BASIC = {
+    "overlay.mp4",
+    "contact_sheet.png",
+    "labels.json",
+    "report.html",
+    *(f"labels/{i:05d}.png" for i in range(FRAMES)),
+}
 SLICES = {"slices/labels.png"}
 FEATURES = {"slices/features.png", "features/pca.mp4", "features/pca.png"}
 

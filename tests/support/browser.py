@@ -138,7 +138,9 @@ class Tab:
     def go(self, path: Path) -> None:
         """Load a file, also again, and wait for its script."""
         self.call("Page.navigate", {"url": path.absolute().as_uri()})
-        self.until("document.readyState === 'complete' && (!document.getElementById('data') || document.body.dataset.ready)")
+        self.until(
+            "document.readyState === 'complete' && (!document.getElementById('data') || document.body.dataset.ready)"
+        )
 
     def run(self, script: str) -> Any:
         """The value of an expression, awaited where it is a promise."""
