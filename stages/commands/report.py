@@ -13,7 +13,7 @@ from pipeline.errors import DataError, UsageError
 from pipeline.parameters import RenderParams
 from stages.common import cli
 from stages.common.applied import applied_keys, applied_of, is_applied
-from stages.common.layout import DATA, VIDEOS, Place, item_key, item_keys, place, videos_of
+from stages.common.layout import DATA, VIDEOS, Place, item_key, item_keys, names_of, place, videos_of
 from stages.common.report_page import FILE, Reported, check_one_clip, title_of, write_report
 from stages.common.results import Results
 from stages.common.run_record import read_run
@@ -106,6 +106,7 @@ def targets_of(target: str, out: Path) -> list[Target]:
             DATA / "evaluate" / key / "scores.json",
             number,
             out / (f"{key}/{video}.html" if video else f"{key}.html"),
+            names=names_of(key, video) if applied is None else None,
         )
         for number, video in enumerate(names)
     ]
