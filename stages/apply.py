@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -309,11 +310,11 @@ def _write_labels(soft: Store, labels: StoreWriter, plan: Sequence[Chunk], table
     buffer.flush()
 
 
-def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> None:
+def run_item(item: str, settings: Settings) -> None:
     """Apply a concept to every video of an item, loading the backbone once and only if it is needed."""
     from stages.common import backbones
 
-    settings, applied = load(params_file, sets or ()), applied_of(item)
+    applied = applied_of(item)
     model = backbones.locked(in_single_precision(settings["backbone"]))
     for video in applied.videos():
         inputs = Inputs(
@@ -332,46 +333,77 @@ def run_video(
     settings: Settings,
     ground_truth: Path | None = None,
     classes: Path | None = None,
+    dry_run: bool = False,
 ) -> Path:
     """Find a concept's segments in a video; returns `out`, the folder of its results, which are those of `vidseg run`.
 
     Artifacts that are there already and fit the parameters are used again. Whatever can be refused is refused
     before anything is computed or written.
+
+    Args:
+        dry_run: only print what would be done.
     """
     from pipeline.fewshot.concept_store import open_concept
     from stages import extract, ingest, track
+    from stages.commands import estimates
     from stages.commands import run as whole
     from stages.common import backbones, encoders
 
-    settings = at_size_of(open_concept(concept), settings)
+    learned = open_concept(concept)
+    settings = at_learned_size(settings, learned.params["learn"]["size"])
+    segments = len(learned.attrs["segments"])
     sections, stores = Sections.of(settings), out / "artifacts"
-    whole.check_video(video, out, settings)
+    source, size = whole.check_video(video, out, settings)
     encoders.check_weights(settings, ("track",) if sections.guidance.needs_tracks else ())
     params = in_single_precision(settings["backbone"])
     backbone = backbones.load_backbone(params)
-    check_concept(open_concept(concept), backbone.fingerprint, sections)
+    check_concept(learned, backbone.fingerprint, sections)
     segment_model(backbone)
     shared = settings["diffusion"], params, backbone
+
+    estimate = partial(estimates.of_applying, segments=segments, settings=settings, backbone=backbone)
+    if dry_run:
+        frames = ingest.count_frames(source, settings["ingest"])
+        lines = [
+            whole.video_line(video, source, frames),
+            f"concept    {concept}: {segments} segments, learned from {len(learned.attrs['names'])} pictures",
+            f"backbone   {backbone.name} {backbone.fingerprint[:12]} on {backbone.device}",
+            f"model size {size[1]}x{size[0]}",
+            f"guidance   {_guidance_in_words(sections)}",
+            f"estimate   {estimate(frames, size, source.size)}",
+            whole.outputs_line(out),
+        ]
+        print("\n".join(map(cli.printable, lines)))
+        return out
     if "ingest.size" not in settings.given:
         cli.note(
             f"short side of frames: {settings['ingest'].size} pixels, as learned; --set ingest.size=... for another"
         )
     with whole.output_folder(out):
         ingest.run(video, stores, settings["ingest"], ground_truth=ground_truth, classes=classes)
-        extract.run(stores / "clip.zarr", stores, settings["extract"], *shared)
+        clip, features = stores / "clip.zarr", stores / "features.zarr"
+        progress = cli.announced(lambda: estimates.announce(clip, estimate))
+        extract.run(clip, stores, settings["extract"], *shared, progress=progress)
         tracks = None
         if sections.guidance.needs_tracks:
-            tracks = track.run(stores / "clip.zarr", stores / "features.zarr", stores, settings["track"])
-        inputs = Inputs(stores / "clip.zarr", stores / "latents.zarr", tracks, concept)
-        run(inputs, stores, sections, backbone)
+            tracks = track.run(clip, features, stores, settings["track"], progress)
+        run(Inputs(clip, stores / "latents.zarr", tracks, concept), stores, sections, backbone, progress)
         whole.score_and_draw(Results(out), settings, video.stem if ground_truth is not None else None)
     return out
 
 
-def at_size_of(concept: Store, settings: Settings) -> Settings:
+def _guidance_in_words(sections: Sections) -> str:
+    moved, steps = sections.guidance.moves, len(sections.apply.timesteps) - 1
+    return f"{sections.guidance.iterations} steps at {steps} timesteps" if moved else "none"
+
+
+def at_learned_size(settings: Settings, side: int) -> Settings:
     """The parameters, with frames as large as the pictures that a concept was learned from, unless `ingest.size` was
-    given: segments are told best at the size that they were shown at, and guidance takes long at a larger one."""
-    side = concept.params["learn"]["size"]
+    given: segments are told best at the size that they were shown at, and guidance takes long at a larger one.
+
+    Args:
+        side: of these pictures.
+    """
     if "ingest.size" in settings.given or settings["ingest"].size == side:
         return settings
     return settings.replaced("ingest", size=side)
@@ -392,6 +424,7 @@ def main(
     tracks: Annotated[Path | None, typer.Option(help="as a stage: tracks.zarr of track")] = None,
     ground_truth: Annotated[Path | None, typer.Option(help="folder of label PNGs, to score a video's result")] = None,
     classes: Annotated[Path | None, typer.Option(help="class list of the ground truth (JSON)")] = None,
+    dry_run: cli.DryRunOption = False,
     preset: cli.PresetOption = None,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
@@ -403,14 +436,20 @@ def main(
 
     As a stage: vidseg apply work/clip.zarr work/latents.zarr work --concept concepts/cars --tracks work/tracks.zarr
     """
+    settings = load(params, set_ or (), preset)
+    of_video = {"--ground-truth": ground_truth, "--classes": classes, "--dry-run": dry_run}
     if video is not None and concept is not None and out is not None and latents is None:
-        run_video(video, concept, out, load(params, set_ or (), preset), ground_truth, classes)
-        cli.note(f"done: {out / 'overlay.mp4'}")
+        cli.refuse({"--tracks": tracks}, "goes with CLIP and LATENTS; for a video, track.method and track.file choose")
+        run_video(video, concept, out, settings, ground_truth, classes, dry_run)
+        if not dry_run:
+            cli.note(f"done: {out / 'overlay.mp4'}")
     elif video is not None and latents is not None and out_dir is not None and concept is not None:
-        settings = load(params, set_ or (), preset)
+        cli.refuse({"--out": out, **of_video}, "goes with a video, not with CLIP and LATENTS")
         run(Inputs(video, latents, tracks, concept), out_dir, Sections.of(settings))
     elif item is not None:
-        run_item(item, params, set_)
+        paths = {"VIDEO": video, "--concept": concept, "--out": out, "--tracks": tracks}
+        cli.refuse({**paths, **of_video}, "does not go with --item, whose paths stand in videos.yaml")
+        run_item(item, settings)
     else:
         raise UsageError(
             "give VIDEO, --concept CONCEPT and -o OUT; as a stage CLIP, LATENTS, OUT_DIR and --concept CONCEPT; "

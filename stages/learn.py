@@ -61,6 +61,7 @@ def run(
     from pipeline.fewshot.learning import Plan, learn
     from pipeline.fewshot.reference_store import read_stored_references
     from pipeline.fewshot.references import warnings_about
+    from pipeline.fewshot.tokens import first_context
 
     drawn, backbone = read_stored_references(store), segment_model(model.load())
     grid = params.size // backbone.latent_stride
@@ -68,6 +69,7 @@ def run(
         cli.note(f"warning: {line}")
     size, table = (params.size, params.size), drawn.table
     numbers = [table.numbers(labels) for labels in drawn.labels]
+    first_context(backbone, table, params)  # what does not fit is refused before anything is timed
     with progress("learn", Plan(len(drawn.images), params).iterations) as advance:
         learned = learn(backbone, drawn.images, numbers, size, table, params, maps, lambda step: advance(1))
     cli.note(f"learn: mean IoU with its own references {learned.reference_iou:.2f}")
@@ -95,22 +97,65 @@ def segment_model(backbone: Backbone) -> SegmentModel:
     return backbone
 
 
-def run_folder(folder: Path, out: Path, settings: Settings, classes: Path | None = None) -> Path:
-    """Learn a concept from a folder of annotated images."""
+def run_references(
+    given: Path, out: Path, settings: Settings, classes: Path | None = None, dry_run: bool = False
+) -> Path:
+    """Learn a concept from a folder of annotated images, or from refs.zarr; says first what it will take.
+
+    Args:
+        classes: class list of a folder's labels.
+        dry_run: only print what would be done.
+    """
     from pipeline.fewshot.concept_store import MARK
     from pipeline.files import refuse_foreign
+    from stages.common import backbones
 
     refuse_foreign(out, MARK)
+    model = backbones.model_of(in_single_precision(settings["backbone"]), None)
     with tempfile.TemporaryDirectory() as scratch:
-        refs = references.run(folder, Path(scratch), classes)
-        return run(refs, out, settings["learn"], settings["maps"], settings["backbone"])
+        is_store = (given / "zarr.json").is_file()
+        refs = given if is_store else references.run(given, Path(scratch), classes)
+        if dry_run:
+            _print_plan(refs, out, settings, model.load())
+            return out
+        shown = cli.announced(lambda: cli.note(_estimate(refs, settings, model.load())), cli.steps)
+        return run(refs, out, settings["learn"], settings["maps"], settings["backbone"], model, shown)
 
 
-def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> None:
+def _print_plan(refs: Path, out: Path, settings: Settings, backbone: Backbone) -> None:
+    from pipeline.fewshot.segments import SegmentTable
+    from pipeline.stores.schemas import REFS
+    from pipeline.stores.store import open_store
+
+    segment_model(backbone)
+    names = SegmentTable.of_record(open_store(refs, REFS).attrs["segments"]).names
+    lines = [
+        f"segments   {len(names)}: {', '.join(names)}",
+        f"backbone   {backbone.name} {backbone.fingerprint[:12]} on {backbone.device}",
+        f"model size {settings['learn'].size}x{settings['learn'].size}",
+        f"estimate   {_estimate(refs, settings, backbone)}",
+        f"outputs    {out}/concept.zarr{'' if settings['learn'].tune == 'none' else ', adapter.safetensors'}",
+    ]
+    print("\n".join(map(cli.printable, lines)))
+
+
+def _estimate(refs: Path, settings: Settings, backbone: Backbone) -> str:
+    from pipeline.fewshot.learning import Plan
+    from pipeline.stores.schemas import REFS
+    from pipeline.stores.store import open_store
+    from stages.commands import estimates
+
+    store = open_store(refs, REFS)
+    images, segments = len(store.attrs["names"]), len(store.attrs["segments"])
+    steps = Plan(images, settings["learn"]).iterations
+    return f"{images} pictures, {steps} steps: {estimates.of_learning(images, segments, settings, backbone)}"
+
+
+def run_item(item: str, settings: Settings) -> None:
     """Learn a concept of videos.yaml."""
     from stages.common import backbones
 
-    settings, (key, _) = load(params_file, sets or ()), concept_of(item)
+    key, _ = concept_of(item)
     model = backbones.locked(in_single_precision(settings["backbone"]))
     run(
         DATA / "references" / key / "refs.zarr",
@@ -135,6 +180,7 @@ def main(
     classes: Annotated[
         Path | None, typer.Option(help="class list of a folder's labels (JSON); default: classes.json in the folder")
     ] = None,
+    dry_run: cli.DryRunOption = False,
     preset: cli.PresetOption = None,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
@@ -145,13 +191,13 @@ def main(
     Example: vidseg learn cars -o concepts/cars
     """
     if refs is not None and out is not None:
-        settings = load(params, set_ or (), preset)
         if (refs / "zarr.json").is_file():
-            run(refs, out, settings["learn"], settings["maps"], settings["backbone"])
-        else:
-            run_folder(refs, out, settings, classes)
+            cli.refuse({"--classes": classes}, "goes with a folder; refs.zarr has its class list already")
+        run_references(refs, out, load(params, set_ or (), preset), classes, dry_run)
     elif item is not None:
-        run_item(item, params, set_)
+        given = {"REFS": refs, "--out": out, "--classes": classes, "--dry-run": dry_run}
+        cli.refuse(given, "does not go with --item, whose paths stand in videos.yaml")
+        run_item(item, load(params, set_ or (), preset))
     else:
         raise UsageError("give REFS and -o OUT, or --item KEY")
 

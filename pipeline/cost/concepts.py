@@ -1,17 +1,37 @@
-"""What learning segments and applying them cost: operations, counted on networks without weights."""
+"""What learning segments and applying them cost: operations, counted on networks without weights, and their seconds."""
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 
 from pipeline.backbone import Backbone, PredictsNoise
 from pipeline.cost.counting import flops_of
-from pipeline.fewshot.chunks import groups
+from pipeline.cost.timing import LONGEST, timed
+from pipeline.fewshot.chunks import chunks, groups
 from pipeline.fewshot.reading import SegmentReader
+from pipeline.media.resize import MULTIPLE
 from pipeline.parameters import ApplyParams, GuidanceParams, MapsParams
 
+Size = tuple[int, int]
 #: A step forward and backward in forward passes, as is usual: the backward pass costs about two.
 WITH_GRADIENT = 3
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds per operation on this machine.
+
+    Attributes:
+        seen: of a look that nothing is learned from.
+        moved: of one forward and backward, whose operations are counted as `WITH_GRADIENT` looks.
+    """
+
+    seen: float
+    moved: float
 
 
 def learning_flops(outline: Backbone, maps: MapsParams, segments: int, size: int) -> float:
@@ -23,33 +43,116 @@ def applying_flops(
     outline: Backbone,
     maps: MapsParams,
     segments: int,
-    size: tuple[int, int],
+    size: Size,
     apply: ApplyParams,
     guidance: GuidanceParams,
+    frames: int | None = None,
 ) -> dict[str, float]:
-    """Operations per frame of a long clip of frames of size (H, W): of the passes, and of guidance beside them.
+    """Operations per frame of a clip of frames of size (H, W): of the passes, and of guidance beside them.
 
     Frames that chunks share are computed in each of them.
+
+    Args:
+        frames: of the clip; None = so many that its beginning and its end do not count.
     """
+    together = apply.chunk if frames is None else min(apply.chunk, frames)
+    # How often a frame is computed.
+    repeated = (
+        apply.chunk / (apply.chunk - apply.overlap)
+        if frames is None
+        else sum(len(chunk.frames) for chunk in chunks(frames, apply.chunk, apply.overlap)) / frames
+    )
     steps = len(apply.timesteps) if guidance.moves else 1
-    shared = apply.chunk / (apply.chunk - apply.overlap)
-    passes = steps * _look_flops(outline, maps, segments, size, apply.chunk) / apply.chunk
-    found = {"passes": shared * passes}
+    found = {"passes": repeated * steps * _look_flops(outline, maps, segments, size, together) / together}
     if guidance.moves:
-        moved = sum(
-            _look_flops(outline, maps, segments, size, len(group)) for group in groups(apply.chunk, guidance.group)
-        )
-        found["guidance"] = shared * (steps - 1) * guidance.iterations * WITH_GRADIENT * moved / apply.chunk
+        parts = Counter(map(len, groups(together, guidance.group)))
+        moved = sum(count * _look_flops(outline, maps, segments, size, part) for part, count in parts.items())
+        found["guidance"] = repeated * (steps - 1) * guidance.iterations * WITH_GRADIENT * moved / together
     return found
 
 
-def _look_flops(outline: Backbone, maps: MapsParams, segments: int, size: tuple[int, int], frames: int) -> float:
+def speed_of(backbone: Backbone, outline: Backbone, maps: MapsParams, segments: int, size: Size, frames: int) -> Speed:
+    """How fast this machine looks at frames of size (H, W), by a short calibration through the real code.
+
+    Begins with small frames, which also warm up, and doubles their sides as long as that is quick; small frames take
+    longer per operation, so this errs on the long side.
+
+    Args:
+        backbone: whose weights need not mean anything.
+        outline: the same on the meta device.
+        frames: that are seen together.
+    """
+    reader, part = _reader(backbone, maps, segments), (MULTIPLE, MULTIPLE)
+    while True:
+        latents = _latents(backbone, part, frames)
+        with torch.no_grad():
+            _, seen = timed(backbone.device, lambda: reader.look(latents, 100, frames).maps())  # noqa: B023
+        wanted = latents.clone().requires_grad_()
+        _, moved = timed(backbone.device, lambda: reader.look(wanted, 100, frames).maps().sum().backward())  # noqa: B023
+        following = min(2 * part[0], size[0]), min(2 * part[1], size[1])
+        growth = following[0] * following[1] / (part[0] * part[1])
+        if part == size or growth * (seen + moved) > LONGEST:
+            break
+        part = following
+    flops = _look_flops(outline, maps, segments, part, frames)
+    return Speed(seen / flops, moved / (WITH_GRADIENT * flops))
+
+
+def learning_seconds(backbone: Backbone, outline: Backbone, maps: MapsParams, segments: int, side: int) -> float:
+    """Seconds of one step of learning with one picture of side x side, as `speed_of` finds them."""
+    speed = speed_of(backbone, outline, maps, segments, (side, side), 1)
+    with torch.no_grad():
+        _, encode = timed(backbone.device, lambda: backbone.encode(np.zeros((1, side, side, 3), np.uint8)))
+    return encode + speed.moved * learning_flops(outline, maps, segments, side)
+
+
+def applying_seconds(
+    backbone: Backbone,
+    outline: Backbone,
+    maps: MapsParams,
+    segments: int,
+    size: Size,
+    apply: ApplyParams,
+    guidance: GuidanceParams,
+    frames: int | None = None,
+) -> float:
+    """Seconds per frame of a clip, as `speed_of` finds them; arguments as `applying_flops`."""
+    together = min(guidance.group, apply.chunk, frames or apply.chunk)
+    speed = speed_of(backbone, outline, maps, segments, size, together)
+    flops = applying_flops(outline, maps, segments, size, apply, guidance, frames)
+    return speed.seen * flops["passes"] + speed.moved * flops.get("guidance", 0.0)
+
+
+def applied_bytes(
+    grid: Size, source_size: Size, segments: int, apply: ApplyParams, window: int | None, frames: int
+) -> float:
+    """Bytes of tracks.zarr, soft.zarr and labels.zarr of a clip, before compression.
+
+    Args:
+        grid: (h, w) of the latents.
+        window: frames through which points are followed; None = there are no tracks.
+    """
+    points, pixels = grid[0] * grid[1], source_size[0] * source_size[1]
+    seen = sum(len(chunk.frames) for chunk in chunks(frames, apply.chunk, apply.overlap))
+    # Maps in half and in single precision; a byte for each label; two short integers and a truth for each point.
+    tracks = 0 if window is None else frames * min(window, frames) * points * 5
+    return tracks + seen * (6 * segments * points + pixels) + frames * pixels
+
+
+def _look_flops(outline: Backbone, maps: MapsParams, segments: int, size: Size, frames: int) -> float:
     """Operations of a look at frames that are seen together, with the maps that come of it."""
-    assert isinstance(outline, PredictsNoise)
-    tokens, channels = outline.context.shape
-    context = torch.empty(tokens + segments, channels, device=outline.device)
-    reader = SegmentReader(outline, context, tuple(range(tokens, tokens + segments)), 0, maps)
-    height, width = (side // outline.latent_stride for side in size)
-    latents = torch.empty(frames, 4, height, width, device=outline.device)
+    reader, latents = _reader(outline, maps, segments), _latents(outline, size, frames)
     _, flops = flops_of(lambda: reader.look(latents, 100, frames).maps())
     return flops
+
+
+def _reader(backbone: Backbone, maps: MapsParams, segments: int) -> SegmentReader:
+    assert isinstance(backbone, PredictsNoise)
+    tokens, channels = backbone.context.shape
+    context = torch.zeros(tokens + segments, channels, device=backbone.device)
+    return SegmentReader(backbone, context, tuple(range(tokens, tokens + segments)), 0, maps)
+
+
+def _latents(backbone: Backbone, size: Size, frames: int) -> torch.Tensor:
+    height, width = (side // backbone.latent_stride for side in size)
+    return torch.zeros(frames, 4, height, width, device=backbone.device)

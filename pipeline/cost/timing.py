@@ -89,22 +89,23 @@ def _round(
     # In a video model's window of one frame there would be no guidance.
     count = min(2, backbone.window)
     frames = np.zeros((count, *size, 3), np.uint8)
-    latents, encode = _timed(backbone.device, partial(backbone.encode, frames))
+    latents, encode = timed(backbone.device, partial(backbone.encode, frames))
     conditioning = condition(backbone, frames[0], 0, diffusion)
     denoise = partial(clean_pass, backbone, latents, conditioning=conditioning)
     if rules is None:
-        _, clean = _timed(backbone.device, partial(denoise, diffusion))
+        _, clean = timed(backbone.device, partial(denoise, diffusion))
         return Costs(encode / count, clean / count)
-    passed, clean = _timed(backbone.device, partial(denoise, rules.denoising, share=to_share(rules), skip=rules.skip))
+    passed, clean = timed(backbone.device, partial(denoise, rules.denoising, share=to_share(rules), skip=rules.skip))
     grid = backbone.token_shape(rules.upsample.block, size)[:2]
     window = Window(range(count), range(count), alone(whole_labels(np.zeros((count, *grid), np.int64))))
-    result, varied = _timed(backbone.device, partial(modulated, backbone, passed, [window], rules, 2 * count))
-    _, decode = _timed(backbone.device, lambda: list(compared(backbone, passed.final, window, result[0], rules, small)))
+    result, varied = timed(backbone.device, partial(modulated, backbone, passed, [window], rules, 2 * count))
+    _, decode = timed(backbone.device, lambda: list(compared(backbone, passed.final, window, result[0], rules, small)))
     samples = len(rules.directions) * count
     return Costs(encode / count, clean / count, varied / samples, decode / samples)
 
 
-def _timed(device: torch.device, work: Callable[[], Result]) -> tuple[Result, float]:
+def timed(device: torch.device, work: Callable[[], Result]) -> tuple[Result, float]:
+    """The result of work on a device, and the seconds that it took."""
     started = time.perf_counter()
     result = work()
     if device.type == "cuda":
@@ -117,5 +118,5 @@ def encoder_seconds(encoder: Encoder, device: torch.device, size: Size) -> float
     part: Size = (min(CALIBRATED, size[0]), min(CALIBRATED, size[1]))
     frames, grid = np.zeros((1, *part, 3), np.uint8), (part[0] // TOKEN, part[1] // TOKEN)
     encoded(encoder, frames, grid)  # the first call sets up more than it computes
-    _, seconds = _timed(device, lambda: encoded(encoder, frames, grid))
+    _, seconds = timed(device, lambda: encoded(encoder, frames, grid))
     return seconds * size[0] * size[1] / (part[0] * part[1])

@@ -84,7 +84,8 @@ def collect(settings: Settings, source_size: Size, timed: bool) -> dict[str, Any
     flops, peaks = cost.flops_per_frame(outline, task), cost.peak_bytes(outline, task)
     cache = cost.cache_bytes(outline, task, settings["extract"].dtype)
     device = backbones.choose_device()
-    seconds = seconds_per_frame(filled(outline, device), task, encoders.loaded(settings, device)) if timed else {}
+    backbone = filled(outline, device) if timed else None
+    seconds = {} if backbone is None else seconds_per_frame(backbone, task, encoders.loaded(settings, device))
     stages: dict[str, dict[str, float]] = {}
     for stage in STAGES:
         stages[stage] = {"cache_bytes_per_frame": cache[stage]}
@@ -112,24 +113,39 @@ def collect(settings: Settings, source_size: Size, timed: bool) -> dict[str, Any
         "weights_gb": weights / 1e9,
         **windows,
         "stages": stages,
-        **_shown(outline, task, settings),
+        **_shown(outline, task, settings, backbone),
     }
 
 
-def _shown(outline: Backbone, task: Workload, settings: Settings) -> dict[str, Any]:
-    """What segments cost that a person shows, with a model that can learn them."""
+def _shown(outline: Backbone, task: Workload, settings: Settings, backbone: Backbone | None) -> dict[str, Any]:
+    """What segments cost that a person shows, with a model that can learn them.
+
+    Args:
+        backbone: to be timed; None = nothing is.
+    """
     from pipeline.backbone import PredictsNoise
     from pipeline.cost import concepts
+    from pipeline.media.resize import model_size
+    from stages.apply import at_learned_size
 
     if not isinstance(outline, PredictsNoise):
         return {}
-    maps, guidance = settings["maps"], settings["guidance"]
-    applied = concepts.applying_flops(outline, maps, task.labels, task.size, settings["apply"], guidance)
-    learned = concepts.learning_flops(outline, maps, task.labels, settings["learn"].size)
-    return {
-        "learn": {"tflop_per_step": learned / 1e12, "steps_per_reference": settings["learn"].epochs},
-        "apply": {f"{name}_tflop_per_frame": flops / 1e12 for name, flops in applied.items()},
+    maps, side = settings["maps"], settings["learn"].size
+    size = model_size(*task.source_size, at_learned_size(settings, side)["ingest"].size)
+    asked = outline, maps, task.labels, size, settings["apply"], settings["guidance"]
+    learn: dict[str, Any] = {
+        "tflop_per_step": concepts.learning_flops(outline, maps, task.labels, side) / 1e12,
+        "steps_per_reference": settings["learn"].epochs,
+        "most_steps": settings["learn"].most_iterations,
     }
+    apply: dict[str, Any] = {
+        "model_size": list(size),
+        **{f"{name}_tflop_per_frame": flops / 1e12 for name, flops in concepts.applying_flops(*asked).items()},
+    }
+    if backbone is not None:
+        learn["seconds_per_step"] = concepts.learning_seconds(backbone, outline, maps, task.labels, side)
+        apply["seconds_per_frame"] = concepts.applying_seconds(backbone, *asked)
+    return {"learn": learn, "apply": apply}
 
 
 def main(
@@ -196,12 +212,20 @@ def _table(found: dict[str, Any]) -> str:
         ]
     if "learn" in found:
         learned, applied = found["learn"], found["apply"]
+        height, width = applied["model_size"]
         moved = applied.get("guidance_tflop_per_frame")
         guided = f" and {moved:.3f} of guidance" if moved is not None else ", without guidance"
         lines += [
             "",
-            f"segments that are shown: learn {learned['tflop_per_step']:.3f} TFLOP per step, "
-            f"{learned['steps_per_reference']} steps per reference; "
-            f"apply {applied['passes_tflop_per_frame']:.3f} TFLOP per frame of passes{guided}",
+            "segments that are shown:",
+            f"learn  {learned['tflop_per_step']:.3f} TFLOP per step{_seconds(learned, 'seconds_per_step')}, "
+            f"{learned['steps_per_reference']} steps per reference"
+            + (f", {learned['most_steps']} at most" if learned["most_steps"] else ""),
+            f"apply  at {width}x{height}: {applied['passes_tflop_per_frame']:.3f} TFLOP per frame of passes{guided}"
+            f"{_seconds(applied, 'seconds_per_frame')}",
         ]
     return "\n".join(lines)
+
+
+def _seconds(found: dict[str, Any], name: str) -> str:
+    return f", {found[name]:.2f} seconds" if name in found else ""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.errors import ResourceError, UsageError
+from stages.commands import estimates
 from stages.common import cli, run_record
 from stages.common.results import Results
 from stages.common.settings import Settings, load
@@ -60,7 +62,8 @@ def run(
         with record.stage("ingest", stores / "clip.zarr"):
             ingest.run(video, stores, settings["ingest"], ground_truth=ground_truth, classes=classes, mask=mask)
         # Said when the first stage begins to compute: only the stages know whether their stores can be used again.
-        progress = cli.announced(lambda: _print_estimate(stores / "clip.zarr", settings, backbone))
+        estimate = partial(estimates.of_run, settings=settings, backbone=backbone)
+        progress = cli.announced(lambda: estimates.announce(stores / "clip.zarr", estimate))
         shared = settings["diffusion"], settings["backbone"], backbone
         with record.stage("extract", stores / "features.zarr"):
             extract.run(stores / "clip.zarr", stores, settings["extract"], *shared, progress=progress)
@@ -260,41 +263,26 @@ def _print_plan(
 
     frames = ingest.count_frames(source, settings["ingest"])
     lines = [
-        f"video      {video}: {frames} frames, {source.size[1]}x{source.size[0]}, {source.fps:g} fps",
+        video_line(video, source, frames),
         f"backbone   {backbone.name} {backbone.fingerprint[:12]} on {backbone.device}",
         f"encoder    {settings['extract'].encoder}",
         f"model size {size[1]}x{size[0]}",
         f"segments   {settings['segment'].clusters}, windows of {settings['segment'].window}",
         f"upsampling {settings['upsample'].method}",
-        f"estimate   {_estimate(frames, size, source.size, settings, backbone)}",
-        f"outputs    {out}/report.html, labels/, labels.json, overlay.mp4, contact_sheet.png, artifacts/",
+        f"estimate   {estimates.of_run(frames, size, source.size, settings, backbone)}",
+        outputs_line(out),
     ]
     print("\n".join(lines))
 
 
-def _print_estimate(clip: Path, settings: Settings, backbone: Backbone) -> None:
-    from pipeline.stores.schemas import CLIP
-    from pipeline.stores.store import open_store
-
-    store = open_store(clip, CLIP)
-    frames, height, width = store.array("frames").shape[:3]
-    source_size = tuple(store.attrs["source_size"])
-    text = _estimate(frames, (height, width), source_size, settings, backbone)
-    cli.note(f"{frames} frames at {width}x{height}: {text}")
+def video_line(video: Path, source: FrameSource, frames: int) -> str:
+    """A video, in a plan."""
+    return f"video      {video}: {frames} frames, {source.size[1]}x{source.size[0]}, {source.fps:g} fps"
 
 
-def _estimate(
-    frames: int, size: tuple[int, int], source_size: tuple[int, int], settings: Settings, backbone: Backbone
-) -> str:
-    from pipeline.cost.counting import cache_bytes
-    from stages.commands import cost
-    from stages.common import encoders
-
-    load, encoder = cost.workload(settings, size, source_size), encoders.loaded(settings, backbone.device)
-    seconds = frames * sum(cost.seconds_per_frame(backbone, load, encoder).values())
-    megabytes = frames * sum(cache_bytes(backbone, load, settings["extract"].dtype).values()) / 1e6
-    duration = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
-    return f"at most about {duration} of computing and {max(megabytes, 1):.0f} MB of stores"
+def outputs_line(out: Path) -> str:
+    """The results of a video, in a plan."""
+    return f"outputs    {out}/report.html, labels/, labels.json, overlay.mp4, contact_sheet.png, artifacts/"
 
 
 def main(
@@ -308,11 +296,8 @@ def main(
     ] = None,
     context: Annotated[Path | None, typer.Option(help="context folder of another clip to begin with")] = None,
     names: cli.NamesOption = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(help="named set of parameters (`vidseg preset list`), e.g. quality; --params wins over it"),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print plan, time and disk estimate, and stop")] = False,
+    preset: cli.PresetOption = None,
+    dry_run: cli.DryRunOption = False,
     open_: Annotated[bool, typer.Option("--open", help="open the page in the browser when it is done")] = False,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,

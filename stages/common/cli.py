@@ -7,14 +7,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pipeline.errors import DataError, ResourceError, VidsegError, is_out_of_memory
+from pipeline.errors import DataError, ResourceError, UsageError, VidsegError, is_out_of_memory
 
 ParamsOption = Annotated[
     Path | None,
@@ -65,6 +65,7 @@ NamesOption = Annotated[
     Path | None,
     typer.Option("--names", help="names.json of `vidseg name` or of a report.html: names, merged and dropped segments"),
 ]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="print plan, time and disk estimate, and stop")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
@@ -122,6 +123,21 @@ def run_app(app: typer.Typer) -> None:
         code, message = explain(error)
         print(f"error: {printable(message)}", file=sys.stderr)
         sys.exit(code)
+
+
+def refuse(given: Mapping[str, object], why: str) -> None:
+    """Refuse what would be dropped without a word.
+
+    Args:
+        given: names of arguments -> their values; None, empty or false = not given.
+        why: continues the name of the first that is.
+
+    Raises:
+        UsageError: one is.
+    """
+    for name, value in given.items():
+        if value:
+            raise UsageError(f"{name} {why}")
 
 
 def _log_seconds(seconds: float) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.cost.concepts import applying_flops, learning_flops
+from pipeline.cost.concepts import applied_bytes, applying_flops, learning_flops
 from pipeline.parameters import ApplyParams, BackboneParams, GuidanceParams, MapsParams
 from stages.common import backbones
 
@@ -44,3 +44,20 @@ def test_frames_alone_cost_less_than_frames_together(outline) -> None:  # type: 
     alone = applying_flops(outline, MapsParams(frames="one", norm="frame"), 2, SIZE, APPLY, FREE)
     together = applying_flops(outline, MapsParams(), 2, SIZE, APPLY, FREE)
     assert alone["passes"] < together["passes"]
+
+
+@pytest.mark.parametrize(("frames", "computed"), [(3, 3), (7, 12)])
+def test_a_short_clip_is_counted_chunk_by_chunk(outline, frames: int, computed: int) -> None:  # type: ignore[no-untyped-def]
+    """Frames alone cost the same wherever they are; the last chunk is moved back so that it is full."""
+    alone = MapsParams(frames="one", norm="frame")
+    whole = applying_flops(outline, alone, 2, SIZE, replace(APPLY, overlap=0), FREE)["passes"]
+    found = applying_flops(outline, alone, 2, SIZE, APPLY, FREE, frames)["passes"]
+    assert frames * found == pytest.approx(computed * whole)
+
+
+def test_bytes_of_what_apply_leaves() -> None:
+    """A clip of six frames in chunks of 0:4 and 2:6."""
+    labels = 6 * 10 * 20
+    soft = 8 * (3 * 12 * (2 + 4) + 10 * 20)
+    assert applied_bytes((3, 4), (10, 20), 3, APPLY, None, 6) == labels + soft
+    assert applied_bytes((3, 4), (10, 20), 3, APPLY, 29, 6) == labels + soft + 6 * 6 * 12 * 5

@@ -127,7 +127,7 @@ ONE_STEP = ("diffusion.start_step=24", "upsample.modulate_step=24", "upsample.pa
 
 
 def options(model: Path, *more: str) -> list[str]:
-    sets = (f"backbone.path={model}", "ingest.size=native", "upsample.method=modulation", *more)
+    sets = (f"backbone.path={model}", "ingest.size=native", "learn.size=64", "upsample.method=modulation", *more)
     return [word for text in sets for word in ("--set", text)]
 
 
@@ -143,6 +143,8 @@ def test_every_stage_as_json(tiny_model: Path) -> None:
             for name in ("tflop_per_frame", "memory_gb", "cache_bytes_per_frame", "seconds_per_frame")
         )
     assert found["stages"]["ingest"] == {"cache_bytes_per_frame": 3 * 64 * 128}
+    assert found["learn"]["seconds_per_step"] > 0 and found["apply"]["seconds_per_frame"] > 0
+    assert found["apply"]["model_size"] == [64, 128]
 
 
 def test_without_modulation_the_table_counts_extract_only(tiny_model: Path) -> None:
@@ -151,7 +153,8 @@ def test_without_modulation_the_table_counts_extract_only(tiny_model: Path) -> N
     heading, table, shown = vidseg(*arguments, *given).stdout.split("\n\n")
     titles, *lines = table.splitlines()
     assert "64x64, 12 labels, guidance 1, float32 on cpu" in heading
-    assert shown.startswith("segments that are shown: learn ")
+    assert shown.startswith("segments that are shown:\nlearn ") and "seconds" not in shown
+    assert "apply  at 64x64: " in shown
     assert titles.split() == ["stage", "TFLOP", "memory", "GB", "cache", "MB", "seconds"]
     rows = {line.split()[0]: line.split()[1:] for line in lines}
     assert list(rows) == ["ingest", "extract", "correspond", "segment", "upsample", "all"]

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DataError, UsageError
-from pipeline.fewshot.concept_store import open_concept
 from pipeline.parameters import BackboneParams, DiffusionParams, ExtractParams, GuidanceParams, MapsParams
 from pipeline.stores.schemas import LABELS, SOFT
 from pipeline.stores.store import Store, open_store
@@ -179,8 +178,13 @@ def test_the_whole_path_of_a_video(made: Made, tiny_model: Path, tmp_path: Path)
     as_learned = f"maps.cross_blocks={list(MapsParams().cross_blocks)}"
     sets = (f"--set={one}" for one in (*SETS, as_learned, f"backbone.path={tiny_model}"))
     arguments = ("video", "--concept", made.inputs.concept, "-o", "out", "--ground-truth", "truth", *sets)
+    plan = vidseg("apply", *arguments, "--dry-run", cwd=tmp_path).stdout
+    assert "1 frames, 64x64" in plan and "2 segments, learned from 2 pictures" in plan and "model size 64x64" in plan
+    assert "guidance   1 steps at 1 timesteps" in plan and "seconds of computing and" in plan
+    assert not (tmp_path / "out").exists()
     said = vidseg("apply", *arguments, cwd=tmp_path).stderr
     assert "short side of frames: 64 pixels, as learned" in said and "done: out/overlay.mp4" in said
+    assert said.count("1 frames at 64x64: at most about ") == said.count("seconds of computing and ") == 1
     scores = json.loads((tmp_path / "out/scores.json").read_text())
     assert scores["videos"][0]["assigned"]["rule"] == "none"  # labels are classes already
     listed = json.loads((tmp_path / "out/labels.json").read_text())
@@ -201,11 +205,11 @@ def test_the_whole_path_of_a_video(made: Made, tiny_model: Path, tmp_path: Path)
     ],
 )
 def test_frames_are_as_large_as_at_learning_unless_a_size_is_given(
-    made: Made, tmp_path: Path, sets: list[str], preset: str | None, content: str, size: str | int
+    tmp_path: Path, sets: list[str], preset: str | None, content: str, size: str | int
 ) -> None:
     (tmp_path / "params.yaml").write_text(content)
     settings = load(tmp_path / "params.yaml", sets, preset)
-    assert apply.at_size_of(open_concept(made.inputs.concept), settings)["ingest"].size == size
+    assert apply.at_learned_size(settings, LEARN.size)["ingest"].size == size
 
 
 @pytest.mark.parametrize(
@@ -214,6 +218,9 @@ def test_frames_are_as_large_as_at_learning_unless_a_size_is_given(
         (["video", "-o", "out"], 2, "give VIDEO, --concept CONCEPT and -o OUT"),
         (["none.mp4", "--concept", "CONCEPT", "-o", "out"], 3, "none.mp4: no such file or folder"),
         (["video", "--concept", "none", "-o", "out"], 3, "none: no such concept"),
+        (["video", "--concept", "CONCEPT", "-o", "out", "--tracks", "t"], 2, "--tracks goes with CLIP and LATENTS"),
+        (["c", "l", "out", "--concept", "CONCEPT", "--classes", "x"], 2, "--classes goes with a video, not with CLIP"),
+        (["--item", "none", "--concept", "CONCEPT"], 2, "--concept does not go with --item"),
         (["--item", "none"], 2, "videos.yaml: nothing is applied under the name 'none'"),
         (["video", "--concept", "CONCEPT", "-o", "out", "--set", "apply.overlap=16"], 2, "apply.overlap must be less"),
         (["video", "--concept", "CONCEPT", "-o", "out", "--set", "guidance.vote.window=2"], 2, "must be odd, not 2"),

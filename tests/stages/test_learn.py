@@ -87,7 +87,11 @@ def test_the_whole_path_from_a_folder(concept: Path, tiny_model: Path, tmp_path:
     listed.write_text('{"classes": ["background", "right", "wheel"]}')
     sets = ["learn.size=64", "learn.epochs=1", "learn.tune=none", f"backbone.path={tiny_model}"]
     arguments = [folder, "-o", tmp_path / "out", "--classes", listed, *(f"--set={one}" for one in sets)]
+    plan = vidseg("learn", *arguments, "--dry-run").stdout
+    assert "segments   3: background, right, wheel" in plan and "out/concept.zarr\n" in plan
+    assert "estimate   2 pictures, 2 steps: at most about" in plan and not (tmp_path / "out").exists()
     said = vidseg("learn", *arguments).stderr
+    assert said.count("2 pictures, 2 steps: at most about") == 1
     assert "segment 'wheel' appears in no reference" in said and "mean IoU with its own references" in said
     assert load_concept(tmp_path / "out").table.names == ("background", "right", "wheel")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["classes.json", "out", "refs"]
@@ -98,6 +102,8 @@ def test_the_whole_path_from_a_folder(concept: Path, tiny_model: Path, tmp_path:
     [
         (["none", "-o", "out"], 3, "none: no images/ here"),
         (["REFS"], 2, "give REFS and -o OUT, or --item KEY"),
+        (["REFS", "-o", "out", "--classes", "c.json"], 2, "--classes goes with a folder; refs.zarr has its class list"),
+        (["--item", "h", "--dry-run"], 2, "--dry-run does not go with --item, whose paths stand in videos.yaml"),
         (["REFS", "-o", "out", "--set", "learn.t=[9]"], 2, "learn.t must be the first and the last timestep"),
         (["REFS", "-o", "out", "--set", "learn.size=100"], 2, "learn.size must be a multiple of 64, not 100"),
         (["REFS", "-o", "out", "--set", "learn.init=names"], 2, "learn.init: names needs a text encoder"),

@@ -1,0 +1,85 @@
+"""What a command will take, in words, before it takes it: computing on this machine, and disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.common import cli
+from stages.common.settings import Settings
+
+if TYPE_CHECKING:
+    from pipeline.backbone import Backbone
+
+Size = tuple[int, int]
+
+
+def announce(clip: Path, estimate: Callable[[int, Size, Size], str]) -> None:
+    """Say what a clip will take.
+
+    Args:
+        estimate: of its number of frames, their size (H, W), and that of the source.
+    """
+    from pipeline.stores.schemas import CLIP
+    from pipeline.stores.store import open_store
+
+    store = open_store(clip, CLIP)
+    frames, height, width = store.array("frames").shape[:3]
+    cli.note(
+        f"{frames} frames at {width}x{height}: {estimate(frames, (height, width), tuple(store.attrs['source_size']))}"
+    )
+
+
+def of_run(frames: int, size: Size, source_size: Size, settings: Settings, backbone: Backbone) -> str:
+    """What `vidseg run` takes for frames of size (H, W)."""
+    from pipeline.cost.counting import cache_bytes
+    from stages.commands import cost
+    from stages.common import encoders
+
+    load, encoder = cost.workload(settings, size, source_size), encoders.loaded(settings, backbone.device)
+    seconds = cost.seconds_per_frame(backbone, load, encoder)
+    stores = cache_bytes(backbone, load, settings["extract"].dtype)
+    return _computing(frames * sum(seconds.values()), frames * sum(stores.values()))
+
+
+def of_applying(
+    frames: int, size: Size, source_size: Size, segments: int, settings: Settings, backbone: Backbone
+) -> str:
+    """What `vidseg apply` takes for frames of size (H, W): in `extract` and `apply`; `track` is quick beside them."""
+    from pipeline.cost import concepts
+    from pipeline.cost.counting import cache_bytes
+    from stages.commands import cost
+    from stages.common import backbones, encoders
+
+    # Labels are not upsampled here: what that would take needs no timing.
+    plain = replace(
+        cost.workload(settings, size, source_size), upsample=replace(settings["upsample"], method="nearest")
+    )
+    encoder, outline = encoders.loaded(settings, backbone.device), backbones.outline(settings["backbone"])
+    sections = settings["apply"], settings["guidance"]
+    seconds = cost.seconds_per_frame(backbone, plain, encoder)["extract"]
+    seconds += concepts.applying_seconds(backbone, outline, settings["maps"], segments, size, *sections, frames)
+    stores = cache_bytes(backbone, plain, settings["extract"].dtype)
+    window = settings["track"].window if settings["guidance"].needs_tracks else None
+    grid = size[0] // backbone.latent_stride, size[1] // backbone.latent_stride
+    applied = concepts.applied_bytes(grid, source_size, segments, settings["apply"], window, frames)
+    return _computing(frames * seconds, frames * (stores["ingest"] + stores["extract"]) + applied)
+
+
+def of_learning(images: int, segments: int, settings: Settings, backbone: Backbone) -> str:
+    """What `vidseg learn` takes for so many pictures."""
+    from pipeline.cost import concepts
+    from pipeline.fewshot.learning import Plan
+    from stages.common import backbones
+
+    params, outline = settings["learn"], backbones.outline(settings["backbone"])
+    step = concepts.learning_seconds(backbone, outline, settings["maps"], segments, params.size)
+    return _computing(params.batch * step * Plan(images, params).iterations)
+
+
+def _computing(seconds: float, stored: float | None = None) -> str:
+    duration = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+    room = "" if stored is None else f" and {max(stored / 1e6, 1):.0f} MB of stores"
+    return f"at most about {duration} of computing{room}"
