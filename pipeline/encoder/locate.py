@@ -46,10 +46,13 @@ def identify(name: str, folder: Path, of_backbone: bool = False) -> EncoderSourc
         of_backbone: the folder is a backbone's own, which takes the place of the embedded encoder.
 
     Raises:
-        WeightsError: the folder has no config.json or no safetensors; the message has the command that gets them.
+        WeightsError: the folder has no config.json or no safetensors, or is the embedded encoder's and lacks its
+            matrix; the message has the command that gets them.
     """
     weights = sorted(folder.glob("*.safetensors"))
-    if not (folder / CONFIG).is_file() or not any(file.name != PROJECTION for file in weights):
+    # The embedded encoder's matrix comes with it: a random one in its place would give other features without a word.
+    is_torn = name == EMBEDDED and not of_backbone and not (folder / PROJECTION).is_file()
+    if is_torn or not (folder / CONFIG).is_file() or not any(file.name != PROJECTION for file in weights):
         refuse_pickles(folder)
         raise WeightsError(_no_encoder(name, folder, of_backbone))
     whole = hashlib.sha256()
@@ -60,7 +63,7 @@ def identify(name: str, folder: Path, of_backbone: bool = False) -> EncoderSourc
 
 def _no_encoder(name: str, folder: Path, of_backbone: bool) -> str:
     if name == EMBEDDED and not of_backbone:
-        missing = WEIGHTS if (folder / CONFIG).is_file() else CONFIG
+        missing = next(file for file in (CONFIG, WEIGHTS, PROJECTION) if not (folder / file).is_file())
         return (
             f"{folder}: {missing} of the embedded encoder is missing; get it with: "
             "git checkout -- models/compact/encoder"

@@ -1,4 +1,4 @@
-"""What this machine has: versions, devices, FAISS build, weights, DVC's cache, free disk."""
+"""What this machine has: versions, devices, FAISS build, weights, concepts, DVC's cache, free disk."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ PACKAGES = (
     "typer",
 )
 
+#: Where concepts lie in a project: those of DVC, and those that were learned by hand as the documentation does it.
+CONCEPTS = ("data/learn/*/concept", "concepts/*")
 #: DVC's ways to place a file without copying it.
 LINKS = ("reflink", "hardlink", "symlink")
 
@@ -39,6 +41,7 @@ def collect() -> dict[str, Any]:
         "faiss": _faiss(),
         "backbones": {name: _weights(name) for name in backbone_names()},
         "encoder": _encoder(),
+        "concepts": {str(folder.relative_to(Path.cwd())): _concept(folder) for folder in _concept_folders(Path.cwd())},
         "free_disk_gb": _free_gb(Path.cwd()),
         "dvc_cache": _dvc_cache(Path.cwd()),
     }
@@ -104,6 +107,33 @@ def _encoder() -> str:
     return f"{EMBEDDED} {source.folder} (sha256 {source.sha256[:12]})"
 
 
+def _concept_folders(project: Path) -> list[Path]:
+    found = (folder for pattern in CONCEPTS for folder in sorted(project.glob(pattern)))
+    return [folder for folder in found if (folder / "concept.zarr").is_dir()]
+
+
+def _concept(folder: Path) -> str:
+    """Whether a concept is whole and fits the weights that are here."""
+    from pipeline.errors import VidsegError
+    from pipeline.fewshot.concept_store import is_current_concept, open_concept
+    from stages.common.backbones import find
+    from stages.common.settings import load
+
+    try:
+        store = open_concept(folder)
+    except VidsegError as error:
+        return f"problem: {error}"
+    name, weights, adapter = store.params["backbone"]["name"], store.attrs["backbone"], store.attrs["adapter"]
+    if not is_current_concept(folder, store.fingerprint):
+        return "problem: its adapter.safetensors is missing, damaged or another one; copy both again, or learn it again"
+    about = f"{name} {weights[:12]}, {f'adapter {adapter[:12]}' if adapter else 'tokens alone'}"
+    try:
+        here = find(load(sets=[f"backbone.name={name}"])["backbone"]).sha256
+    except VidsegError:
+        return f"{about}; the weights are not here"
+    return about if here == weights else f"{about}; backbone.name = {name} has other weights here ({here[:12]})"
+
+
 def _free_gb(folder: Path) -> float:
     return round(shutil.disk_usage(folder).free / 1e9, 1)
 
@@ -137,7 +167,7 @@ def _dvc_cache(project: Path) -> str | dict[str, Any]:
 
 
 def main(as_json: cli.JsonOption = False) -> None:
-    """Report versions, devices, FAISS build, weights, DVC cache and free disk.
+    """Report versions, devices, FAISS build, weights, concepts, DVC cache and free disk.
 
     Example: vidseg doctor
     """
@@ -146,7 +176,9 @@ def main(as_json: cli.JsonOption = False) -> None:
         print(json.dumps(findings, indent=2))
         return
     for name, value in findings.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and not value:
+            print(f"{name:<16} none")
+        elif isinstance(value, dict):
             print(f"{name}:")
             print(text_table(value.items(), indent=2))
         else:

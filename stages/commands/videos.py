@@ -158,6 +158,7 @@ def _is_of(entries: Any, registration: str) -> bool:
 def _content() -> Any:
     """What videos.yaml holds, with all of its parts."""
     content = yaml_files.read(VIDEOS, "run this in the project's folder")
+    yaml_files.settle_comments(content)
     for part in PARTS:
         if content.get(part) is None:
             content[part] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,36 @@ def write(path: Path, content: Any) -> None:
     """Write back what `read` gave."""
     with replacing(path) as temporary, temporary.open("w") as stream:
         _yaml().dump(content, stream)
+
+
+def settle_comments(content: Any) -> None:
+    """Move the comments between two keys of a mapping that `read` gave to the second, in place.
+
+    They hang on the last value before them, however deep it lies: what is added behind that value would get between
+    the comments and what they are about.
+    """
+    for key, following in pairwise(list(content)):
+        if found := _comments_behind(content, key):
+            slots = content.ca.items.setdefault(following, [None] * 4)
+            slots[1] = [*found, *(slots[1] or ())]
+
+
+def _comments_behind(holder: Any, last: Any) -> list[Any]:
+    """The comments behind a value of a mapping or list, taken off it; one in its own line stays."""
+    value = holder[last]
+    is_filled = isinstance(value, dict | list) and bool(value)
+    if is_filled and not value.fa.flow_style():
+        found = _comments_behind(value, next(reversed(value)) if isinstance(value, dict) else len(value) - 1)
+        ending, value.ca.end = value.ca.end, []
+        return [*found, *(ending or ())]
+    slots, place = holder.ca.items.get(last), 2 if isinstance(holder, dict) else 0
+    if slots is None or slots[place] is None:
+        return []
+    beside, _, behind = slots[place].value.partition("\n")
+    if not behind:
+        return []
+    slots[place].value = f"{beside}\n"
+    return [_comment_token(behind, 0)]
 
 
 def flow_list(values: list[Any]) -> Any:
@@ -123,12 +154,16 @@ def _entries(mapping: Any, within: tuple[str, ...] = ()) -> tuple[list[_Entry], 
 
 
 def _comment(mapping: Any, entry: _Entry, following: str) -> None:
+    if entry.beside or following:
+        token = _comment_token(f"{entry.beside}\n{following}", entry.column)
+        mapping.ca.items[entry.path[-1]] = [None, None, token, None]
+
+
+def _comment_token(text: str, column: int) -> Any:
     from ruamel.yaml.error import CommentMark
     from ruamel.yaml.tokens import CommentToken
 
-    if entry.beside or following:
-        token = CommentToken(f"{entry.beside}\n{following}", CommentMark(entry.column))
-        mapping.ca.items[entry.path[-1]] = [None, None, token, None]
+    return CommentToken(text, CommentMark(column))
 
 
 def _mapping(flow: bool | None) -> Any:

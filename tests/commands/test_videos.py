@@ -216,6 +216,22 @@ def test_concepts_that_are_refused(complete: Path, arguments: list[str], code: i
     assert (complete / "videos.yaml").read_text() == CONCEPTS
 
 
+def test_comments_stay_before_the_part_that_they_are_about(complete: Path) -> None:
+    """Whatever is added before them; the reader hangs them on the last value before, however deep it lies."""
+    about = {"items": "# of items", "concepts": "\n# of concepts,\n# in two lines", "applied": "# of what is applied"}
+    inside = "  # of the next item"
+    (complete / "videos.yaml").write_text(
+        f"{about['items']}\nitems:\n  sample:\n    - path: data/sample/frames\n      fps: 5  # slow\n{inside}\n"
+        f"{about['concepts']}\nconcepts: {{}}\n{about['applied']}\napplied: {{}}\n# the end\n"
+    )
+    vidseg("videos", "add", "clip.v2 (final).mp4", "--key", "clip", cwd=complete)
+    vidseg("videos", "concept", "cars", cwd=complete)
+    vidseg("videos", "apply", "clip", "cars", cwd=complete)
+    text = (complete / "videos.yaml").read_text()
+    assert all(f"{comment}\n{part}:\n" in text for part, comment in about.items()), text
+    assert "fps: 5  # slow\n" in text and inside in text and text.endswith("# the end\n"), text
+
+
 def test_a_name_is_used_once(complete: Path) -> None:
     vidseg("videos", "concept", "cars", cwd=complete)
     vidseg("videos", "apply", "sample", "cars", "--key", "x", cwd=complete)

@@ -54,7 +54,7 @@ def test_what_is_no_folder_is_named_with_what_may_be_given(name: str) -> None:
     assert error.value.exit_code == 4
 
 
-@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "projection.safetensors"])
 def test_the_embedded_encoder_is_got_from_the_repository(
     missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

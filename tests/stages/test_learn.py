@@ -14,6 +14,7 @@ from pipeline.errors import DataError, UsageError, WeightsError
 from pipeline.fewshot.concept_store import load_concept, open_concept
 from pipeline.parameters import BackboneParams, MapsParams
 from stages import learn, references
+from stages.commands import doctor
 from tests.support import tiny
 from tests.support.commands import error_line, tree_bytes, vidseg
 from tests.support.concepts import LEARN, write_references
@@ -60,6 +61,26 @@ def test_equal_runs_give_equal_bytes_and_none_runs_twice(
         load_concept(again)
     learn.run(refs, again, LEARN, MapsParams(), backbone)
     assert tree_bytes(again) == tree_bytes(concept)
+
+
+def test_doctor_knows_the_concepts_of_a_project(
+    concept: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("whole", "torn", "lost"):
+        shutil.copytree(concept, tmp_path / "concepts" / key)
+    (tmp_path / "concepts/torn/adapter.safetensors").unlink()
+    (tmp_path / "concepts/lost/concept.zarr/zarr.json").unlink()
+    shutil.copytree(concept, tmp_path / "data/learn/cars/concept")
+    monkeypatch.chdir(tmp_path)
+    store = open_concept(concept)
+    found = {str(folder.relative_to(tmp_path)): doctor._concept(folder) for folder in doctor._concept_folders(tmp_path)}
+    whole = (
+        f"compact {store.attrs['backbone'][:12]}, adapter {store.attrs['adapter'][:12]}; backbone.name = compact has"
+    )
+    assert list(found) == ["data/learn/cars/concept", "concepts/lost", "concepts/torn", "concepts/whole"]
+    assert found["concepts/whole"].startswith(whole) and found["data/learn/cars/concept"].startswith(whole)
+    assert found["concepts/torn"].startswith("problem: its adapter.safetensors is missing")
+    assert found["concepts/lost"].startswith("problem: ")
 
 
 def test_tokens_alone_need_no_adapter(refs: Path, tiny_model: Path, tmp_path: Path) -> None:
