@@ -17,7 +17,7 @@ from stages.common.layout import DATA, Out
 from stages.common.provenance import check_latents, check_of_clip, check_same_weights
 from stages.common.resources import stage_version
 from stages.common.results import Results
-from stages.common.settings import Settings, load, plain
+from stages.common.settings import Settings, at_learned_size, load, plain
 from stages.learn import in_single_precision, segment_model
 
 if TYPE_CHECKING:
@@ -395,18 +395,6 @@ def run_video(
 def _guidance_in_words(sections: Sections) -> str:
     moved, steps = sections.guidance.moves, len(sections.apply.timesteps) - 1
     return f"{sections.guidance.iterations} steps at {steps} timesteps" if moved else "none"
-
-
-def at_learned_size(settings: Settings, side: int) -> Settings:
-    """The parameters, with frames as large as the pictures that a concept was learned from, unless `ingest.size` was
-    given: segments are told best at the size that they were shown at, and guidance takes long at a larger one.
-
-    Args:
-        side: of these pictures.
-    """
-    if "ingest.size" in settings.given or settings["ingest"].size == side:
-        return settings
-    return settings.replaced("ingest", size=side)
 
 
 app = cli.new_app("Find learned segments in a video or a clip -> labels, and all that shows them.")

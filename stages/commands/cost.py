@@ -11,7 +11,7 @@ import typer
 from pipeline.errors import UsageError
 from stages.common import cli
 from stages.common.printing import text_table
-from stages.common.settings import Settings, load
+from stages.common.settings import Settings, at_learned_size, load
 
 if TYPE_CHECKING:
     from pipeline.backbone import Backbone
@@ -126,7 +126,6 @@ def _shown(outline: Backbone, task: Workload, settings: Settings, backbone: Back
     from pipeline.backbone import PredictsNoise
     from pipeline.cost import concepts
     from pipeline.media.resize import model_size
-    from stages.apply import at_learned_size
 
     if not isinstance(outline, PredictsNoise):
         return {}

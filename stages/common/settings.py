@@ -59,6 +59,18 @@ class Settings:
         )
 
 
+def at_learned_size(settings: Settings, side: int) -> Settings:
+    """The parameters, with frames as large as the pictures that a concept was learned from, unless `ingest.size` was
+    given: segments are told best at the size that they were shown at, and guidance takes long at a larger one.
+
+    Args:
+        side: of these pictures.
+    """
+    if "ingest.size" in settings.given or settings["ingest"].size == side:
+        return settings
+    return settings.replaced("ingest", size=side)
+
+
 #: Parameters that may name a folder or file of weights; what they name else is no path that exists.
 WEIGHTS = ("backbone.path", "extract.encoder", "upsample.fast.small_decoder", "track.file")
 

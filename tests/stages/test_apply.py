@@ -17,7 +17,7 @@ from pipeline.stores.store import Store, open_store
 from stages import apply, extract, ingest, learn, references, track
 from stages.apply import Inputs, Sections
 from stages.common import cli
-from stages.common.settings import load
+from stages.common.settings import at_learned_size, load
 from tests.support import tiny
 from tests.support.commands import error_line, tree_bytes, vidseg, write_frames, write_labels
 from tests.support.concepts import APPLY, GUIDANCE, LEARN, TRACK, halves, write_references
@@ -209,7 +209,7 @@ def test_frames_are_as_large_as_at_learning_unless_a_size_is_given(
 ) -> None:
     (tmp_path / "params.yaml").write_text(content)
     settings = load(tmp_path / "params.yaml", sets, preset)
-    assert apply.at_learned_size(settings, LEARN.size)["ingest"].size == size
+    assert at_learned_size(settings, LEARN.size)["ingest"].size == size
 
 
 @pytest.mark.parametrize(
