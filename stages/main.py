@@ -28,6 +28,7 @@ from stages.commands import (
     cost,
     dataset,
     doctor,
+    export,
     figures,
     name,
     preset,
@@ -70,6 +71,7 @@ HAND = "Around the stages"
 app.command("run", rich_help_panel=MAIN)(run_all.main)
 app.command("name", rich_help_panel=MAIN)(name.main)
 app.command("report", rich_help_panel=MAIN)(report.main)
+app.command("export", rich_help_panel=MAIN)(export.main)
 app.command("doctor", rich_help_panel=MAIN)(doctor.main)
 app.command("cost", rich_help_panel=MAIN)(cost.main)
 app.command("sample", rich_help_panel=MAIN)(sample.main)

@@ -1,0 +1,73 @@
+"""`vidseg export`: the segments of a run, for other tools."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.commands import error_line, tree_bytes, vidseg
+from tests.support.results import results
+from tests.support.scenes import Scene, label_maps
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    results(folder)
+    return folder / "out"
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "out"))
+
+
+def labels(folder: Path) -> np.ndarray:
+    with np.load(folder / "labels.npz") as file:
+        return np.asarray(file["labels"])
+
+
+def test_named_labels_are_exported_where_there_are_any(folder: Path, tmp_path: Path) -> None:
+    vidseg("export", folder, "--format", "npz", "-o", tmp_path / "a")
+    np.testing.assert_array_equal(labels(tmp_path / "a"), label_maps())
+    vidseg("name", folder, "--merge", "0,7=ground", "--set", "render.extras=false")
+    vidseg("export", folder, "-f", "npz", "-o", tmp_path / "b")
+    np.testing.assert_array_equal(labels(tmp_path / "b"), np.where(label_maps() == 7, 0, label_maps()))
+    vidseg("export", folder, "-f", "npz", "-o", tmp_path / "c", "--labels")
+    assert tree_bytes(tmp_path / "c") == tree_bytes(tmp_path / "a")
+
+
+def test_names_of_labels_that_are_no_more_are_not_exported(folder: Path, tmp_path: Path) -> None:
+    vidseg("name", folder, "--name", "3=car", "--set", "render.extras=false")
+    Scene(folder / "artifacts", mark="again").labels_store()
+    message = error_line(vidseg("export", folder, "-f", "npz", "-o", tmp_path / "new", check=3))
+    assert "named.zarr: was made of other labels than those beside it; run `vidseg name" in message
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["-f", "coco"], 2, "--format coco: there is no such format; there are: coco-panoptic"),
+        (["-f", "alpha"], 2, "--format alpha: say what stays visible with --segment"),
+        (
+            ["-f", "alpha", "--segment", "dog"],
+            2,
+            "--segment dog: this video has no such segment; there are: 0 (label 0)",
+        ),
+        (["-f", "npz", "--components"], 2, "--components is for --format coco-instances, not npz"),
+    ],
+)
+def test_what_makes_no_sense_writes_nothing(
+    folder: Path, tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    assert message in error_line(vidseg("export", folder, "-o", tmp_path / "new", *arguments, check=code))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_without_results(tmp_path: Path) -> None:
+    message = error_line(vidseg("export", tmp_path, "-f", "npz", "-o", tmp_path / "new", check=3))
+    assert "holds no results of `vidseg run`" in message
