@@ -156,15 +156,16 @@ def _named(labels: Store) -> dict[int, str]:
 
 
 def _legend(uses: Sequence[LabelUse], colours: np.ndarray, names: Mapping[int, str]) -> list[LegendEntry]:
-    from pipeline.rendering.sheets import LegendEntry
+    from pipeline.rendering.sheets import LegendEntry, legible
 
     entries = []
     for use in uses:
         red, green, blue = colours[use.id % len(colours)].tolist()
         percent = f"{100 * use.share:.0f} %" if use.share >= 0.005 else "<1 %"
-        entries.append(
-            LegendEntry((red, green, blue), f"{names.get(use.id, f'label {use.id}')} ({percent})", str(use.id))
-        )
+        name = legible(names.get(use.id, ""))
+        # A name in another script would be all question marks; the number says more.
+        text = name if any(sign.isalnum() for sign in name) else f"label {use.id}"
+        entries.append(LegendEntry((red, green, blue), f"{text} ({percent})", str(use.id)))
     return entries
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -173,9 +174,15 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return font
 
 
+def legible(text: str) -> str:
+    """The text in letters that the built-in font has: without accents, a question mark for what is no Latin letter."""
+    plain = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
+    return "".join(sign for sign in plain if not unicodedata.combining(sign)).encode("ascii", "replace").decode()
+
+
 def _shortened(text: str, width: int) -> str:
     """The text, without its beginning where it is too wide: names differ at their ends."""
-    text = text.encode("ascii", "replace").decode()  # the built-in font has few other letters
+    text = legible(text)
     if _font(TEXT).getlength(text) <= width:
         return text
     while text and _font(TEXT).getlength("..." + text) > width:

@@ -83,6 +83,7 @@ def named_again(results: Results, names: Path | None) -> Path:
         DataError: the names that are given do not fit.
     """
     from pipeline.naming.names import MARK, read_names
+    from pipeline.naming.stores import NAMED
     from pipeline.stores.numbering import Numbering
     from pipeline.stores.schemas import LABELS
     from pipeline.stores.store import open_store
@@ -94,7 +95,9 @@ def named_again(results: Results, names: Path | None) -> Path:
         if content.fits == Numbering.of_labels(open_store(results.labels, LABELS)).origin:
             return write(results, content, str(results.names))
         cli.note(f"warning: {results.names}: was made for other segments than this run found, and is not used")
-    if results.named.exists():
+    elif results.names.exists():
+        cli.note(f"warning: {results.names}: is no file of names that can be read, and is not used")
+    if NAMED.mark.on(results.named):
         shutil.rmtree(results.named)  # of the labels that were here before
     return results.labels
 

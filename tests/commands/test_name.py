@@ -132,6 +132,9 @@ def test_after_another_run_names_hold_where_the_segments_are_the_same(
     assert named_again(results, None) == results.labels
     assert "names.json: was made for other segments than this run found, and is not used" in capsys.readouterr().err
     assert not results.named.exists()
+    results.names.write_text("{")
+    assert named_again(results, None) == results.labels
+    assert "names.json: is no file of names that can be read, and is not used" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("place", "content"), [("names.json", "[]"), ("artifacts/named.zarr", None)])

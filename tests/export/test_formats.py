@@ -180,6 +180,19 @@ def test_exporting_again_gives_the_same_bytes(tmp_path: Path, format: str) -> No
     assert tree_bytes(export(source, tmp_path / "a", format)) == first
 
 
+def test_learned_segments_have_their_names(tmp_path: Path) -> None:
+    made = Scene(tmp_path)
+    labels = made.applied_labels(
+        [{"id": label, "name": name, "color": [9, 9, 9]} for label, name in ((0, "legs"), (3, "head"))]
+    )
+    pictures = open_pictures(open_store(made.clip(made.frames_source()), CLIP), None)
+    assert labelled_clip("shots", labels, pictures, (), lambda _: None).categories() == {
+        "legs": 1,
+        "head": 2,
+        "label 7": 3,
+    }
+
+
 def test_segments_of_one_name_are_one_category_and_stay_apart(tmp_path: Path) -> None:
     source = clip(tmp_path, Names({3: Named("car"), 7: Named("car")}))
     assert source.categories() == {"label 0": 1, "car": 2}

@@ -82,6 +82,18 @@ def test_a_store_of_named_labels_reads_like_one_of_labels(tmp_path: Path) -> Non
     assert store.stage == "name"
 
 
+def test_learned_segments_have_names_and_can_be_merged(tmp_path: Path) -> None:
+    """The concept numbers them: names fit every video that it is applied to."""
+    record = [
+        {"id": label, "name": name, "color": [label, 0, 0]} for label, name in ((3, "head"), (0, "legs"), (7, "tail"))
+    ]
+    labels = Scene(tmp_path).applied_labels(record)
+    assert segments_of(labels) == {0: Segment(0, "legs"), 3: Segment(3, "head"), 7: Segment(7, "tail")}
+    assert Numbering.of_labels(labels) == Numbering("concept", (0, 3, 7))
+    content = NamesFile("concept", Names({3: Named("skull")}, merged={7: 0}))
+    assert segments_of(NamedLabels(labels, content, "f")) == {0: Segment(0, "legs"), 3: Segment(3, "skull")}
+
+
 def test_labels_of_an_earlier_version_cannot_be_named(tmp_path: Path) -> None:
     labels = open_store(Scene(tmp_path).labels_store(origin=None), LABELS)
     with pytest.raises(DataError, match="an earlier version made it.*delete it and run `vidseg upsample`"):

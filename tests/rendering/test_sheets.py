@@ -104,3 +104,8 @@ def test_x_t_slice_of_a_moving_dot_is_a_diagonal() -> None:
 )
 def test_captions_of_a_comparison_name_what_differs(first: dict, second: dict, expected: tuple[str, str]) -> None:
     assert differing(first, second) == expected
+
+
+@pytest.mark.parametrize(("text", "shown"), [("road", "road"), ("Straße é ñ", "Strasse e n"), ("道 1", "? 1")])
+def test_texts_are_in_letters_that_the_font_has(text: str, shown: str) -> None:
+    assert sheets.legible(text) == shown

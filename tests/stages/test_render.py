@@ -14,6 +14,7 @@ from scipy.ndimage import minimum_filter
 
 from pipeline.errors import DataError
 from pipeline.media.pictures import davis_palette
+from pipeline.naming.names import Named, Names, NamesFile, write_names
 from pipeline.parameters import IngestParams, RenderParams
 from pipeline.rendering.palette import overlay_colours
 from pipeline.stores.clip_source import ClipSource, write_source
@@ -281,6 +282,14 @@ def test_items_of_one_and_of_several_videos(
         render.run_item(f"render@{key}", None, ["render.extras=false"])
     assert set(tree_bytes(DATA / "render/one")) == BASIC
     assert set(tree_bytes(DATA / "render/two")) == {f"{v}/{name}" for v in "ab" for name in BASIC}
+    # Names of an item's segments are applied as labels are read.
+    names = NamesFile("scene", Names({3: Named("car")}, merged={7: 0}))
+    write_names(Path("mine.json"), names)
+    content = {"items": {"one": [{"path": "x", "names": "mine.json"}]}, "concepts": {}, "applied": {}}
+    Path("videos.yaml").write_text(json.dumps(content))
+    render.run_item("render@one", None, ["render.extras=false"])
+    listed = json.loads((DATA / "render/one/labels.json").read_text())["labels"]
+    assert [(label["id"], label["name"]) for label in listed] == [(0, None), (3, "car")]
 
 
 def test_a_real_clip_at_its_own_size_and_rate(shared_data: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from pipeline.media.resize import resize_frame, resize_nearest
 from pipeline.media.video import open_source, write_video
 from pipeline.stores.clip_source import ClipSource, write_source
 from pipeline.stores.numbering import ATTRIBUTE, Numbering
-from pipeline.stores.schemas import CLIP, COARSE, FEATURES, LABELS, ArraySpec, Schema
+from pipeline.stores.schemas import APPLIED_LABELS, CLIP, COARSE, FEATURES, LABELS, ArraySpec, Schema
+from pipeline.stores.store import Store, open_store
 from pipeline.stores.writer import StoreWriter
 from tests.support.commands import write_frames
 
@@ -81,6 +82,13 @@ class Scene:
         planes = self.labels if labels is None else labels
         attrs = {} if origin is None else {ATTRIBUTE: Numbering(origin, tuple(range(10))).record()}
         return self._store(name, LABELS, {"labels": planes}, attrs, {"upsample": params})
+
+    def applied_labels(self, segments: list[dict[str, Any]]) -> Store:
+        """labels.zarr of learned segments."""
+        attrs = {"segments": segments, "concept": "concept"}
+        return open_store(
+            self._store("labels.zarr", APPLIED_LABELS, {"labels": self.labels}, attrs, {}), APPLIED_LABELS
+        )
 
     def coarse(self, features: str | None = None) -> Path:
         """coarse.zarr, made from the scene's features, or from those of that fingerprint."""
