@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,41 +11,58 @@ import typer
 
 from pipeline.errors import DataError, UsageError
 from stages.common import cli
+from stages.common.applied import applied_of, is_applied
+from stages.common.layout import KEY, VIDEOS, Place, item_keys, names_of, place, videos_of
 from stages.common.results import Results
 
 if TYPE_CHECKING:
     from pipeline.stores.store import Store
 
 
+@dataclass(frozen=True)
+class Video:
+    """A video with labels.
+
+    Attributes:
+        name: in annotations, and of the folders of formats that have one per video.
+        labels: with names, where there are any.
+        clip: clip.zarr.
+        source: folder source/ of ingest.
+        place: of its export within the folder for exports; "" = that folder itself.
+    """
+
+    name: str
+    labels: Store
+    clip: Path
+    source: Path
+    place: str = ""
+
+
 def run(
-    folder: Path,
+    videos: Sequence[Video],
     format: str,
     out: Path,
     *,
     segments: Sequence[str] = (),
-    unnamed: bool = False,
     components: bool = False,
     codec: str | None = None,
     images: bool = False,
 ) -> Path:
-    """Export one video's labels into the folder `out`, and return it.
+    """Export videos into the folder `out`, and return it.
 
     Args:
-        folder: of the results of `vidseg run`.
         format: one of `FORMATS`.
         segments: labels or names; none = all.
-        unnamed: the labels as they were found, also where there are named ones.
         components: an annotation per connected part, in COCO's instances.
         codec: of the video with alpha: `prores` (None) or `vp9`.
         images: the frames too.
 
     Raises:
         UsageError: an unknown format or segment, or an option that is not for the format.
-        DataError: no results, named labels of an earlier run, or something of others where the export goes.
+        DataError: something of others where an export goes.
     """
     from pipeline.export import formats
     from pipeline.export.labelled_clip import labelled_clip
-    from pipeline.stores.clip_source import FILE, read_source
     from pipeline.stores.schemas import CLIP
     from pipeline.stores.store import open_store
     from stages.render import open_pictures
@@ -52,15 +70,63 @@ def run(
     export = formats.choose(format, components, codec)
     if format == "alpha" and not segments:
         raise UsageError("--format alpha: say what stays visible with --segment, e.g. --segment dog")
-    results = Results(folder).check()
-    formats.check_place(out, export.all_outputs(images))
-    labels = open_labels(results, unnamed)
-    pictures = open_pictures(open_store(results.clip, CLIP))
+    for video in videos:
+        formats.check_place(out / video.place, export.all_outputs(images))
+    for video in videos:
+        pictures = open_pictures(open_store(video.clip, CLIP), video.source if video.source.exists() else None)
+        with cli.progress("export", (2 + images) * video.labels.frames("labels")) as advance:
+            clip = labelled_clip(video.name, video.labels, pictures, segments, advance)
+            formats.write(export, clip, out / video.place, advance, images)
+    return out
+
+
+def videos_to_export(target: str, unnamed: bool = False) -> list[Video]:
+    """What a word of the command line stands for: the results of `vidseg run`, or the videos of an item.
+
+    Args:
+        target: a folder, or a key of videos.yaml.
+        unnamed: the labels as they were found, also where there are named ones.
+
+    Raises:
+        DataError: neither, or labels that cannot be used.
+    """
+    if not (Path(target) / "artifacts").is_dir() and VIDEOS.is_file() and KEY.fullmatch(target):
+        if is_applied(target):
+            applied = applied_of(target)
+            return [
+                _of_item(target, video, applied.place("ingest", video), applied.place("apply", video), None)
+                for video in applied.videos()
+            ]
+        if target in item_keys():
+            return [
+                _of_item(
+                    target,
+                    video,
+                    place("ingest", target, video),
+                    place("upsample", target, video),
+                    None if unnamed else names_of(target, video),
+                )
+                for video in videos_of(target)
+            ]
+    results = Results(Path(target)).check()
     source = results.stores / "source"
-    name = read_source(source).path.resolve().stem if (source / FILE).is_file() else folder.resolve().name
-    with cli.progress("export", (2 + images) * labels.frames("labels")) as advance:
-        clip = labelled_clip(name, labels, pictures, segments, advance)
-        return formats.write(export, clip, out, advance, images)
+    return [Video(_name(source, Path(target).resolve().name), open_labels(results, unnamed), results.clip, source)]
+
+
+def _of_item(key: str, video: str | None, made: Place, labelled: Place, names: Path | None) -> Video:
+    from pipeline.naming.stores import with_names
+    from pipeline.stores.schemas import LABELS
+    from pipeline.stores.store import open_store
+
+    labels = with_names(open_store(labelled / "labels.zarr", LABELS), names)
+    return Video(video or key, labels, made / "clip.zarr", made / "source", video or "")
+
+
+def _name(source: Path, otherwise: str) -> str:
+    """What the video's file is called, as far as that is known."""
+    from pipeline.stores.clip_source import FILE, read_source
+
+    return read_source(source).path.resolve().stem if (source / FILE).is_file() else otherwise
 
 
 def open_labels(results: Results, unnamed: bool = False) -> Store:
@@ -89,7 +155,9 @@ def open_labels(results: Results, unnamed: bool = False) -> Store:
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="folder of the results of `vidseg run`")],
+    target: Annotated[
+        str, typer.Argument(metavar="DIR|KEY", help="folder of the results of `vidseg run`, or a key of videos.yaml")
+    ],
     format: Annotated[
         str,
         typer.Option(
@@ -129,14 +197,6 @@ def main(
 
     Name segments first (`vidseg name`): names become categories. OUT/export.json says what numbers in the files mean.
     """
-    run(
-        folder,
-        format,
-        out,
-        segments=segment or (),
-        unnamed=labels,
-        components=components,
-        codec=codec,
-        images=images,
-    )
+    videos = videos_to_export(target, labels)
+    run(videos, format, out, segments=segment or (), components=components, codec=codec, images=images)
     cli.note(f"done: {out}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.naming.names import Named, Names, NamesFile, write_names
+from stages.common.layout import DATA, Place
 from tests.support.commands import error_line, tree_bytes, vidseg
 from tests.support.results import results
 from tests.support.scenes import Scene, label_maps
@@ -46,6 +49,28 @@ def test_names_of_labels_that_are_no_more_are_not_exported(folder: Path, tmp_pat
     message = error_line(vidseg("export", folder, "-f", "npz", "-o", tmp_path / "new", check=3))
     assert "named.zarr: was made of other labels than those beside it; run `vidseg name" in message
     assert not (tmp_path / "new").exists()
+
+
+def test_items_of_one_and_of_several_videos(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stores = made / "artifacts"
+    for key, video in (("one", None), ("two", "a"), ("two", "b")):
+        shutil.copytree(stores / "clip.zarr", Place(DATA / "ingest" / key, video) / "clip.zarr")
+        shutil.copytree(stores / "source", Place(DATA / "ingest" / key, video) / "source")
+        shutil.copytree(stores / "labels.zarr", Place(DATA / "upsample" / key, video) / "labels.zarr")
+    write_names(Path("mine.json"), NamesFile("scene", Names({3: Named("car")}, merged={7: 0})))
+    items = {"one": [{"path": "x", "names": "mine.json"}], "two": [{"path": "a"}, {"path": "b"}]}
+    Path("videos.yaml").write_text(json.dumps({"items": items, "concepts": {}, "applied": {}}))
+    vidseg("export", "one", "-f", "npz", "-o", "one-out")
+    np.testing.assert_array_equal(labels(Path("one-out")), np.where(label_maps() == 7, 0, label_maps()))
+    vidseg("export", "one", "-f", "npz", "-o", "found", "--labels")
+    np.testing.assert_array_equal(labels(Path("found")), label_maps())
+    vidseg("export", "two", "-f", "davis", "-o", "two-out")
+    assert {str(path.parent) for path in Path("two-out").rglob("00000.png")} == {
+        f"two-out/{video}/Annotations/{video}" for video in "ab"
+    }
+    message = error_line(vidseg("export", "three", "-f", "npz", "-o", "new", check=3))
+    assert "three: holds no results of `vidseg run`" in message
 
 
 @pytest.mark.parametrize(
