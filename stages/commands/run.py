@@ -352,15 +352,9 @@ def _conclude(video: Path, out: Path) -> Path:
         f"{seconds:.0f} seconds, {seconds / frames:.2g} per frame"
     )
     cli.note(f"look at it: {page}")
-    cli.note(f"next: {_next(video, out, found)}")
+    folder = shlex.quote(str(out))
+    cli.note(f"next: name the segments in the page, save names.json, then: vidseg name {folder} --names names.json")
     return page
-
-
-def _next(video: Path, out: Path, found: int) -> str:
-    again = f"vidseg run {shlex.quote(str(video))} -o {shlex.quote(str(out))}"
-    return (
-        f"name the segments in the page; or {again} --segments {max(2, found // 2)} for larger ones, features are kept"
-    )
 
 
 def _conclude_folder(videos: int, out: Path) -> Path:

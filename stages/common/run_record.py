@@ -22,6 +22,8 @@ FILE = "run.json"
 SCHEMA = "run"
 SCHEMA_VERSION = 1
 MARK = Mark(FILE, SCHEMA)
+#: The sections that a run of a video goes by.
+SECTIONS = ("backbone", "diffusion", "ingest", "extract", "correspond", "segment", "upsample", "evaluate", "render")
 #: Packages whose versions may change a result.
 PACKAGES = ("vidseg", "torch", "diffusers", "transformers", "numpy", "opencv-python-headless", "av", "zarr")
 
@@ -138,12 +140,12 @@ def read_run(folder: Path) -> dict[str, Any] | None:
 
 
 def changed_parameters(settings: Settings) -> list[dict[str, Any]]:
-    """The parameters that are not at the default of their backbone: name, value, default."""
+    """The parameters of a run that are not at the default of their backbone: name, value, default."""
     defaults = load(sets=[f"backbone.name={settings['backbone'].name}"]).flat()
     return [
         {"name": name, "value": value, "default": defaults[name]}
         for name, value in settings.flat().items()
-        if value != defaults[name]
+        if name.partition(".")[0] in SECTIONS and value != defaults[name]
     ]
 
 

@@ -83,7 +83,7 @@ def test_the_page_and_what_the_run_took(
     assert lines[-1] == f"no browser could be opened; the page is {out / 'report.html'}"
     assert re.fullmatch(r"found: 3 segments in 5 frames; \d+ seconds, [\d.e+-]+ per frame", lines[-4])
     assert lines[-3] == f"look at it: {out / 'report.html'}"
-    assert lines[-2].startswith("next: ") and f"'{out}'" in lines[-2]
+    assert lines[-2].startswith("next: name the segments") and f"vidseg name '{out}' --names" in lines[-2]
     took = json.loads((out / "run.json").read_text())
     assert [one["text"] for one in took["warnings"]] == warned
     assert list(took["seconds"]) == ["ingest", "extract", "correspond", "segment", "upsample", "render"]

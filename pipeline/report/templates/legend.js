@@ -45,9 +45,11 @@ class Legend {
     const bar = element("span", "bar", element("i", ""));
     bar.firstChild.style.width = `${100 * group.share}%`;
     bar.firstChild.style.background = group.color;
-    const when = group.first === group.last ? `frame ${names[group.first]}` : `${names[group.first]} – ${names[group.last]}`;
+    const [first, last] = [names[group.first], names[group.last]];
+    const short = names.every((name) => name.length < 8) ? [first, last] : [group.first + 1, group.last + 1];
+    const when = group.first === group.last ? `frame ${short[0]}` : short.join(" – ");
     const about = element("span", "about", bar, element("b", "", percent(group.share)), element("span", "when", when));
-    about.lastChild.title = "First and last frame";
+    about.lastChild.title = `First frame ${first}, last frame ${last}`;
     const hide = element("button", "hide", icon("eye"));
     hide.onclick = () => this.player.hide(group.key);
     const solo = element("button", "solo", "only");
