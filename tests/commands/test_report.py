@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.parameters import EvaluateParams
+from pipeline.report.thinning import Thinning
 from pipeline.stores.schemas import TRUTH, ArraySpec
 from pipeline.stores.writer import StoreWriter
 from stages import evaluate
@@ -63,6 +64,14 @@ def test_the_page_of_a_run_has_its_scores(run: Path) -> None:
     for shown in ("IoU by class", "What each class was taken for", "The 3 worst frames", "mIoU by frame"):
         assert shown in text
     assert text.count("Show it in the player") == 3
+
+
+def test_a_long_clip_is_thinned_and_the_page_says_so(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.report.footage._plan", lambda *_: Thinning(FRAMES, 3, 640))
+    vidseg("report", run)
+    text = (run / "report.html").read_text()
+    assert "the player shows every 3rd frame: 2 of 5" in text
+    assert (data_of(run / "report.html")["positions"], data_of(run / "report.html")["step"]) == ([0, 3], 3)
 
 
 def test_two_runs_side_by_side_in_step(run: Path, tmp_path: Path) -> None:

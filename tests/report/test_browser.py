@@ -14,13 +14,16 @@ import pytest
 
 from pipeline.media.video import write_video
 from pipeline.naming.names import read_names
+from pipeline.parameters import RenderParams
 from pipeline.rendering.palette import overlay_colours
 from pipeline.report.page import IndexRow, write_index
 from pipeline.stores.numbering import Numbering
 from pipeline.stores.schemas import LABELS
 from pipeline.stores.store import open_store
+from stages import render
 from tests.support.browser import Browser, Tab, running
 from tests.support.commands import vidseg, write_labels
+from tests.support.scenes import Scene, label_maps
 
 pytestmark = pytest.mark.browser
 
@@ -278,6 +281,27 @@ CONTRASTS = """
   return JSON.stringify(found);
 })()
 """
+
+
+@pytest.mark.slow
+def test_labels_above_255_and_how_sure_they_are(browser: Browser, tmp_path: Path) -> None:
+    labels = label_maps().astype(np.uint16)
+    labels[labels == 3] = 700
+    scene = Scene(tmp_path, labels=labels)
+    confidence = np.where(labels == 700, 128, 255).astype(np.uint8)
+    stores = scene.clip(scene.video_source()), scene.labels_store(confidence=confidence)
+    page = render.run(*stores, tmp_path / "out", RenderParams(opacity=1.0)) / "report.html"
+    tab = browser.open(page)
+    tab.key("o")
+    np.testing.assert_array_equal(canvas(tab), overlay_colours()[labels[0] % 256])
+    for (x, y), told in (
+        (place_of(labels[0], 700), "label 700 · 7.5 % of this frame · 50 % sure"),
+        ((0.9, 0.9), "97 % sure"),
+    ):
+        tab.point(*tab.place("#stage", x, y))
+        tab.until(f"document.querySelector('.stage .hint').textContent.endsWith('{told}')")
+    assert (tab.errors(), tab.requests()) == ([], [])
+    tab.close()
 
 
 @pytest.mark.slow

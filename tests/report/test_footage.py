@@ -9,6 +9,7 @@ from pipeline.rendering.clip_frames import open_pictures
 from pipeline.rendering.label_summary import LabelTally
 from pipeline.rendering.palette import overlay_colours
 from pipeline.report import footage
+from pipeline.report.encoding import packed
 from pipeline.report.footage import collect, columns_of
 from pipeline.report.thinning import Thinning
 from pipeline.stores.clip_source import read_source
@@ -60,3 +61,12 @@ def test_the_time_line_is_averaged_over_long_clips(monkeypatch: pytest.MonkeyPat
     assert columns_of(tally)[1][5] == [0, 0.25, 0.5, 0.75, 0, 0.25]
     monkeypatch.setattr(footage, "_COLUMNS", 2)
     assert columns_of(tally) == ([0, 3], {0: [0.75, 0.66667], 5: [0.25, 0.33333]})
+
+
+def test_confidence_is_kept_at_a_quarter_of_the_size(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    confidence = np.full((FRAMES, *SIZE), 200, np.uint8)
+    labels = open_store(scene.labels_store(confidence=confidence), LABELS)
+    pictures = open_pictures(open_store(scene.clip(scene.video_source()), CLIP), None)
+    (run,) = collect(pictures, [labels], overlay_colours()).runs
+    assert run.confidence == [packed(np.full((SIZE[0] // 4, SIZE[1] // 4), 200, np.uint8))] * FRAMES

@@ -76,12 +76,14 @@ class Scene:
         name: str = "labels.zarr",
         labels: np.ndarray | None = None,
         origin: str | None = "scene",
+        confidence: np.ndarray | None = None,
         **params: Any,
     ) -> Path:
-        """labels.zarr, whose labels `origin` numbers 0 to 9; of an earlier version: None."""
+        """labels.zarr, whose labels `origin` numbers 0 to 9 (of an earlier version: None), perhaps with confidence."""
         planes = self.labels if labels is None else labels
         attrs = {} if origin is None else {ATTRIBUTE: Numbering(origin, tuple(range(10))).record()}
-        return self._store(name, LABELS, {"labels": planes}, attrs, {"upsample": params})
+        more = {} if confidence is None else {"confidence": confidence}
+        return self._store(name, LABELS, {"labels": planes, **more}, attrs, {"upsample": params})
 
     def applied_labels(self, segments: list[dict[str, Any]]) -> Store:
         """labels.zarr of learned segments."""

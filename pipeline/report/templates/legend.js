@@ -29,7 +29,9 @@ class Legend {
   draw() {
     const held = document.activeElement?.closest?.("li") && this.list.contains(document.activeElement)
       ? [document.activeElement.closest("li").dataset.key, document.activeElement.className] : null;
-    this.list.replaceChildren(...this.segments.groups().map((group, place) => this.row(group, place)));
+    const groups = this.segments.groups();
+    this.list.replaceChildren(...groups.map((group, place) => this.row(group, place)));
+    this.list.parentElement.querySelector(".count").textContent = groups.length;
     this.follow();
     if (held) this.list.querySelector(`li[data-key="${held[0]}"] .${held[1]}`)?.focus();
   }

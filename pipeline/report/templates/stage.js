@@ -94,9 +94,11 @@ class Stage {
 
   /** A segment's share of the frame that is shown. */
   share(group) {
-    const ids = new Set(group.ids);
-    let pixels = 0;
-    for (const id of this.plane) if (ids.has(id)) pixels++;
-    return pixels / this.plane.length;
+    if (this.counted !== this.plane) {
+      this.counted = this.plane;
+      this.counts = new Uint32Array(Math.max(...this.segments.labels.keys()) + 1);
+      for (const id of this.plane) this.counts[id]++;
+    }
+    return group.ids.reduce((sum, id) => sum + this.counts[id], 0) / this.plane.length;
   }
 }
