@@ -617,8 +617,10 @@ class EvaluateParams:
         "names = by the names that a person gave segments, which are the classes'",
     )
     windows: tuple[int, ...] = param((8, 16), "n of VC_n", low=1)
-    objects: Literal["auto", "none", "semi_supervised", "unsupervised"] = param(
-        "auto", "DAVIS J and F; auto = semi_supervised where a first-frame mask was carried along"
+    objects: Literal["auto", "none", "semi_supervised", "unsupervised", "parts"] = param(
+        "auto",
+        "DAVIS J and F; parts: of every class in every frame, and SMITE's scores; auto = semi_supervised where a "
+        "first-frame mask was carried along, parts of segments that were shown",
     )
     parity: EvaluateParity = EvaluateParity()
 

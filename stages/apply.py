@@ -388,7 +388,8 @@ def run_video(
         if sections.guidance.needs_tracks:
             tracks = track.run(clip, features, stores, settings["track"], progress)
         run(Inputs(clip, stores / "latents.zarr", tracks, concept), stores, sections, backbone, progress)
-        whole.score_and_draw(Results(out), settings, video.stem if ground_truth is not None else None)
+        scored = video.stem if ground_truth is not None else None
+        whole.score_and_draw(Results(out), settings, scored, tracks=tracks)
     return out
 
 

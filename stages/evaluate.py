@@ -11,8 +11,8 @@ import typer
 from pipeline.errors import DataError, UsageError
 from pipeline.parameters import EvaluateParams
 from stages.common import cli
-from stages.common.applied import applied_of, is_applied
-from stages.common.layout import DATA, item_key, names_of, place, videos_of
+from stages.common.applied import Applied, applied_of, is_applied
+from stages.common.layout import DATA, Place, item_key, names_of, place, videos_of
 from stages.common.settings import load
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class Job:
         predictions: folder of another system's label PNGs, scored instead of the labels.
         stage: that makes the labels.
         names: names.json, applied to the labels; they may also be those of named.zarr.
+        tracks: tracks.zarr of the same clip, for the flicker of the labels; None = without.
+        skip: positions in the clip of frames that are not scored.
     """
 
     name: str | None
@@ -41,6 +43,8 @@ class Job:
     predictions: Path | None = None
     stage: str = "upsample"
     names: Path | None = None
+    tracks: Path | None = None
+    skip: tuple[int, ...] = ()
 
 
 def run(
@@ -51,9 +55,10 @@ def run(
     predictions: Path | None = None,
     name: str | None = None,
     names: Path | None = None,
+    tracks: Path | None = None,
 ) -> Path:
     """Score one video; returns the path of scores.json."""
-    return run_videos([Job(name, labels, truth, predictions, names=names)], out, params)
+    return run_videos([Job(name, labels, truth, predictions, names=names, tracks=tracks)], out, params)
 
 
 def run_videos(jobs: list[Job], out: Path, params: EvaluateParams) -> Path:
@@ -70,21 +75,27 @@ def _score(job: Job, params: EvaluateParams) -> dict[str, Any]:
     from pipeline.naming.stores import with_names
     from pipeline.scoring.assignment import assign
     from pipeline.scoring.label_sources import StoredFrames
-    from pipeline.scoring.scores import ScoredClasses, score_objects, score_video
+    from pipeline.scoring.scores import ScoredClasses, score_video
     from pipeline.stores.schemas import LABELS, TRUTH
     from pipeline.stores.store import open_store
 
     truth_store = open_store(job.truth, TRUTH)
     schema = replace(LABELS, stage=job.stage)
     labels_store = None if job.labels is None else with_names(open_store(job.labels, schema), job.names)
-    truth = StoredFrames(truth_store, "ground_truth")
-    positions = [int(position) for position in truth_store.attrs["indices"]]
+    annotated = [int(position) for position in truth_store.attrs["indices"]]
+    kept = [place for place, position in enumerate(annotated) if position not in job.skip]
+    if annotated and not kept:
+        raise DataError(f"{job.truth}: every annotated frame is left out; name fewer frames in `skip` (videos.yaml)")
+    truth = StoredFrames(truth_store, "ground_truth", kept)
+    positions = [annotated[place] for place in kept]
     about: dict[str, Any] = {
         "name": job.name or truth_store.attrs.get("name") or "video",
         "ground_truth": bool(positions),
         "frames": labels_store.frames("labels") if labels_store else len(_names(None, truth_store, job)),
         "scored_frames": len(positions),
     }
+    if (steadiness := _flicker(job, labels_store)) is not None:
+        about["flicker"] = steadiness
     if not positions:
         return about
     classes = ScoredClasses(
@@ -113,7 +124,7 @@ def _score(job: Job, params: EvaluateParams) -> dict[str, Any]:
         raise DataError(f"{where} against {job.truth}: {error}") from error
     task = _task(params.objects, job, labels_store, len(positions))
     try:
-        objects = score_objects(task, truth, labels, classes, assignment) if task else None
+        objects = _objects(task, truth, labels, classes, assignment)
     except DataError as error:
         raise DataError(f"{where} against {job.truth}: {error} (evaluate.objects: none leaves J and F out)") from error
     _warn(about["name"], scored)
@@ -122,8 +133,9 @@ def _score(job: Job, params: EvaluateParams) -> dict[str, Any]:
         "height": height,
         "width": width,
         "classes": [{"value": value, "name": classes.name(value)} for value in protocol.class_values],
+        "skipped_frames": [position for position in annotated if position in job.skip],
         "oracle_assignment": rule not in ("none", "names") and len(positions) == 1,
-        "davis": objects,
+        **objects,
         **scored,
     }
 
@@ -169,7 +181,7 @@ def _rule(assignment: str, labels: Store | None) -> str:
     """What `auto` means: the labels are classes already if they are another system's, learned, or began as classes."""
     if assignment != "auto":
         return assignment
-    if labels is None or labels.attrs.get("made_by", labels.stage) == "apply" or _from_mask(labels):
+    if labels is None or _shown(labels) or _from_mask(labels):
         return "none"
     merged = labels.params.get("segment", {}).get("label_merge") == "first_frame"
     return "none" if merged else "majority"
@@ -191,13 +203,52 @@ def _by_name(video: str, job: Job, labels: Store | None, classes: ScoredClasses)
     return Assignment("names", table, classes.unassigned)
 
 
+def _shown(labels: Store) -> bool:
+    """Whether they are of segments that were shown, with names given later or without."""
+    return labels.attrs.get("made_by", labels.stage) == "apply"
+
+
 def _from_mask(labels: Store) -> bool:
     return labels.params.get("segment", {}).get("init") == "mask"
+
+
+def _objects(
+    task: str | None, truth: Frames, labels: Frames, classes: ScoredClasses, assignment: Assignment
+) -> dict[str, Any]:
+    """The entries `davis` and `smite` of a video's record."""
+    from pipeline.scoring.scores import score_objects, score_segments
+
+    if task == "parts":
+        return score_segments(truth, labels, classes, assignment) or {"davis": None}
+    return {"davis": score_objects(task, truth, labels, classes, assignment) if task else None}
+
+
+def _flicker(job: Job, labels: Store | None) -> dict[str, int] | None:
+    """How many followed points change their label; None without tracks, and for another system's labels."""
+    from pipeline.scoring.flicker import Followed, flicker
+    from pipeline.scoring.label_sources import StoredFrames
+    from pipeline.stores.schemas import TRACKS
+    from pipeline.stores.store import open_store
+
+    if job.tracks is None or job.predictions is not None or labels is None:
+        return None
+    tracks = open_store(job.tracks, TRACKS)
+    if tracks.attrs["clip"] != labels.attrs.get("clip", tracks.attrs["clip"]):
+        raise DataError(f"{job.tracks} does not belong to the clip of {job.labels}; run `vidseg track` for this clip")
+
+    def follow(frame: int) -> Followed:
+        yx, visible, start = (tracks.read(name, frame, frame + 1)[0] for name in ("yx", "visible", "start"))
+        return Followed(yx, visible, int(start))
+
+    height, width = tracks.attrs["grid"]
+    return flicker(StoredFrames(labels, "labels"), (int(height), int(width)), follow)
 
 
 def _task(objects: str, job: Job, labels: Store | None, frames: int) -> str | None:
     if objects != "auto":
         return None if objects == "none" else objects
+    if job.predictions is None and labels is not None and _shown(labels):
+        return "parts"
     propagated = job.predictions is None and labels is not None and _from_mask(labels)
     return "semi_supervised" if propagated and frames >= 3 else None
 
@@ -257,6 +308,9 @@ def run_item(
     jobs = []
     for video in videos_of(clip_key, "truth.zarr"):
         labels = place(stage, key, video) / "labels.zarr"
+        tracks = None if applied is None else applied.place("track", video) / "tracks.zarr"
+        if tracks is not None and not tracks.exists():  # by hand, `apply` without guidance needs none
+            tracks = None
         folder = predictions / video if predictions and video else predictions
         jobs.append(
             Job(
@@ -266,9 +320,22 @@ def run_item(
                 folder,
                 stage,
                 names_of(key, video) if applied is None and predictions is None else None,
+                tracks,
+                () if applied is None else skipped_positions(applied, video),
             )
         )
     run_videos(jobs, out or own, load(params_file, sets or ())["evaluate"])
+
+
+def skipped_positions(applied: Applied, video: str | None, data: Path = DATA) -> tuple[int, ...]:
+    """Positions in a video's clip of the frames that are left out of its scores (`skip` of videos.yaml)."""
+    from pipeline.stores.schemas import CLIP
+    from pipeline.stores.store import open_store
+
+    if not applied.skip:
+        return ()
+    indices = open_store(Place(data / "ingest" / applied.item, video) / "clip.zarr", CLIP).attrs["source_indices"]
+    return tuple(position for position, index in enumerate(indices) if index in applied.skip)
 
 
 app = cli.new_app("Score labels: labels.zarr, truth.zarr -> scores.json.")
@@ -288,6 +355,9 @@ def main(
         Path | None, typer.Option(help="folder for scores.json, with --item and --predictions", file_okay=False)
     ] = None,
     names: cli.NamesOption = None,
+    tracks: Annotated[
+        Path | None, typer.Option(help="tracks.zarr of the clip: adds how many followed points change their label")
+    ] = None,
     assignment: Annotated[
         str | None,
         typer.Option(
@@ -314,8 +384,10 @@ def main(
     if truth and out_dir:
         if out is not None:
             raise UsageError("--out goes with --item; with paths OUT_DIR is the folder for scores.json")
-        run(labels, truth, out_dir, load(params, set_ or ())["evaluate"], predictions, names=names)
+        run(labels, truth, out_dir, load(params, set_ or ())["evaluate"], predictions, names=names, tracks=tracks)
     elif item is not None:
+        if tracks is not None:
+            raise UsageError("--tracks goes with paths; what is applied has its own tracks")
         run_item(item, params, set_, predictions, out)
     else:
         raise UsageError("give LABELS, TRUTH and OUT_DIR, or --item KEY")

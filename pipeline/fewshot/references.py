@@ -25,7 +25,7 @@ from pipeline.fewshot.masks import combined, masks_of_folder, natural_order, rea
 from pipeline.fewshot.segments import BACKGROUND, IGNORE, SegmentTable
 from pipeline.media.pictures import by_stem, davis_palette, label_maps, label_size, read_image
 from pipeline.media.resize import resize_frame, resize_nearest
-from pipeline.media.video import IMAGE_SUFFIXES
+from pipeline.media.video import IMAGE_SUFFIXES, SourceFrame
 from pipeline.truth.class_list import UNKNOWN, ClassList, LabelClass, read_classes
 
 #: A segment that covers fewer cells of the maps' grid is hard to learn.
@@ -85,6 +85,21 @@ def read_references(folder: Path, classes: Path | None = None) -> References:
         if (maps[name] == IGNORE).all():
             raise DataError(f"{_place(sources[name])}: no pixel of {name} has a label; draw a segment or leave it out")
     return References(tuple(pictures[name] for name in names), tuple(maps[name] for name in names), tuple(names), table)
+
+
+def frames_among(images: Iterable[np.ndarray], frames: Iterable[SourceFrame]) -> list[int]:
+    """Which frames of a video are reference images as well, by their pixels: their numbers in the video, ascending.
+
+    Args:
+        images: (H, W, 3) u8 each.
+    """
+    known = {(image.shape, image.tobytes()) for image in images}
+    sizes = {shape for shape, _ in known}
+    return [
+        frame.index
+        for frame in frames
+        if frame.image.shape in sizes and (frame.image.shape, frame.image.tobytes()) in known
+    ]
 
 
 def warnings_about(references: References, grid: tuple[int, int]) -> tuple[str, ...]:

@@ -19,9 +19,12 @@ from pipeline.scoring.assignment import IDENTITY, Assignment
 from pipeline.scoring.davis import VOID, DavisScores, Frames, semi_supervised, unsupervised
 from pipeline.scoring.metrics import Confusion, Consistency
 from pipeline.scoring.protocol import Official, Protocol, Strict
+from pipeline.scoring.smite import score_parts
 
 #: Name of predictions that are no class, in confusion counts.
 NONE = "none"
+#: A class of this name is what is left when all parts are taken away; it has no contour of its own.
+BACKGROUND = "background"
 
 DAVIS_TASKS = {"semi_supervised": semi_supervised, "unsupervised": unsupervised}
 
@@ -159,6 +162,57 @@ def score_objects(
     return davis_record(task, DAVIS_TASKS[task](_Mapped(truth, in_truth.take), _Mapped(labels, objects.take)))
 
 
+def score_segments(
+    truth: Frames, labels: Frames, classes: ScoredClasses, assignment: Assignment = IDENTITY
+) -> dict[str, Any] | None:
+    """J and F of every class, and SMITE's scores, over all frames; None where the truth holds no class to be outlined.
+
+    In J and F void is left out; in SMITE's own protocol it counts as wrong wherever something is predicted.
+
+    Args:
+        truth, labels: as in `score_video`; a cluster without a class is none of the classes.
+
+    Returns:
+        the entries `davis` (task `parts`: one result per class, the background aside) and `smite`: `miou`, `j`, `f`
+        and `iou_per_part` by stored value, fractions of 1, a class that no frame holds as 0.
+
+    Raises:
+        DataError: more classes than parts can be numbered.
+    """
+    parts = sorted(classes.names, key=lambda value: (classes.names[value].casefold() != BACKGROUND, value))
+    background = bool(parts) and classes.names[parts[0]].casefold() == BACKGROUND
+    if not background:
+        parts = [-1, *parts]  # number 0 is the background's, whether there is one or not
+    if len(parts) > VOID:
+        raise DataError(f"at most {VOID - 1} classes can be scored as parts, not {len(parts) - 1}")
+    numbers = np.full(65536, VOID + 1, np.uint16)  # no class: no part's number
+    numbers[parts[1:]] = range(1, len(parts))
+    if background:
+        numbers[parts[0]] = 0
+    in_truth = numbers.copy()
+    in_truth[list(classes.ignore)] = VOID
+    numbered = _Mapped(truth, in_truth.take)
+    if assignment.table is not None:
+        labels = _Mapped(labels, assignment.apply)
+    values = [str(value) for value in parts]
+    strict = _Masked(numbered, _Mapped(labels, numbers.take))
+    held = set().union(*(np.unique(numbered[f]).tolist() for f in range(len(truth))))
+    if not held - {0, VOID, VOID + 1}:
+        return None
+    found = score_parts(numbered, strict, values)
+    official = score_parts(numbered, _Mapped(labels, numbers.take), values) if VOID in held else found
+    shares = {value: share / 100 for value, share in official.iou_per_part.items() if value != "-1"}
+    return {
+        "davis": davis_record("parts", DavisScores(found.region.T, found.contour.T)),
+        "smite": {
+            "miou": math.fsum(shares.values()) / len(shares),
+            "j": official.jaccard,
+            "f": official.f_measure,
+            "iou_per_part": shares,
+        },
+    }
+
+
 def davis_record(task: str, scores: DavisScores) -> dict[str, Any]:
     """J and F of one video as a record: mean, recall and decay per result, and their means."""
     measures = {
@@ -180,7 +234,8 @@ class Pool:
 
     Attributes:
         scores: `miou`, `pixel_accuracy`, `class_accuracy`, `fwiou`, `vc<n>` for each window length,
-            `unassigned_share`, `j_mean`, `f_mean`, `jf_mean`; None = undefined.
+            `unassigned_share`, `j_mean`, `f_mean`, `jf_mean`, `smite_miou` and `smite_f` (SMITE's protocol, means over
+            the videos), `flicker`; None = undefined.
         per_class: one row per class: value, name, iou, and shares of ground-truth pixels.
     """
 
@@ -197,23 +252,19 @@ def pool(videos: Iterable[tuple[Mapping[str, Any], Mapping[int, str]]], windows:
     """
     counts: Counter[tuple[tuple[int, str], tuple[int, str] | None]] = Counter()
     keys: dict[tuple[int, str], None] = {}
-    vc = {n: (0.0, 0) for n in windows}
+    ratios = dict.fromkeys(_ratio_names(windows), (0.0, 0.0))
     clusters = unassigned = 0
-    results: dict[str, list[float]] = {"j": [], "f": []}
     for record, names in videos:
         keys |= {(value, name): None for value, name in names.items()}
         for truth, row in record["confusion"].items():
             for predicted, pixels in row.items():
                 column = None if predicted == NONE else (int(predicted), names[int(predicted)])
                 counts[(int(truth), names[int(truth)]), column] += pixels
-        for n, (total, number) in vc.items():
-            found = record["vc"][str(n)]
-            vc[n] = (math.fsum((total, found["sum"])), number + found["windows"])
+        for name, (total, number) in ratio_parts(record, windows).items():
+            ratios[name] = (math.fsum((ratios[name][0], total)), ratios[name][1] + number)
         for entry in record["assigned"]["clusters"] or []:
             clusters += entry["pixels"]
             unassigned += entry["pixels"] if entry["value"] is None else 0
-        for name, means in results.items():
-            means += (record.get("davis") or {}).get(name, {}).get("mean", [])
     order = sorted(keys)
     index: dict[tuple[int, str] | None, int] = {key: place for place, key in enumerate(order)}
     index[None] = len(order)
@@ -222,18 +273,20 @@ def pool(videos: Iterable[tuple[Mapping[str, Any], Mapping[int, str]]], windows:
         confusion.counts[index[row_key], index[column_key]] = pixels
     scores = confusion.scores()
     pixels_per_class = confusion.counts[:-1].sum(axis=1)
-    j, f = (math.fsum(means) / len(means) if means else math.nan for means in results.values())
+    means = {name: total / number if number else None for name, (total, number) in ratios.items()}
+    j, f = means["j_mean"], means["f_mean"]
     return Pool(
         {
             "miou": defined(scores.miou),
             "pixel_accuracy": defined(scores.pixel_accuracy),
             "class_accuracy": defined(scores.class_accuracy),
             "fwiou": defined(scores.fwiou) if confusion.scored_pixels else None,
-            **{f"vc{n}": total / number if number else None for n, (total, number) in vc.items()},
+            **{f"vc{n}": means[f"vc{n}"] for n in windows},
             "unassigned_share": unassigned / clusters if clusters else None,
-            "j_mean": defined(j),
-            "f_mean": defined(f),
-            "jf_mean": defined((j + f) / 2),
+            "j_mean": j,
+            "f_mean": f,
+            "jf_mean": None if j is None or f is None else (j + f) / 2,
+            **{name: means[name] for name in OF_APPLIED},
         },
         [
             {
@@ -246,6 +299,30 @@ def pool(videos: Iterable[tuple[Mapping[str, Any], Mapping[int, str]]], windows:
             if not math.isnan(scores.iou[place])
         ],
     )
+
+
+#: Scores that only labels of segments that were shown have.
+OF_APPLIED = ("smite_miou", "smite_f", "flicker")
+
+
+def ratio_parts(record: Mapping[str, Any], windows: Sequence[int]) -> dict[str, tuple[float, float]]:
+    """What a video adds to the scores that are a sum divided by a number: score -> (sum, number).
+
+    Both are 0 where the video says nothing about a score.
+    """
+    objects, smite, flicker = (record.get(name) or {} for name in ("davis", "smite", "flicker"))
+    means = {name: objects.get(name, {}).get("mean", []) for name in ("j", "f")}
+    consistency = {n: record["vc"][str(n)] for n in windows}
+    return {
+        **{f"vc{n}": (found["sum"], found["windows"]) for n, found in consistency.items()},
+        **{f"{name}_mean": (math.fsum(values), len(values)) for name, values in means.items()},
+        **{f"smite_{name}": (smite.get(name, 0.0), 1 if smite else 0) for name in ("miou", "f")},
+        "flicker": (flicker.get("changed", 0), flicker.get("points", 0)),
+    }
+
+
+def _ratio_names(windows: Sequence[int]) -> tuple[str, ...]:
+    return (*(f"vc{n}" for n in windows), "j_mean", "f_mean", *OF_APPLIED)
 
 
 def defined(value: float) -> float | None:
@@ -264,6 +341,19 @@ class _Mapped:
 
     def __getitem__(self, frame: int, /) -> np.ndarray:
         return self._function(self._frames[frame])
+
+
+class _Masked:
+    """Predictions that are background wherever the truth is void."""
+
+    def __init__(self, truth: Frames, labels: Frames) -> None:
+        self._truth, self._labels = truth, labels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, frame: int, /) -> np.ndarray:
+        return np.where(self._truth[frame] == VOID, 0, self._labels[frame])
 
 
 def _confusion_record(confusion: Confusion, values: Sequence[int]) -> dict[str, dict[str, int]]:

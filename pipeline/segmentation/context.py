@@ -7,6 +7,7 @@ refined window.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -111,6 +112,23 @@ def fit(features: np.ndarray, labels: np.ndarray) -> Context:
         DataError: features are not finite.
     """
     return Context(first=make_segment(features[None], labels[None]))
+
+
+def fit_images(images: Sequence[tuple[np.ndarray, np.ndarray]], void: int) -> Context:
+    """A new model from annotated images.
+
+    Args:
+        images: features (n, c) and labels (n,) of the tokens of each image, whose number may differ.
+        void: label of tokens that are left out.
+
+    Raises:
+        DataError: no token has a label, or features are not finite.
+    """
+    labelled = [(features[labels != void], labels[labels != void]) for features, labels in images]
+    features, labels = (np.concatenate(parts) for parts in zip(*labelled, strict=True))
+    if not len(labels):
+        raise DataError("no token of the annotated images has a label; draw larger segments")
+    return fit(features, labels)
 
 
 def make_segment(features: np.ndarray, labels: np.ndarray) -> Segment:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import DataError
-from pipeline.scoring.scores import NONE
+from pipeline.scoring.scores import NONE, ratio_parts
 
 RESAMPLES = 10_000
 SEED = 0
@@ -29,18 +29,23 @@ class ClipCounts:
 
     Attributes:
         right, truth, predicted: (V, C) int64 pixels per class: rightly labelled, in the ground truth, predicted.
-        ratios, windows: window length n -> (V,) sum of the windows' ratios and their number, for VC_n.
+        sums, numbers: score -> (V,) what each clip adds to a score that is a sum divided by a number, as VC_n is one.
     """
 
     right: np.ndarray
     truth: np.ndarray
     predicted: np.ndarray
-    ratios: Mapping[int, np.ndarray]
-    windows: Mapping[int, np.ndarray]
+    sums: Mapping[str, np.ndarray]
+    numbers: Mapping[str, np.ndarray]
 
     @classmethod
-    def of(cls, clips: Sequence[NamedRecord], windows: Sequence[int]) -> ClipCounts:
-        """Counts of scored videos, as `scores.score_video` records them."""
+    def of(cls, clips: Sequence[NamedRecord], windows: Sequence[int], more: Sequence[str] = ()) -> ClipCounts:
+        """Counts of scored videos, as `scores.score_video` records them.
+
+        Args:
+            windows: n of VC_n.
+            more: further scores of `scores.ratio_parts`.
+        """
         place = {key: index for index, key in enumerate(sorted({key for _, names in clips for key in names.items()}))}
         right, truth, predicted = np.zeros((3, len(clips), len(place)), np.int64)
         for clip, (record, names) in enumerate(clips):
@@ -51,14 +56,10 @@ class ClipCounts:
                     if prediction != NONE:
                         predicted[clip, place[int(prediction), names[int(prediction)]]] += pixels
                 right[clip, here] += row.get(value, 0)
-        consistency = {n: [record["vc"][str(n)] for record, _ in clips] for n in windows}
-        return cls(
-            right,
-            truth,
-            predicted,
-            {n: np.array([entry["sum"] for entry in entries]) for n, entries in consistency.items()},
-            {n: np.array([entry["windows"] for entry in entries]) for n, entries in consistency.items()},
-        )
+        parts = [ratio_parts(record, windows) for record, _ in clips]
+        scores = (*(f"vc{n}" for n in windows), *more)
+        sums, numbers = ({score: np.array([part[score][i] for part in parts]) for score in scores} for i in (0, 1))
+        return cls(right, truth, predicted, sums, numbers)
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -70,7 +71,7 @@ class ClipCounts:
             weights: (R, V) how often each clip counts.
 
         Returns:
-            `miou` and `vc<n>`, (R,) each, as `scores.pool` defines them; NaN where undefined.
+            `miou`, `vc<n>` and the further scores, (R,) each, as `scores.pool` defines them; NaN where undefined.
         """
         right, truth, predicted = (
             weights @ counts.astype(np.float64) for counts in (self.right, self.truth, self.predicted)
@@ -79,7 +80,7 @@ class ClipCounts:
         iou = np.divide(right, truth + predicted - right, out=np.zeros_like(right), where=present)
         return {
             "miou": _ratio(iou.sum(axis=1), present.sum(axis=1)),
-            **{f"vc{n}": _ratio(weights @ self.ratios[n], weights @ self.windows[n]) for n in self.ratios},
+            **{name: _ratio(weights @ self.sums[name], weights @ self.numbers[name]) for name in self.sums},
         }
 
 

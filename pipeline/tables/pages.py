@@ -9,6 +9,10 @@ from pipeline.tables.quoted import Quoted
 from pipeline.tables.table import ALL, Row, Table, quoted_difference
 
 DASH = "-"
+#: What the papers call the scores that they print.
+PRINTED = {"miou": "mIoU", "vc8": "mVC_8", "vc16": "mVC_16", "f_mean": "F"}
+#: Scores so small that one decimal of a percent would hide their differences.
+FINE = ("flicker",)
 
 
 def page(table: Table) -> str:
@@ -44,31 +48,36 @@ def _about(table: Table, dataset: str, names: Sequence[str]) -> str:
 def _scores(table: Table, dataset: str, names: Sequence[str]) -> str:
     quoted_only = {title: figures[dataset] for title, figures in table.quoted_only.items() if dataset in figures}
     quotes = bool(quoted_only) or any(row.quoted_for(dataset) for row in table.rows)
-    heads = [*table.heads, *table.metrics.values(), "s/frame"]
+    memory = any(row.peak_memory(names) is not None for row in table.rows)
+    heads = [*table.heads, *table.metrics.values(), "s/frame", *(["peak MB"] if memory else [])]
     rows = []
     for row in table.rows:
         pooled, seconds = table.pool(row, names).scores, row.seconds_per_frame(names)
-        cells = [*row.cells, *(percent(pooled[key]) for key in table.metrics)]
-        rows.append([*cells, DASH if seconds is None else f"{seconds:.1f}", _quote(row.quoted_for(dataset))])
-    rows += [[f"*{title}*", *[DASH] * (len(heads) - 1), _quote(figures)] for title, figures in quoted_only.items()]
+        cells = [*row.cells, *(percent(pooled[key], _digits(key)) for key in table.metrics), _number(seconds)]
+        cells += [_number(row.peak_memory(names), 0)] if memory else []
+        rows.append([*cells, _quote(row.quoted_for(dataset), table)])
+    rows += [
+        [f"*{title}*", *[DASH] * (len(heads) - 1), _quote(figures, table)] for title, figures in quoted_only.items()
+    ]
     if not quotes:
         return markdown(heads, [row[:-1] for row in rows])
-    return markdown([*heads, "*quoted from the paper: mIoU / mVC_8 / mVC_16*"], rows)
+    return markdown([*heads, f"*quoted from the paper: {' / '.join(PRINTED[key] for key in table.quoted)}*"], rows)
 
 
 def _differences(table: Table, dataset: str, names: Sequence[str]) -> str:
     rows = {row.key: row for row in table.rows}
     quotes = any(row.quoted_for(dataset) for row in table.rows)
     heads = ["difference"]
-    for heading in table.metrics.values():
-        heads += [heading, *(["*quoted*", "same sign"] if quotes else [])]
+    compared = table.quoted if quotes else ()
+    for key, heading in table.metrics.items():
+        heads += [heading, *(["*quoted*", "same sign"] if key in compared else [])]
     lines = []
     for pair in table.pairs:
         base, other = rows[pair.base], rows[pair.other]
         cells = [pair.title]
         for key, found in table.difference(base, other, names).items():
-            cells.append(signed(found))
-            if quotes:
+            cells.append(signed(found, _digits(key)))
+            if key in compared:
                 cells += _compare(base, other, dataset, key, found)
         lines.append(cells)
     text = (
@@ -103,20 +112,33 @@ def _classes(table: Table, names: Sequence[str]) -> str:
     return markdown(["class", "share of pixels", *(row.key for row in table.rows)], lines)
 
 
-def percent(value: float | None) -> str:
-    """A fraction in percent, one decimal."""
-    return DASH if value is None else f"{100 * value:.1f}"
+def percent(value: float | None, digits: int = 1) -> str:
+    """A fraction in percent."""
+    return DASH if value is None else f"{100 * value:.{digits}f}"
 
 
-def signed(found: Difference) -> str:
+def signed(found: Difference, digits: int = 1) -> str:
     """A difference in points with its interval: `+2.1 [-0.3, +4.4]`."""
     if found.value is None:
         return DASH
-    interval = "" if found.interval is None else " [{:+.1f}, {:+.1f}]".format(*(100 * end for end in found.interval))
-    return f"{100 * found.value:+.1f}{interval}"
+    ends = [] if found.interval is None else [f"{100 * end:+.{digits}f}" for end in found.interval]
+    return f"{100 * found.value:+.{digits}f}" + (f" [{', '.join(ends)}]" if ends else "")
 
 
-def _quote(figures: Quoted | None) -> str:
+def _digits(key: str) -> int:
+    return 2 if key in FINE else 1
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return DASH if value is None else f"{value:.{digits}f}"
+
+
+def _quote(figures: Quoted | None, table: Table) -> str:
     if figures is None:
         return DASH
-    return " / ".join(DASH if value is None else f"{value:.1f}" for value in (figures.miou, figures.vc8, figures.vc16))
+    return " / ".join(_printed(getattr(figures, key)) for key in table.quoted)
+
+
+def _printed(value: float | None) -> str:
+    """A figure with as many decimals as the paper gives it."""
+    return _number(value) if value is None or round(value, 1) == value else f"{value:.2f}"

@@ -1,4 +1,7 @@
-"""Scores that the paper prints (VidSeg, CVPR 2025, Tables 1 and 2), to stand beside measured ones; in percent."""
+"""Scores that the papers print, to stand beside measured ones; in percent.
+
+VidSeg (CVPR 2025), Tables 1 and 2; SMITE (ICLR 2025), Tables 1 to 3.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Quoted:
-    """mIoU, mVC_8 and mVC_16 as printed; None = not reported."""
+    """mIoU, mVC_8, mVC_16 and the contour measure F as printed; None = not reported."""
 
     miou: float | None = None
     vc8: float | None = None
     vc16: float | None = None
+    f_mean: float | None = None
 
 
 #: Table 1: method -> data set -> figures.
@@ -63,3 +67,17 @@ TABLE_2_VIDEO: Mapping[tuple[bool, bool, bool, bool], Quoted] = {
     (True, True, False, True): Quoted(37.1, 91.5, 90.3),
     (True, True, True, True): Quoted(38.2, 92.3, 91.3),
 }
+
+#: SMITE's ladder, ten references, means over SMITE-50: preset -> figures. mIoU is Table 2's; F, and all of
+#: Baseline-II, which Table 2 lacks, are the means of Table 1 (where Baseline-I has 66.62).
+SMITE_LADDER: Mapping[str, Quoted] = {
+    "baseline1": Quoted(66.22, f_mean=67.0),
+    "baseline2": Quoted(65.50, f_mean=67.0),
+    "baseline3": Quoted(69.36, f_mean=70.0),
+    "smite_ca": Quoted(71.70),
+    "smite_track": Quoted(72.64),
+    "smite": Quoted(75.14, f_mean=82.0),
+}
+
+#: SMITE's Table 3: number of references -> figures.
+SMITE_REFERENCES: Mapping[int, Quoted] = {1: Quoted(58.55), 5: Quoted(73.88), 10: Quoted(75.14)}

@@ -26,6 +26,7 @@ class Row:
         cells: how the table shows it, one text per leading column.
         videos: name -> record of scores.json, of the scored videos.
         seconds: name -> seconds that the video took; unknown ones are left out.
+        memory: name -> the most memory that a stage held meanwhile, in MB; unknown ones are left out.
         quoted: data set of the table -> the paper's figures; `ALL` for those that stand beside any data set.
     """
 
@@ -33,6 +34,7 @@ class Row:
     cells: tuple[str, ...]
     videos: Mapping[str, Mapping[str, Any]]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    memory: Mapping[str, float] = field(default_factory=dict)
     quoted: Mapping[str, Quoted] = field(default_factory=dict)
 
     def quoted_for(self, dataset: str) -> Quoted | None:
@@ -44,6 +46,10 @@ class Row:
         if any(name not in self.seconds for name in names):
             return None
         return sum(self.seconds[name] for name in names) / sum(self.videos[name]["frames"] for name in names)
+
+    def peak_memory(self, names: Sequence[str]) -> float | None:
+        """The most of these videos; None unless it is known of all of them."""
+        return max(self.memory[name] for name in names) if all(name in self.memory for name in names) else None
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,8 @@ class Table:
         windows: n of VC_n.
         pooled: also (and first) all data sets together.
         per_class: whether the page shows IoU by class; files hold it of all tables.
+        more: further scores that are shown: key -> heading.
+        quoted: scores of which the paper's figures are shown.
         quoted_only: rows of the paper that nothing measured stands beside: title -> data set of the table -> figures.
     """
 
@@ -84,6 +92,8 @@ class Table:
     pooled: bool
     per_class: bool = False
     quoted_only: Mapping[str, Mapping[str, Quoted]] = field(default_factory=dict)
+    more: Mapping[str, str] = field(default_factory=dict)
+    quoted: tuple[str, ...] = ("miou", "vc8", "vc16")
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -94,7 +104,7 @@ class Table:
     @property
     def metrics(self) -> dict[str, str]:
         """Shown scores: key -> heading."""
-        return {"miou": "mIoU", **{f"vc{n}": f"mVC_{n}" for n in self.windows}}
+        return {"miou": "mIoU", **{f"vc{n}": f"mVC_{n}" for n in self.windows}, **self.more}
 
     def groups(self) -> dict[str, list[str]]:
         """Data set -> its videos; `ALL` comes first where wanted and where there is more than one."""
@@ -113,7 +123,8 @@ class Table:
     def difference(self, base: Row, other: Row, names: Sequence[str]) -> dict[str, Difference]:
         """Scores of `other` minus those of `base` over these videos, with bootstrap intervals."""
         first, second = (
-            ClipCounts.of([with_names(row.videos[name]) for name in names], self.windows) for row in (base, other)
+            ClipCounts.of([with_names(row.videos[name]) for name in names], self.windows, tuple(self.more))
+            for row in (base, other)
         )
         return differences(first, second)
 
@@ -127,9 +138,10 @@ def score_rows(table: Table) -> list[dict[str, Any]]:
             **dict(zip(table.heads, row.cells, strict=True)),
             **{key: pooled[key] for key in (*table.metrics, "pixel_accuracy", "fwiou", "unassigned_share")},
             "seconds_per_frame": row.seconds_per_frame(names),
+            "peak_memory_mb": row.peak_memory(names),
             "videos": len(names),
             "scored_frames": sum(row.videos[name]["scored_frames"] for name in names),
-            **{f"quoted_{key}": getattr(row.quoted_for(dataset), key, None) for key in ("miou", "vc8", "vc16")},
+            **{f"quoted_{key}": getattr(row.quoted_for(dataset), key, None) for key in table.quoted},
         }
         for dataset, names in table.groups().items()
         for row in table.rows
@@ -180,6 +192,8 @@ def perfect(record: Mapping[str, Any]) -> dict[str, Any]:
         "vc": {n: {**entry, "sum": float(entry["windows"])} for n, entry in record["vc"].items()},
         "assigned": {"rule": "none", "clusters": None, "unassigned_share": None},
         "davis": None,
+        "smite": None,
+        "flicker": None,
     }
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,8 +15,13 @@ from pipeline.parameters import SegmentParams
 from pipeline.spans import parse_span
 from stages.common import cli
 from stages.common.resources import stage_version
-from stages.common.settings import load, plain
+from stages.common.settings import Settings, load, plain
 from stages.segment import SeedOption, first_features, fit_origin, read_mask
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipeline.backbone import Backbone
 
 
 def fit(features: Path, out_context: Path, params: SegmentParams, seed: Path | None = None) -> Path:
@@ -38,6 +45,49 @@ def fit(features: Path, out_context: Path, params: SegmentParams, seed: Path | N
         fit_origin(source, params, mask),
     )
     return context_store.save_context(out_context, stored)
+
+
+def fit_references(refs: Path, out_context: Path, settings: Settings, given: Backbone | None = None) -> Path:
+    """Fit a model on annotated images, seen as frames of a clip are; returns `out_context`.
+
+    Args:
+        refs: refs.zarr of `vidseg references`; what has no label in it is not remembered.
+        given: the backbone, of callers that have it at hand.
+    """
+    from pipeline.fewshot.reference_store import read_stored_references
+    from pipeline.fewshot.segments import IGNORE
+    from pipeline.files import refuse_foreign
+    from pipeline.media.pictures import write_image
+    from pipeline.media.resize import resize_nearest
+    from pipeline.segmentation import context_store, stores
+    from pipeline.segmentation.context import fit_images
+    from pipeline.segmentation.joined_features import context_features
+    from pipeline.stores.schemas import FEATURES, REFS
+    from pipeline.stores.store import fingerprint, open_store
+    from stages import extract, ingest
+
+    refuse_foreign(out_context, context_store.MARK)
+    store = open_store(refs, REFS)
+    drawn, params = read_stored_references(store), settings["segment"]
+    every = replace(settings["ingest"], frames=None, stride=1, seed="none")
+    sizes = dict.fromkeys(image.shape for image in drawn.images)
+    images: list[tuple[np.ndarray, np.ndarray]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for size in sizes:  # a clip's frames have one size
+            places = [place for place, image in enumerate(drawn.images) if image.shape == size]
+            folder = Path(scratch) / "x".join(map(str, size))
+            for place in places:
+                write_image(folder / "frames" / f"{place:05d}.png", drawn.images[place])
+            clip = ingest.run(folder / "frames", folder, every)
+            sections = settings["extract"], settings["diffusion"], settings["backbone"]
+            source = open_store(extract.run(clip, folder, *sections, given), FEATURES)
+            seen, grid = context_features(source, params), stores.store_grid(source)
+            for frame, place in enumerate(places):
+                labels = resize_nearest(drawn.labels[place], grid).reshape(-1)
+                images.append((seen.read(frame, frame + 1)[0], labels))
+        made = fingerprint("references", store.fingerprint, source.fingerprint)
+        stored = context_store.StoredContext(fit_images(images, IGNORE), seen.kind, grid, made)
+        return context_store.save_context(out_context, stored)
 
 
 def predict(context: Path, features: Path, out: Path, params: SegmentParams, frames: str | None = None) -> Path:
@@ -181,6 +231,31 @@ def fit_command(
     Example: vidseg context fit work/features.zarr ctx --set segment.clusters=12
     """
     fit(features, out_context, load(params, set_ or ())["segment"], seed)
+
+
+@app.command("fit-references")
+def fit_references_command(
+    references: Annotated[Path, typer.Argument(help="folder with images/ and labels/, or refs.zarr")],
+    out_context: OutContextArgument,
+    classes: Annotated[
+        Path | None, typer.Option(help="class list of a folder's labels (JSON); default: classes.json in the folder")
+    ] = None,
+    params: cli.ParamsOption = None,
+    set_: cli.SetOption = None,
+) -> None:
+    """Fit a context on annotated images, whose segments `vidseg run --context` then finds by their nearest neighbours.
+
+    Example: vidseg context fit-references dogs ctx --set ingest.size=384
+    """
+    from stages import references as reading
+
+    settings = load(params, set_ or ())
+    if (references / "zarr.json").is_file():
+        cli.refuse({"--classes": classes}, "goes with a folder; refs.zarr has its class list already")
+        fit_references(references, out_context, settings)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        fit_references(reading.run(references, Path(scratch), classes), out_context, settings)
 
 
 @app.command("predict")

@@ -162,6 +162,7 @@ def score_and_draw(
     coarse: Path | None = None,
     names: Path | None = None,
     record: RunRecord | None = None,
+    tracks: Path | None = None,
 ) -> None:
     """Name, score and draw a video's labels, and write run.json and the page.
 
@@ -170,6 +171,7 @@ def score_and_draw(
         coarse: adds coarse labels to the x-t slice.
         names: names.json; None = what was said of these segments before, if it still fits.
         record: of the stages so far; None = there is no run.json.
+        tracks: tracks.zarr, for how steady the labels are; None = that is not scored.
     """
     from stages import evaluate
     from stages.commands import name, report
@@ -179,7 +181,7 @@ def score_and_draw(
     with record.stage("evaluate") if record is not None and scored is not None else nullcontext():
         if scored is not None:
             truth = results.stores / "truth.zarr"
-            _print_scores(evaluate.run(labels, truth, results.folder, settings["evaluate"], name=scored))
+            _print_scores(evaluate.run(labels, truth, results.folder, settings["evaluate"], name=scored, tracks=tracks))
     with record.stage("render") if record is not None else nullcontext():
         name.draw(results, labels, settings, coarse)
     if record is not None:

@@ -11,7 +11,7 @@ import typer
 
 from pipeline.errors import DataError, UsageError
 from stages.common import cli, yaml_files
-from stages.common.applied import applied_of, concept_of
+from stages.common.applied import applied_of, check_one_video, concept_of, known_frames
 from stages.common.layout import KEY, NONE, PARTS, VIDEOS, item_keys, item_videos, read_part
 
 #: With seven stages each, DVC's graph stays below 300 stages, above which it is slow.
@@ -78,8 +78,14 @@ def apply(
     item: Annotated[str, typer.Argument(help="key of an item of videos.yaml")],
     concept: Annotated[str, typer.Argument(help="key of a concept of videos.yaml")],
     key: Annotated[str | None, typer.Option(help="name of the results; default: ITEM-CONCEPT")] = None,
+    skip: Annotated[
+        list[int] | None,
+        typer.Option(min=0, help="number of a frame that is left out of scores, from 0; repeatable"),
+    ] = None,
 ) -> None:
     """Have a concept applied to an item: adds a name to videos.yaml under which its results will lie.
+
+    Frames that the concept is learned from are left out of scores.
 
     Example: vidseg videos apply holiday cars
     """
@@ -89,7 +95,14 @@ def apply(
             known = ", ".join(content[part]) or "none"
             raise UsageError(f"{VIDEOS}: no {part.removesuffix('s')} '{wanted}'; there are: {known}")
     name = _key(Path(f"{item}-{concept}"), key)
-    _add("applied", name, {"item": item, "concept": concept})
+    seen = known_frames(item, concept)
+    left_out = sorted({*(skip or ()), *seen})
+    if left_out:
+        check_one_video(item, f"{VIDEOS}: item '{item}'")
+    entry = {"item": item, "concept": concept, **({"skip": yaml_files.flow_list(left_out)} if left_out else {})}
+    _add("applied", name, entry)
+    if seen:
+        cli.note(f"'{concept}' is learned from frames of '{item}': {seen} are left out of scores (`skip`)")
     cli.note(f"{VIDEOS}: '{name}' added; run it with: dvc repro render_applied@{name} evaluate_applied@{name}")
 
 

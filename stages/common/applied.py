@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UsageError
-from stages.common.layout import NONE, VIDEOS, Place, item_key, place, read_part, videos_of
+from stages.common.layout import NONE, VIDEOS, Place, item_key, item_videos, place, read_part, videos_of
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,13 @@ class Applied:
     Attributes:
         name: under which the results lie; no key of an item or a concept.
         item, concept: keys.
+        skip: frames of the item's video, by their number in it, that are left out of scores: the concept knows them.
     """
 
     name: str
     item: str
     concept: str
+    skip: tuple[int, ...] = ()
 
     def videos(self) -> list[str | None]:
         """Names of the item's videos; `[None]` for one video."""
@@ -92,11 +94,50 @@ def applied_of(item: str, videos_file: Path = VIDEOS) -> Applied:
     for kind, known in (("an item", items), ("a concept", concepts)):
         if name in known:
             raise UsageError(f"{where}: {kind} has that key; choose another name")
-    entry = _entry(where, found[name], ("item", "concept"))
+    entry = dict(found[name]) if isinstance(found[name], dict) else found[name]
+    skip = _skip(where, entry.pop("skip", None)) if isinstance(entry, dict) else ()
+    entry = _entry(where, entry, ("item", "concept"), shown=("skip",))
     for kind, known in (("item", items), ("concept", concepts)):
         if entry[kind] not in known:
             raise UsageError(f"{where}: no {kind} '{entry[kind]}'; there are: {', '.join(known) or 'none'}")
-    return Applied(name, item_key(entry["item"]), item_key(entry["concept"]))
+    if skip:
+        check_one_video(entry["item"], where, videos_file)
+    return Applied(name, item_key(entry["item"]), item_key(entry["concept"]), skip)
+
+
+def known_frames(item: str, concept: str, videos_file: Path = VIDEOS) -> list[int]:
+    """Frames of an item that the concept was learned from: their numbers in the item's video.
+
+    Raises:
+        UsageError: there are some in an item of several videos, where `skip` cannot name them.
+    """
+    from pipeline.fewshot.references import frames_among
+    from pipeline.media.pictures import read_image
+    from pipeline.media.video import list_images, open_source
+
+    folder = concept_of(concept, videos_file)[1].references / "images"
+    images = [read_image(path) for path in list_images(folder)] if folder.is_dir() else []
+    videos = [Path(video["path"]) for video in item_videos(item, videos_file)]
+    found: list[int] = []
+    for video in videos:
+        if images and video.exists():
+            found = frames_among(images, open_source(video).frames())
+        if found and len(videos) > 1:
+            raise UsageError(f"{videos_file}: concept '{concept}' is learned from frames of {video}; {_SEVERAL}")
+    return found
+
+
+def check_one_video(item: str, where: str, videos_file: Path = VIDEOS) -> None:
+    """Refuse `skip` for an item of several videos: which of them it means, it cannot say.
+
+    Raises:
+        UsageError: begins with `where`.
+    """
+    if len(item_videos(item, videos_file)) > 1:
+        raise UsageError(f"{where}: {_SEVERAL}")
+
+
+_SEVERAL = "`skip` is for items of one video, so make an item of the one that it is about"
 
 
 def is_applied(item: str, videos_file: Path = VIDEOS) -> bool:
@@ -109,7 +150,16 @@ def applied_keys(videos_file: Path = VIDEOS) -> list[str]:
     return [applied_of(name, videos_file).name for name in sorted(read_part("applied", videos_file))]
 
 
-def _entry(where: str, entry: Any, needed: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, str]:
+def _skip(where: str, numbers: Any) -> tuple[int, ...]:
+    given = numbers or []
+    if not isinstance(given, list) or not all(type(number) is int and number >= 0 for number in given):
+        raise UsageError(f"{where}: `skip` must be a list of frame numbers from 0, like [0, 12], not {numbers!r}")
+    return tuple(given)
+
+
+def _entry(
+    where: str, entry: Any, needed: tuple[str, ...], optional: tuple[str, ...] = (), shown: tuple[str, ...] = ()
+) -> dict[str, str]:
     if not isinstance(entry, dict):
         raise UsageError(f"{where}: expected {' and '.join(f'`{name}`' for name in needed)}, not {entry!r}")
     for name in (*needed, *(name for name in optional if entry.get(name) is not None)):
@@ -117,5 +167,5 @@ def _entry(where: str, entry: Any, needed: tuple[str, ...], optional: tuple[str,
             raise UsageError(f"{where}: `{name}` must be text, not {entry.get(name)!r}")
     unknown = [name for name in entry if name not in (*needed, *optional)]
     if unknown:
-        raise UsageError(f"{where}: unknown entry '{unknown[0]}'; there are: {', '.join((*needed, *optional))}")
+        raise UsageError(f"{where}: unknown entry '{unknown[0]}'; there are: {', '.join((*needed, *optional, *shown))}")
     return {**entry}

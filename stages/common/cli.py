@@ -106,7 +106,7 @@ def run_app(app: typer.Typer) -> None:
         if code == 130:  # newer Typers catch the interruption themselves
             raise KeyboardInterrupt
         if code == 0:
-            _log_seconds(time.monotonic() - started)
+            _log_cost(time.monotonic() - started)
         sys.exit(code)
     except typer.Exit as error:
         sys.exit(error.exit_code)
@@ -140,12 +140,22 @@ def refuse(given: Mapping[str, object], why: str) -> None:
             raise UsageError(f"{name} {why}")
 
 
-def _log_seconds(seconds: float) -> None:
-    """Append the stage's wall time to the file that `VIDSEG_TIMINGS` names; artifacts hold no times."""
+def _log_cost(seconds: float) -> None:
+    """Append the stage's wall time and memory to the file that `VIDSEG_TIMINGS` names; artifacts hold neither."""
     if file := os.environ.get("VIDSEG_TIMINGS"):
         names = {"experiment": os.environ.get("DVC_EXP_NAME"), "stage": os.environ.get("DVC_STAGE")}
         with Path(file).open("a") as stream:
-            stream.write(json.dumps({**names, "seconds": round(seconds, 3)}) + "\n")
+            stream.write(json.dumps({**names, "seconds": round(seconds, 3), "peak_memory_mb": peak_memory_mb()}) + "\n")
+
+
+def peak_memory_mb() -> int | None:
+    """The most main memory that this process has held so far; None where nothing tells it."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1e6 if sys.platform == "darwin" else 1e3))
 
 
 def explain(error: Exception) -> tuple[int, str]:

@@ -82,7 +82,7 @@ class RunRecord:
             "device": self.device,
             "seconds": self.seconds,
             "total_seconds": round(self.total_seconds, 2),
-            "peak_memory_mb": self._largest("peak_memory_mb", _peak_memory_mb()),
+            "peak_memory_mb": self._largest("peak_memory_mb", cli.peak_memory_mb()),
             "peak_gpu_memory_mb": self._largest("peak_gpu_memory_mb", _peak_gpu_memory_mb()),
             "warnings": self.warnings,
             "parameters": changed_parameters(self.settings),
@@ -157,15 +157,6 @@ def _mark(store: Path | None) -> str | None:
         )
     except (OSError, ValueError, LookupError, TypeError):
         return None
-
-
-def _peak_memory_mb() -> int | None:
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1e6 if sys.platform == "darwin" else 1e3))
 
 
 def _peak_gpu_memory_mb() -> int | None:

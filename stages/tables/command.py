@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: On a page, words by hand end here.
 PAGE_MARK = "<!-- tables: written by `vidseg table page` -->"
 
+#: The tables that there are, as a page shows them.
+MADE = ("table1", "table2", "errors", "smite", "smite_references")
+
 app = cli.new_app("Make the paper's tables of the registered videos; each row is a DVC experiment.")
 
 OutOption = Annotated[Path, typer.Option(help="folder for the tables; also remembers the seconds of finished stages")]
@@ -194,6 +197,72 @@ def errors(
     table_run.write(table, run, out)
 
 
+@app.command("smite")
+def smite(
+    out: OutOption = OUT,
+    rows: RowsOption = None,
+    datasets: DatasetsOption = None,
+    jobs: JobsOption = 1,
+    dry_run: DryOption = False,
+) -> None:
+    """SMITE's ladder over all that is applied in videos.yaml, and its table by number of references.
+
+    Concepts whose keys end in their number of references (cars-1, cars-5, cars-10) make the second table.
+
+    Example: vidseg table smite --rows knn,baseline1,smite
+    """
+    from itertools import pairwise
+
+    from pipeline.tables.table import Pair, Table
+    from stages.tables import run as table_run
+    from stages.tables import smite as plans
+    from stages.tables.rows import LADDER_PAIRS, ladder_rows
+
+    settings = _settings()
+    specs, ladder = _choose(plans.all_rows(datasets), rows), {spec.key for spec in ladder_rows()}
+    first = tuple(spec for spec in specs if spec.key in ladder)
+    second = tuple(spec for spec in specs if spec.key not in ladder)
+    made = {
+        **({"smite": plans.ladder_plan(first, datasets, settings, out)} if first else {}),
+        **({"smite_references": plans.references_plan(second, datasets, settings)} if second else {}),
+    }
+    if dry_run:
+        for plan in made.values():
+            _show(plan)
+        return
+    plans.check_frames(datasets)
+    titles = {
+        "smite": ("SMITE: the ladder", "row", "Tables 1 and 2"),
+        "smite_references": ("SMITE: by number of references", "references", "Table 3"),
+    }
+    for place, (name, plan) in enumerate(made.items()):
+        if place:
+            print()
+        run, (title, head, quoted) = table_run.run(plan, out, jobs), titles[name]
+        pairs: tuple[Pair, ...] = LADDER_PAIRS
+        if name == "smite_references":
+            pairs = tuple(Pair(f"{a.cells[0]} → {b.cells[0]}", a.key, b.key) for a, b in pairwise(plan.specs))
+        here = {row.key for row in run.rows}
+        table = Table(
+            name=name,
+            title=title,
+            notes=(
+                *run.notes,
+                f"Quoted figures are those of SMITE's {quoted}, of Stable Diffusion 2.1 on SMITE-50; nothing here "
+                "measured them. `unclear`: the interval holds zero.",
+            ),
+            heads=(head,),
+            rows=run.rows,
+            pairs=tuple(pair for pair in pairs if {pair.base, pair.other} <= here),
+            datasets=run.datasets,
+            windows=run.windows,
+            pooled=True,
+            more=plans.SCORES,
+            quoted=("miou", "f_mean"),
+        )
+        table_run.write(table, run, out)
+
+
 @app.command()
 def page(
     to: Annotated[Path, typer.Argument(help="Markdown file to write, e.g. docs/reference/results.md")],
@@ -205,9 +274,9 @@ def page(
     """
     from pipeline.files import replacing
 
-    tables = [out / f"{name}.md" for name in ("table1", "table2", "errors") if (out / f"{name}.md").is_file()]
+    tables = [path for path in (out / f"{name}.md" for name in MADE) if path.is_file()]
     if not tables:
-        raise DataError(f"{out}: no tables here; run `vidseg table 1`, `vidseg table 2` or `vidseg table errors` first")
+        raise DataError(f"{out}: no tables here; run `vidseg table 1`, `2`, `errors` or `smite` first")
     words, mark, _ = (to.read_text() if to.is_file() else f"# Results\n\n{PAGE_MARK}").partition(PAGE_MARK)
     if not mark:
         raise UsageError(f"{to}: has no line '{PAGE_MARK}'; what follows that line is replaced, what precedes it stays")

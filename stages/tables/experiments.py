@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError, UsageError
 from stages.common import cli, yaml_files
-from stages.common.layout import DATA, NONE, PATHS, item_keys, item_videos
+from stages.common.applied import Applied, concept_of
+from stages.common.layout import DATA, NONE, PATHS, item_keys, item_videos, read_part
 from stages.common.programs import git
 from stages.common.settings import WEIGHTS, load
 from stages.tables import dvc_queue
@@ -39,6 +40,7 @@ class Experiment:
         sets: what differs from params.yaml, as `section.key=value`.
         items: keys of videos.yaml.
         targets: what DVC is asked to make.
+        timed: item -> stages, as `stage@item`, whose seconds count as the method's.
         mark: hash of all that decides the results: parameters, videos, pipeline, weights and commit.
     """
 
@@ -46,6 +48,7 @@ class Experiment:
     sets: tuple[str, ...]
     items: tuple[str, ...]
     targets: tuple[str, ...]
+    timed: Mapping[str, tuple[str, ...]]
     mark: str
 
     @property
@@ -66,12 +69,22 @@ class Result:
     Attributes:
         revision: its commit.
         records: scores.json of each item.
-        seconds: what extract to upsample took together, by item; items with a stage of unknown time are left out.
+        seconds: what the timed stages took together, by item; items with a stage of unknown time are left out.
+        memory: the most MB that one of them held, by item; items with a stage of which it is unknown are left out.
     """
 
     revision: str
     records: Mapping[str, Mapping[str, Any]]
     seconds: Mapping[str, float]
+    memory: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage took: wall time in seconds, and the most memory in MB, None where nobody measured it."""
+
+    seconds: float
+    memory: float | None
 
 
 def describe(name: str, sets: Sequence[str], items: Sequence[str]) -> Experiment:
@@ -82,16 +95,45 @@ def describe(name: str, sets: Sequence[str], items: Sequence[str]) -> Experiment
     Raises:
         UsageError: an unknown parameter or a bad value.
     """
+    timed = {key: tuple(f"{stage}@{key}" for stage in TIMED) for key in items}
+    if set(items) == set(item_keys()):
+        return Experiment(name, tuple(sets), tuple(items), TARGETS, timed, _mark(sets))
+    targets = tuple(f"evaluate@{key}" for key in items)
+    return Experiment(name, tuple(sets), tuple(items), targets, timed, _mark(sets, *targets))
+
+
+def describe_applied(name: str, sets: Sequence[str], applied: Sequence[Applied]) -> Experiment:
+    """The experiment that finds the segments of concepts with these parameters; raises as `describe`.
+
+    Learning, once per concept, is not among what is timed, nor are tracks that nothing follows.
+    """
+    tracks = ("track",) if load(PARAMS, sets)["guidance"].needs_tracks else ()
+    timed = {
+        each.name: (f"extract@{each.item}", *(f"{stage}@{each.name}" for stage in (*tracks, "apply")))
+        for each in applied
+    }
+    targets = tuple(f"evaluate_applied@{each.name}" for each in applied)
+    return Experiment(name, tuple(sets), tuple(timed), targets, timed, _mark(sets, *targets))
+
+
+def describe_inputs(name: str, sets: Sequence[str], applied: Sequence[Applied]) -> Experiment:
+    """The experiment that makes what a propagation of references needs; raises as `describe`.
+
+    That is matches, the concepts' references, and tracks, which flicker is measured with.
+    """
+    timed = {each.name: (f"extract@{each.item}", f"correspond@{each.item}") for each in applied}
+    made = ((f"correspond@{each.item}", f"references@{each.concept}", f"track@{each.name}") for each in applied)
+    targets = tuple(dict.fromkeys(target for targets in made for target in targets))
+    return Experiment(name, tuple(sets), tuple(timed), targets, timed, _mark(sets, *targets))
+
+
+def _mark(sets: Sequence[str], *targets: str) -> str:
+    """Hash of all that decides the results of an experiment, which stages it asks for included."""
     sections = load(PARAMS, sets).as_dict()
     del sections["render"]
     content = [git("rev-parse", "HEAD"), json.dumps(sections, sort_keys=True)]
     content += [path.read_text() for path in TRACKED if path != PARAMS]
-    targets: tuple[str, ...] = TARGETS
-    if set(items) != set(item_keys()):
-        targets = tuple(f"evaluate@{key}" for key in items)
-        content += targets
-    mark = hashlib.sha256("\n".join(content).encode()).hexdigest()[:10]
-    return Experiment(name, tuple(sets), tuple(items), targets, mark)
+    return hashlib.sha256("\n".join([*content, *targets]).encode()).hexdigest()[:10]
 
 
 def check_project() -> list[str]:
@@ -119,6 +161,9 @@ def check_project() -> list[str]:
         for video in videos:
             for name in PATHS:
                 _check_reachable(f"videos.yaml: {name} of item '{key}'", video.get(name), known)
+    for key in read_part("concepts"):
+        for name, path in concept_of(key)[1].paths.items():
+            _check_reachable(f"videos.yaml: {name} of concept '{key}'", path, known)
     settings = load(PARAMS).flat()
     for name in WEIGHTS:
         _check_reachable(f"params.yaml: {name}", settings[name], known)
@@ -178,11 +223,11 @@ def finished() -> dict[str, str]:
     return {name.rpartition("-")[2]: commit for name, commit in (line.split() for line in lines)}
 
 
-def read(experiment: Experiment, seconds: Mapping[str, float]) -> Result:
-    """Scores and seconds of a finished experiment, from DVC's cache.
+def read(experiment: Experiment, costs: Mapping[str, Cost]) -> Result:
+    """Scores and costs of a finished experiment, from DVC's cache.
 
     Args:
-        seconds: by stage as dvc.lock has it, see `stage_seconds`.
+        costs: by stage as dvc.lock has it, see `stage_costs`.
     """
     from dvc.api import DVCFileSystem
 
@@ -194,13 +239,22 @@ def read(experiment: Experiment, seconds: Mapping[str, float]) -> Result:
     for key in experiment.items:
         path = DATA / "evaluate" / key / "scores.json"
         records[key] = parse(path, files.read_text(str(path)))
-    entries = lock_entries(revision)
-    spent = {}
-    for key in records:
-        parts = [seconds.get(entries.get(f"{stage}@{key}", "")) for stage in TIMED]
-        if None not in parts:
-            spent[key] = sum(part for part in parts if part is not None)
-    return Result(revision, records, spent)
+    return Result(revision, records, *spent(experiment, costs))
+
+
+def spent(experiment: Experiment, costs: Mapping[str, Cost]) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds and memory of a finished experiment by item, as `Result` has them."""
+    entries = lock_entries(finished()[experiment.mark])
+    seconds, memory = {}, {}
+    for key, stages in experiment.timed.items():
+        found = [costs.get(entries.get(stage, "")) for stage in stages]
+        known = [cost for cost in found if cost is not None]
+        held = [cost.memory for cost in known if cost.memory is not None]
+        if len(known) == len(stages):
+            seconds[key] = sum(cost.seconds for cost in known)
+        if len(held) == len(stages):
+            memory[key] = max(held)
+    return seconds, memory
 
 
 def fetch(revision: str, stores: Sequence[str], folder: Path) -> None:
@@ -222,17 +276,18 @@ def lock_entries(revision: str) -> dict[str, str]:
     }
 
 
-def stage_seconds(seconds_file: Path) -> dict[str, float]:
-    """Seconds by hash of a stage's entry in dvc.lock, from the lines that stages wrote (`VIDSEG_TIMINGS`).
+def stage_costs(seconds_file: Path) -> dict[str, Cost]:
+    """Costs by hash of a stage's entry in dvc.lock, from the lines that stages wrote (`VIDSEG_TIMINGS`).
 
-    A stage that later experiments restore from the cache keeps the seconds of the experiment that ran it.
+    A stage that later experiments restore from the cache keeps the costs of the experiment that ran it.
     """
     if not seconds_file.is_file():
         return {}
     lines = [json.loads(line) for line in seconds_file.read_text().splitlines()]
-    commits, entries, found = finished(), cache(lock_entries), {}
+    commits, entries = finished(), cache(lock_entries)
+    found: dict[str, Cost] = {}
     for line in lines:
         commit = commits.get(str(line["experiment"]).rpartition("-")[2])
         if commit and line["stage"] in entries(commit):
-            found[entries(commit)[line["stage"]]] = float(line["seconds"])
+            found[entries(commit)[line["stage"]]] = Cost(float(line["seconds"]), line.get("peak_memory_mb"))
     return found

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pipeline.errors import DataError, UsageError
+from stages.common.applied import Applied, applied_keys, applied_of
 from stages.common.layout import NONE, REGISTRATIONS, item_keys, item_videos
 
 #: Data set of items that no registration wrote.
@@ -57,6 +59,63 @@ def select(wanted: str | None) -> Selection:
     if not any((video.get("ground_truth") or NONE) != NONE for key in chosen for video in item_videos(key)):
         raise DataError("videos.yaml: no chosen video has ground truth: nothing to score (ground_truth: FOLDER)")
     return Selection(chosen, tuple(key for key in found if key not in chosen))
+
+
+@dataclass(frozen=True)
+class Series:
+    """Concepts of one thing, learned from different numbers of references, applied to one item.
+
+    Attributes:
+        name: of the item and of what the concepts' keys have in common.
+        item: key.
+        applied: number of references -> what is applied.
+    """
+
+    name: str
+    item: str
+    applied: Mapping[int, Applied]
+
+
+#: A concept's key with a number of references at its end.
+NUMBERED = re.compile(r"(.+)-([1-9][0-9]*)")
+
+
+def select_applied(wanted: str | None) -> tuple[Applied, ...]:
+    """What is applied to the items of some data sets.
+
+    Args:
+        wanted: data sets separated by commas; None = all that is applied.
+
+    Raises:
+        UsageError: nothing is applied, or no item that something is applied to has one of these data sets.
+        DataError: no item has ground truth.
+    """
+    found = [applied_of(name) for name in applied_keys()]
+    if not found:
+        raise UsageError("videos.yaml: nothing is applied; `vidseg videos concept` and `vidseg videos apply` add it")
+    datasets = {each.name: dataset_of(each.item) for each in found}
+    names = list(datasets.values()) if wanted is None else [name.strip() for name in wanted.split(",")]
+    for name in names:
+        if name not in datasets.values():
+            known = ", ".join(dict.fromkeys(datasets.values()))
+            raise UsageError(f"--datasets: nothing is applied to an item of '{name}'; there are: {known}")
+    chosen = tuple(each for each in found if datasets[each.name] in names)
+    if not any((video.get("ground_truth") or NONE) != NONE for each in chosen for video in item_videos(each.item)):
+        raise DataError("videos.yaml: no item that something is applied to has ground truth: nothing to score")
+    return chosen
+
+
+def series_of(applied: Iterable[Applied]) -> tuple[Series, ...]:
+    """The series among what is applied: concepts whose keys end in a number (`cars-1`, `cars-5`), on one item."""
+    found: dict[tuple[str, str], dict[int, Applied]] = {}
+    for each in applied:
+        if numbered := NUMBERED.fullmatch(each.concept):
+            found.setdefault((each.item, numbered[1]), {})[int(numbered[2])] = each
+    return tuple(
+        Series(f"{item}-{concept}", item, dict(sorted(numbers.items())))
+        for (item, concept), numbers in found.items()
+        if len(numbers) > 1
+    )
 
 
 def dataset_of(key: str) -> str:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import permutations
 from typing import Any
 
-from pipeline.tables.quoted import IMAGE_ROWS, TABLE_1, TABLE_2, TABLE_2_VIDEO, VIDEO_ROWS, Quoted
+from pipeline.tables.quoted import (
+    IMAGE_ROWS,
+    SMITE_LADDER,
+    SMITE_REFERENCES,
+    TABLE_1,
+    TABLE_2,
+    TABLE_2_VIDEO,
+    VIDEO_ROWS,
+    Quoted,
+)
 from pipeline.tables.table import ALL, Pair
 from stages.common.settings import Settings, preset_for, read_preset
 
@@ -22,6 +31,20 @@ WITHOUT_ENCODER = (
     *("correspond.encoder_weight=0", "segment.encoder_weight=0"),
     "segment.balance=0",
 )
+#: SMITE's ladder, presets of that name.
+LADDER = {
+    "slime": "SLiMe by its own rule",
+    "baseline1": "I: tokens, frame by frame",
+    "baseline2": "II: I, votes along tracks",
+    "baseline3": "III: I, frames together",
+    "smite_ca": "III + cross-attention",
+    "smite_track": "+ tracks",
+    "smite": "+ low-pass: SMITE",
+}
+#: The row of what is propagated.
+PROPAGATED = "knn"
+#: How labels of segments that were shown are scored, whatever params.yaml says of others.
+SHOWN = ("evaluate.assignment=none", "evaluate.objects=parts")
 #: lambda without blending, as in EmerDiff [5.2].
 UNMASKED_STRENGTH = 10.0
 
@@ -140,6 +163,43 @@ ERROR_PAIRS = (
     Pair("propagation: coarse truth → truth of frame 1, nearest", "oracle_nearest", "mask_nearest"),
     Pair("propagation: coarse truth → truth of frame 1, modulation", "oracle_modulation", "mask_modulation"),
     Pair("clustering: truth of frame 1 → clusters of frame 1, modulation", "mask_modulation", "full"),
+)
+
+
+def ladder_rows() -> tuple[RowSpec, ...]:
+    """SMITE's Table 2 with SLiMe and Baseline-II, and VidSeg's context model given the same references."""
+    ladder = (
+        RowSpec(key, (title,), (*preset_sets(key), *SHOWN), {ALL: SMITE_LADDER[key]} if key in SMITE_LADDER else {})
+        for key, title in LADDER.items()
+    )
+    given = ("segment.init=mask", "segment.parity.label_merge=none")
+    return (*ladder, RowSpec(PROPAGATED, ("VidSeg, given the references",), (*given, *SHOWN)))
+
+
+def reference_rows(counts: Iterable[int]) -> tuple[RowSpec, ...]:
+    """SMITE's Table 3: the method, learned from these numbers of references."""
+    return tuple(
+        RowSpec(
+            f"references_{count}",
+            (str(count),),
+            (*preset_sets("smite"), *SHOWN),
+            {ALL: SMITE_REFERENCES[count]} if count in SMITE_REFERENCES else {},
+        )
+        for count in counts
+    )
+
+
+#: Steps of the ladder, what guidance gives in all, and the two systems beside each other.
+LADDER_PAIRS = (
+    Pair("SLiMe's rule → SMITE's maps (I)", "slime", "baseline1"),
+    Pair("I → II: votes along tracks", "baseline1", "baseline2"),
+    Pair("I → III: frames together", "baseline1", "baseline3"),
+    Pair("III → + cross-attention", "baseline3", "smite_ca"),
+    Pair("→ + tracks", "smite_ca", "smite_track"),
+    Pair("→ + low-pass", "smite_track", "smite"),
+    Pair("I → SMITE", "baseline1", "smite"),
+    Pair("VidSeg, given the references → I", PROPAGATED, "baseline1"),
+    Pair("VidSeg, given the references → SMITE", PROPAGATED, "smite"),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +21,7 @@ from stages.common.backbones import LOCK, choose_device
 from stages.common.programs import git
 from stages.common.settings import Settings, load
 from stages.tables import experiments
-from stages.tables.experiments import PARAMS, Experiment, Result
+from stages.tables.experiments import PARAMS, Cost, Experiment, Result
 from stages.tables.items import Selection, paper_names, select
 from stages.tables.rows import RowSpec
 
@@ -37,12 +37,16 @@ class Plan:
         experiments: what each row asks for, by the row's key.
         items: over which they run.
         changed: files with uncommitted changes.
+        notes: what holds for all rows, in words; None = what `vidseg table` says of VidSeg's own rows.
+        read: row and experiment -> its result; None = `experiments.read`.
     """
 
     specs: tuple[RowSpec, ...]
     experiments: Mapping[str, Experiment]
     items: Selection
     changed: tuple[str, ...]
+    notes: tuple[str, ...] | None = None
+    read: Callable[[str, Experiment, Mapping[str, Cost]], Result] | None = None
 
     def only(self, key: str) -> Plan:
         """The plan of one row."""
@@ -95,12 +99,18 @@ def plan(specs: tuple[RowSpec, ...], datasets: str | None) -> Plan:
         UsageError: the project cannot run experiments, or there are no such registrations.
         DataError: no video has ground truth.
     """
+    changed = checked_project()
+    items = select(datasets)
+    planned = {spec.key: experiments.describe(spec.key, spec.sets, items.keys) for spec in specs}
+    return Plan(specs, planned, items, changed)
+
+
+def checked_project() -> tuple[str, ...]:
+    """The files with uncommitted changes, which are told; raises as `experiments.check_project`."""
     changed = experiments.check_project()
     if changed:
         cli.note(f"warning: uncommitted changes are part of these experiments: {', '.join(changed[:5])}")
-    items = select(datasets)
-    planned = {spec.key: experiments.describe(spec.key, spec.sets, items.keys) for spec in specs}
-    return Plan(specs, planned, items, tuple(changed))
+    return tuple(changed)
 
 
 def run(plan: Plan, out: Path, jobs: int) -> Run:
@@ -116,11 +126,19 @@ def run(plan: Plan, out: Path, jobs: int) -> Run:
     out.mkdir(parents=True, exist_ok=True)
     planned = {spec.key: plan.experiments[spec.key] for spec in plan.specs}
     experiments.run(list(planned.values()), jobs, out / SECONDS)
-    seconds = experiments.stage_seconds(out / SECONDS)
-    finished = {key: (experiment, experiments.read(experiment, seconds)) for key, experiment in planned.items()}
+    costs = experiments.stage_costs(out / SECONDS)
+    read = plan.read or (lambda _, experiment, costs: experiments.read(experiment, costs))
+    finished = {key: (experiment, read(key, experiment, costs)) for key, experiment in planned.items()}
     papers = paper_names(plan.items.datasets.values())
     rows = tuple(
-        Row(spec.key, spec.cells, scored_videos(result.records), _seconds(result), _by_dataset(spec.quoted, papers))
+        Row(
+            spec.key,
+            spec.cells,
+            scored_videos(result.records),
+            _seconds(result),
+            _memory(result),
+            _by_dataset(spec.quoted, papers),
+        )
         for spec in plan.specs
         for _, result in [finished[spec.key]]
     )
@@ -165,6 +183,16 @@ def _seconds(result: Result) -> dict[str, float]:
     }
 
 
+def _memory(result: Result) -> dict[str, float]:
+    """MB by video: an item's."""
+    return {
+        video_name(item, record, video): result.memory[item]
+        for item, record in result.records.items()
+        if item in result.memory
+        for video in record["videos"]
+    }
+
+
 def _describe(results: Sequence[Result], plan: Plan) -> tuple[tuple[str, ...], dict[str, Any]]:
     """How the experiments were made: for people, and for the JSON file."""
     settings = load(PARAMS)
@@ -181,15 +209,19 @@ def _describe(results: Sequence[Result], plan: Plan) -> tuple[tuple[str, ...], d
         "weights": LOCK.read_text(),
     }
     modified = f" with changes to {', '.join(plan.changed)}" if plan.changed else ""
+    made = f"`{about['command']}`, commit {about['commit'][:10]}{modified}, {about['created_by']}"
+    if plan.notes is not None:
+        return (made, *plan.notes, *plan.items.notes), about
     notes = (
-        f"`{about['command']}`, commit {about['commit'][:10]}{modified}, {about['created_by']}",
+        made,
         f"backbone {settings['backbone'].name}; ingest.size {settings['ingest'].size}, ingest.frames "
         f"{settings['ingest'].frames or 'all'}, K = {settings['segment'].clusters}; seeds: noise "
         f"{settings['diffusion'].seed}, K-Means {settings['segment'].seed}",
         f"protocol {records[0]['protocol']}, assignment of clusters {assignment_note(records)}"
         + (" (oracle: some clips are scored on the frame that assigns them)" if oracle else ""),
         *_labels_seen(settings),
-        f"s/frame: wall time of extract to upsample on {about['device']}, loading of weights included",
+        f"s/frame: wall time of extract to upsample on {about['device']}, loading of weights included; peak MB: the "
+        "most main memory that one of them held",
         *plan.items.notes,
     )
     return notes, about
@@ -238,6 +270,7 @@ def _row_record(row: Row, run: Run) -> dict[str, Any]:
         "experiment": experiment.full_name if experiment else None,
         "revision": result.revision if result else None,
         "seconds": dict(row.seconds),
+        "peak_memory_mb": dict(row.memory),
         "videos": {
             name: {"dataset": run.datasets[name], **{key: value for key, value in video.items() if key != "per_frame"}}
             for name, video in row.videos.items()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.errors import DataError, UsageError
 from stages.commands.videos import MOST_ITEMS
+from stages.common.applied import applied_of
 from stages.common.layout import PATHS, beside, item_keys, names_of
 from tests.support import yaml
-from tests.support.commands import error_line, vidseg
+from tests.support.commands import error_line, vidseg, write_frames
 
 NONE = "inputs/none"
 
@@ -230,6 +233,46 @@ def test_comments_stay_before_the_part_that_they_are_about(complete: Path) -> No
     text = (complete / "videos.yaml").read_text()
     assert all(f"{comment}\n{part}:\n" in text for part, comment in about.items()), text
     assert "fps: 5  # slow\n" in text and inside in text and text.endswith("# the end\n"), text
+
+
+def test_frames_that_a_concept_knows_are_left_out_of_scores(complete: Path) -> None:
+    """By their pixels, whatever their names and formats; and those that are given."""
+    frames = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    write_frames(complete / "clip", frames)
+    write_frames(complete / "cars/images", frames[2:3])
+    write_frames(complete / "wheels/images", 255 - frames[:1])
+    for arguments in (["add", "clip"], ["concept", "cars"], ["concept", "wheels"]):
+        vidseg("videos", *arguments, cwd=complete)
+    said = vidseg("videos", "apply", "clip", "cars", "--skip", 0, cwd=complete).stderr
+    assert "'cars' is learned from frames of 'clip': [2] are left out of scores (`skip`)" in said
+    vidseg("videos", "apply", "clip", "wheels", cwd=complete)
+    content = yaml.safe_load((complete / "videos.yaml").read_text())["applied"]
+    assert content["clip-cars"] == {"item": "clip", "concept": "cars", "skip": [0, 2]}
+    assert "skip" not in content["clip-wheels"]
+    assert "    skip: [0, 2]\n" in (complete / "videos.yaml").read_text()
+    assert applied_of("clip-cars", complete / "videos.yaml").skip == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("skip", "message"),
+    [
+        ("first", "applied 'x': `skip` must be a list of frame numbers from 0, like [0, 12], not 'first'"),
+        ("[-1]", "like [0, 12], not [-1]"),
+        ("[1]", "applied 'x': `skip` is for items of one video, so make an item of the one that it is about"),
+    ],
+)
+def test_what_cannot_be_skipped(tmp_path: Path, skip: str, message: str) -> None:
+    file = tmp_path / "videos.yaml"
+    file.write_text(
+        "items: {i: [{path: a}, {path: b}]}\nconcepts: {c: {references: r}}\n"
+        f"applied: {{x: {{item: i, concept: c, skip: {skip}}}}}\n"
+    )
+    with pytest.raises(UsageError, match=re.escape(message)):
+        applied_of("x", file)
+    if skip == "[1]":
+        line = error_line(vidseg("videos", "apply", "i", "c", "--skip", 1, "--key", "y", cwd=tmp_path, check=2))
+        assert "videos.yaml: applied 'x'" in line or "videos.yaml: item 'i': `skip` is for" in line
+        assert "y:" not in file.read_text()
 
 
 def test_a_name_is_used_once(complete: Path) -> None:

@@ -187,6 +187,8 @@ def test_the_whole_path_of_a_video(made: Made, tiny_model: Path, tmp_path: Path)
     assert said.count("1 frames at 64x64: at most about ") == said.count("seconds of computing and ") == 1
     scores = json.loads((tmp_path / "out/scores.json").read_text())
     assert scores["videos"][0]["assigned"]["rule"] == "none"  # labels are classes already
+    assert scores["videos"][0]["flicker"] == {"changed": 0, "points": 0}  # no frame follows
+    assert scores["videos"][0]["davis"]["task"] == "parts"
     listed = json.loads((tmp_path / "out/labels.json").read_text())
     assert {entry["name"] for entry in listed["labels"]} <= {"background", "1"}
     assert (tmp_path / "out/overlay.mp4").is_file() and (tmp_path / "out/labels/00000.png").is_file()

@@ -19,7 +19,7 @@ from pipeline.naming import names as names_file
 from pipeline.naming.names import Named, Names, NamesFile
 from pipeline.parameters import EvaluateParams, EvaluateParity
 from pipeline.stores.numbering import ATTRIBUTE, Numbering
-from pipeline.stores.schemas import LABELS, TRUTH, ArraySpec, Schema
+from pipeline.stores.schemas import APPLIED_LABELS, LABELS, TRACKS, TRUTH, ArraySpec, Schema
 from pipeline.stores.store import fingerprint
 from pipeline.stores.writer import StoreWriter
 from stages import evaluate, summarize
@@ -104,6 +104,7 @@ def test_perfect_segments_score_one(tmp_path: Path) -> None:
     assert content["pooled"] | {"unassigned_share": None} == {
         "miou": 1.0, "pixel_accuracy": 1.0, "class_accuracy": 1.0, "fwiou": 1.0, "vc8": 1.0, "vc16": 1.0,
         "unassigned_share": None, "j_mean": None, "f_mean": None, "jf_mean": None,
+        "smite_miou": None, "smite_f": None, "flicker": None,
     }  # fmt: skip
     video = content["videos"][0]
     assert {entry["cluster"]: entry["class"] for entry in video["assigned"]["clusters"]} == {
@@ -291,6 +292,63 @@ def test_no_ground_truth(tmp_path: Path) -> None:
     assert metrics["miou"] is None and metrics["frames"] == 20
     result = CliRunner().invoke(summarize.app, [str(tmp_path / "data"), str(tmp_path / "summary")])
     assert "no ground truth: nothing was scored" in result.stdout
+
+
+# --- segments that were shown -----------------------------------------------------------------------------
+
+
+def write_applied(folder: Path, values: np.ndarray, clip: str = "clip") -> Path:
+    """Labels of `apply`: ids of segments."""
+    attrs = {"names": NAMES, "clip": clip, "concept": "c", "segments": []}
+    return write_store(folder / "labels.zarr", APPLIED_LABELS, "labels", values, {"apply": {}}, attrs)
+
+
+def write_tracks(folder: Path, frames: int, clip: str = "clip") -> Path:
+    """Tracks of points that stand still, each a cell of 8x8 pixels, in windows of three frames."""
+    yx = np.stack(np.divmod(np.arange(12), 4), axis=-1)
+    arrays = {
+        "yx": np.broadcast_to(yx, (frames, 3, 12, 2)).astype(np.int16),
+        "visible": np.ones((frames, 3, 12), bool),
+        "start": np.clip(np.arange(frames) - 1, 0, frames - 3).astype(np.int32),
+    }
+    specs = {name: ArraySpec(values.shape, str(values.dtype)) for name, values in arrays.items()}
+    attrs = {"grid": [3, 4], "clip": clip}
+    writer = StoreWriter(folder / "tracks.zarr", folder / "tmp", TRACKS, clip, specs, params={}, attrs=attrs)
+    for shard in writer.missing():
+        for name, values in arrays.items():
+            writer.write(name, shard.start, values[shard.start : shard.stop])
+    return writer.commit()
+
+
+def test_segments_that_were_shown(tmp_path: Path) -> None:
+    """J, F and SMITE's scores without the frames that are skipped; how steady labels are along tracks."""
+    truth, wrong = scene(), scene()
+    wrong[0], wrong[5] = 1, 2
+    truth_store = write_truth(tmp_path, truth)
+    labels, tracks = write_applied(tmp_path, wrong), write_tracks(tmp_path, len(truth))
+    job = Job("v", labels, truth_store, stage="apply", tracks=tracks, skip=(0, 5))
+    (video,) = scored(evaluate.run_videos([job], tmp_path / "out", EvaluateParams()))["videos"]
+    assert video["assigned"]["rule"] == "none" and video["davis"]["task"] == "parts"
+    assert (video["scored_frames"], video["skipped_frames"]) == (18, [0, 5])
+    assert video["scores"]["miou"] == video["scores"]["f_mean"] == 1.0
+    assert 5 not in video["per_frame"]["frame"] and video["vc"]["16"]["windows"] == 0
+    assert set(video["smite"]["iou_per_part"]) == {"1", "2", "3"}
+    cells = wrong[:, 4::8, 4::8].reshape(20, -1)  # what is skipped may flicker as well
+    assert video["flicker"] == {"changed": int((cells[1:] != cells[:-1]).sum()), "points": 19 * 12}
+    assert video["scores"]["flicker"] == video["flicker"]["changed"] / (19 * 12)
+
+
+def test_nothing_is_left_to_score(tmp_path: Path) -> None:
+    job = Job("v", write_applied(tmp_path, scene(2)), write_truth(tmp_path, scene(2)), stage="apply", skip=(0, 1))
+    with pytest.raises(DataError, match=r"truth.zarr: every annotated frame is left out; name fewer frames in `skip`"):
+        evaluate.run_videos([job], tmp_path / "out", EvaluateParams())
+
+
+def test_tracks_of_another_clip(tmp_path: Path) -> None:
+    labels, tracks = write_applied(tmp_path, scene(3)), write_tracks(tmp_path, 3, "other")
+    job = Job("v", labels, write_truth(tmp_path, scene(3)), stage="apply", tracks=tracks)
+    with pytest.raises(DataError, match=r"tracks.zarr does not belong to the clip of .*labels.zarr; run"):
+        evaluate.run_videos([job], tmp_path / "out", EvaluateParams())
 
 
 # --- predictions of other systems ---------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import csv
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,16 +22,15 @@ from pipeline.stores.store import open_store
 from pipeline.tables.quoted import TABLE_2, Quoted
 from stages.common import programs
 from stages.common import settings as settings_
-from stages.common.layout import NONE, PATHS
 from stages.tables import experiments, oracle
 from stages.tables import items as table_items
 from stages.tables import rows as table_rows
 from stages.tables import run as table_run
 from stages.tables.command import PAGE_MARK
-from tests.support import tiny, yaml
-from tests.support.commands import ENVIRONMENT, error_line, vidseg, write_frames, write_labels
-from tests.support.places import ROOT
+from tests.support import yaml
+from tests.support.commands import error_line, vidseg, write_frames, write_labels
 from tests.support.records import WINDOWS, noisy_video
+from tests.support.table_project import Project
 
 SETTINGS = settings_.load(None, ["upsample.strength=30", "upsample.filter=0.6", "segment.vote=both"])
 
@@ -136,75 +134,6 @@ def test_error_rows_name_each_other() -> None:
 
 
 # The real thing: a registered item of two clips and one of no data set, in a git repository of its own.
-
-
-class Project:
-    """A project with a tiny model and upsampling by interpolation, which is quick."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.data = folder / "raw"
-        self.root = folder / "project"
-        self.root.mkdir()
-        for name in ("dvc.yaml", "versions.yaml", "inputs", ".gitignore", ".dvcignore"):
-            source = ROOT / name
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, self.root / name)
-        model = tiny.save_model(folder / "model")
-        rng = np.random.default_rng(0)
-        for name in "ab":
-            frames = rng.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
-            frames[:, :, 24:] //= 4
-            labels = np.zeros((4, 64, 64), np.uint8)
-            labels[:, :, 24:] = 1
-            write_frames(self.data / name, frames)
-            write_labels(self.data / f"{name}-truth", labels)
-        params = yaml.safe_load((ROOT / "params.yaml").read_text())
-        params["backbone"]["path"] = str(model)
-        params["ingest"]["size"] = "native"
-        params["segment"]["clusters"] = 2
-        params["evaluate"]["windows"] = [2]
-        self.write("params.yaml", params)
-        extra = {key: value for key, value in self.entry("a").items() if key != "dataset"}
-        self.write(
-            "videos.yaml",
-            yaml.videos({"clips": [self.entry("a"), self.entry("b")], "extra": [extra]}),
-        )
-        vidseg("backbone", "lock", "--params", "params.yaml", cwd=self.root)
-        self.run("git", "init", "-q")
-        self.run("git", "config", "user.name", "test")
-        self.run("git", "config", "user.email", "test@example.org")
-        self.run(sys.executable, "-m", "dvc", "init", "-q")
-        self.run(sys.executable, "-m", "dvc", "config", "core.analytics", "false")
-        self.commit()
-
-    def entry(self, name: str) -> dict[str, Any]:
-        paths = {"path": str(self.data / name), "ground_truth": str(self.data / f"{name}-truth")}
-        return {**dict.fromkeys(PATHS, NONE), **paths, "name": name, "dataset": "camvid-tiny"}
-
-    def write(self, name: str, content: Any) -> None:
-        (self.root / name).write_text(yaml.safe_dump(content))
-
-    def commit(self) -> None:
-        self.run("git", "add", "-A")
-        self.run("git", "commit", "-q", "-m", "state")
-
-    def run(self, *command: str) -> str:
-        result = subprocess.run(command, cwd=self.root, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
-        assert result.returncode == 0, result.stdout + result.stderr
-        return result.stdout
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return Project(tmp_path_factory.mktemp("tables"))
-
-
-@pytest.fixture
-def restored(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """The project as the current folder; what a test changes in tracked files is undone."""
-    monkeypatch.chdir(project.root)
-    yield project  # type: ignore[misc]
-    project.run("git", "reset", "-q", "--hard")
 
 
 def test_a_dry_run_prints_the_commands(restored: Project) -> None:

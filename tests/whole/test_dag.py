@@ -266,6 +266,11 @@ def another_concept(project: Project) -> None:
     project.write_videos({"one": [ONE]}, concepts, {"fast": {"item": "one", "concept": "dogs"}})
 
 
+def skip_a_frame(project: Project) -> None:
+    entry = {"item": "one", "concept": "cars", "skip": [0]}
+    project.write_videos({"one": [ONE]}, {"cars": CONCEPT}, {"fast": entry})  # type: ignore[dict-item]
+
+
 #: What runs again where another result of `apply` is expected.
 APPLY = ["apply", "evaluate_applied", "render_applied", "summarize"]
 
@@ -282,6 +287,7 @@ APPLY = ["apply", "evaluate_applied", "render_applied", "summarize"]
         pytest.param(change("guidance", "lambda_track", 1.0), APPLY, id="guidance"),
         pytest.param(change("maps", "frames", "one"), ["learn", *APPLY], id="maps"),
         pytest.param(raise_number("apply"), APPLY, id="number-of-apply"),
+        pytest.param(skip_a_frame, ["evaluate_applied", "summarize"], id="skip"),
         pytest.param(another_concept, ["learn", "references", *APPLY], id="another-concept"),
     ],
 )
