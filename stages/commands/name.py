@@ -230,5 +230,7 @@ def main(
     file. DIR/names.json keeps what was said, DIR/artifacts/named.zarr the named labels; labels.zarr is not changed.
     """
     more = parse_options(name or (), color or (), merge or (), drop or ())
-    run(folder, load(params, set_ or ()), names, more)
-    cli.note(f"done: {folder / 'overlay.mp4'}")
+    settings = load(params, set_ or ())
+    run(folder, settings, names, more)
+    shown = folder / ("report.html" if settings["render"].report else "overlay.mp4")
+    cli.note(f"done: {shown}")

@@ -171,7 +171,7 @@ def _facts(run: Reported, segments: int) -> list[tuple[str, str]]:
     indices = clip.attrs["source_indices"]
     height, width = clip.array("frames").shape[1:3]
     step = indices[1] - indices[0] if len(indices) > 1 else 1
-    every = "" if step == 1 else f", every {step}th"
+    every = "" if step == 1 else f", one in {step}"
     facts = [
         ("frames", f"{len(indices)}: {indices[0]} to {indices[-1]} of the source{every}"),
         ("size", f"{run.pictures.size[1]}x{run.pictures.size[0]}, seen by the model at {width}x{height}"),

@@ -130,6 +130,7 @@ def test_items_of_a_project(run: Path, tmp_path: Path, monkeypatch: pytest.Monke
         (["empty"], 3, "empty: holds no results of `vidseg run`"),
         (["--compare", "RUN", "SHORT"], 3, "are of different frames; --compare takes two runs on the same ones"),
         (["FOREIGN"], 3, "report.html: was not written by vidseg"),
+        (["DAMAGED"], 3, "run.json: not valid JSON; run `vidseg run` again, or delete it"),
     ],
 )
 def test_bad_input(run: Path, tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
@@ -142,6 +143,9 @@ def test_bad_input(run: Path, tmp_path: Path, arguments: list[str], code: int, m
     if "FOREIGN" in arguments:
         shutil.copytree(run, tmp_path / "FOREIGN")
         (tmp_path / "FOREIGN" / "report.html").write_text("mine")
+    if "DAMAGED" in arguments:
+        shutil.copytree(run, tmp_path / "DAMAGED")
+        (tmp_path / "DAMAGED" / "run.json").write_text('{"schema"')
     words = [str(run) if word == "RUN" else word for word in arguments]
     assert message in error_line(vidseg("report", *words, cwd=tmp_path, check=code))
     assert not (tmp_path / "compare.html").exists()
