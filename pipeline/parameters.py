@@ -472,7 +472,10 @@ class LearnParams:
         UsageError: `t` is not a range.
     """
 
-    size: int = param(512, "side of the square pictures that are learned from, a multiple of 64", low=64)
+    size: int = param(512, "side of the pictures that are learned from, the short one, a multiple of 64", low=64)
+    shape: Literal["square", "picture"] = param(
+        "square", "pictures are made square, or get the middle one of their own shapes, as videos have it when applied"
+    )
     init: Literal["auto", "names", "random"] = param(
         "auto",
         "tokens begin as the segments' names, or random with the rms of the empty prompt; auto = names where the "

@@ -64,10 +64,10 @@ def run(
     from pipeline.fewshot.tokens import first_context
 
     drawn, backbone = read_stored_references(store), segment_model(model.load())
-    grid = params.size // backbone.latent_stride
-    for line in warnings_about(drawn, (grid, grid)):
+    size, table = drawn.model_size(params), drawn.table
+    grid = (size[0] // backbone.latent_stride, size[1] // backbone.latent_stride)
+    for line in warnings_about(drawn, grid):
         cli.note(f"warning: {line}")
-    size, table = (params.size, params.size), drawn.table
     numbers = [table.numbers(labels) for labels in drawn.labels]
     first_context(backbone, table, params)  # what does not fit is refused before anything is timed
     with progress("learn", Plan(len(drawn.images), params).iterations) as advance:
@@ -123,16 +123,17 @@ def run_references(
 
 
 def _print_plan(refs: Path, out: Path, settings: Settings, backbone: Backbone) -> None:
-    from pipeline.fewshot.segments import SegmentTable
+    from pipeline.fewshot.reference_store import read_stored_references
     from pipeline.stores.schemas import REFS
     from pipeline.stores.store import open_store
 
     segment_model(backbone)
-    names = SegmentTable.of_record(open_store(refs, REFS).attrs["segments"]).names
+    drawn = read_stored_references(open_store(refs, REFS))
+    height, width = drawn.model_size(settings["learn"])
     lines = [
-        f"segments   {len(names)}: {', '.join(names)}",
+        f"segments   {len(drawn.table)}: {', '.join(drawn.table.names)}",
         f"backbone   {backbone.name} {backbone.fingerprint[:12]} on {backbone.device}",
-        f"model size {settings['learn'].size}x{settings['learn'].size}",
+        f"model size {width}x{height}",
         f"estimate   {_estimate(refs, settings, backbone)}",
         f"outputs    {out}/concept.zarr{'' if settings['learn'].tune == 'none' else ', adapter.safetensors'}",
     ]
@@ -141,14 +142,16 @@ def _print_plan(refs: Path, out: Path, settings: Settings, backbone: Backbone) -
 
 def _estimate(refs: Path, settings: Settings, backbone: Backbone) -> str:
     from pipeline.fewshot.learning import Plan
+    from pipeline.fewshot.reference_store import read_stored_references
     from pipeline.stores.schemas import REFS
     from pipeline.stores.store import open_store
     from stages.commands import estimates
 
-    store = open_store(refs, REFS)
-    images, segments = len(store.attrs["names"]), len(store.attrs["segments"])
+    drawn = read_stored_references(open_store(refs, REFS))
+    images, size = len(drawn.images), drawn.model_size(settings["learn"])
     steps = Plan(images, settings["learn"]).iterations
-    return f"{images} pictures, {steps} steps: {estimates.of_learning(images, segments, settings, backbone)}"
+    takes = estimates.of_learning(images, len(drawn.table), size, settings, backbone)
+    return f"{images} pictures, {steps} steps: {takes}"
 
 
 def run_item(item: str, settings: Settings) -> None:

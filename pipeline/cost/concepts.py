@@ -34,9 +34,9 @@ class Speed:
     moved: float
 
 
-def learning_flops(outline: Backbone, maps: MapsParams, segments: int, size: int) -> float:
-    """Operations of one step of learning with one picture of size x size."""
-    return WITH_GRADIENT * _look_flops(outline, maps, segments, (size, size), 1)
+def learning_flops(outline: Backbone, maps: MapsParams, segments: int, size: Size) -> float:
+    """Operations of one step of learning with one picture of size (H, W)."""
+    return WITH_GRADIENT * _look_flops(outline, maps, segments, size, 1)
 
 
 def applying_flops(
@@ -98,12 +98,12 @@ def speed_of(backbone: Backbone, outline: Backbone, maps: MapsParams, segments: 
     return Speed(seen / flops, moved / (WITH_GRADIENT * flops))
 
 
-def learning_seconds(backbone: Backbone, outline: Backbone, maps: MapsParams, segments: int, side: int) -> float:
-    """Seconds of one step of learning with one picture of side x side, as `speed_of` finds them."""
-    speed = speed_of(backbone, outline, maps, segments, (side, side), 1)
+def learning_seconds(backbone: Backbone, outline: Backbone, maps: MapsParams, segments: int, size: Size) -> float:
+    """Seconds of one step of learning with one picture of size (H, W), as `speed_of` finds them."""
+    speed = speed_of(backbone, outline, maps, segments, size, 1)
     with torch.no_grad():
-        _, encode = timed(backbone.device, lambda: backbone.encode(np.zeros((1, side, side, 3), np.uint8)))
-    return encode + speed.moved * learning_flops(outline, maps, segments, side)
+        _, encode = timed(backbone.device, lambda: backbone.encode(np.zeros((1, *size, 3), np.uint8)))
+    return encode + speed.moved * learning_flops(outline, maps, segments, size)
 
 
 def applying_seconds(

@@ -24,8 +24,9 @@ from pipeline.errors import DataError
 from pipeline.fewshot.masks import combined, masks_of_folder, natural_order, read_mask
 from pipeline.fewshot.segments import BACKGROUND, IGNORE, SegmentTable
 from pipeline.media.pictures import by_stem, davis_palette, label_maps, label_size, read_image
-from pipeline.media.resize import resize_frame, resize_nearest
+from pipeline.media.resize import model_size, resize_frame, resize_nearest
 from pipeline.media.video import IMAGE_SUFFIXES, SourceFrame
+from pipeline.parameters import LearnParams
 from pipeline.truth.class_list import UNKNOWN, ClassList, LabelClass, read_classes
 
 #: A segment that covers fewer cells of the maps' grid is hard to learn.
@@ -49,6 +50,14 @@ class References:
     labels: tuple[np.ndarray, ...]
     names: tuple[str, ...]
     table: SegmentTable
+
+    def model_size(self, params: LearnParams) -> tuple[int, int]:
+        """The size (H, W) at which the network sees them: a square of `learn.size`, or a picture with that short side
+        and the middle one of their shapes (`learn.shape`)."""
+        if params.shape == "square":
+            return params.size, params.size
+        shapes = sorted((image.shape[:2] for image in self.images), key=lambda shape: shape[0] / shape[1])
+        return model_size(*shapes[len(shapes) // 2], params.size)
 
     def at_size(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """All images (n, H, W, 3), bicubic, and label maps (n, H, W), nearest, at one size."""

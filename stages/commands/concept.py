@@ -115,7 +115,7 @@ def check(
         )
     settings = load(params, set_ or ())
     model = segment_model(backbones.load_backbone(in_single_precision(settings["backbone"])))
-    images, _ = drawn.at_size((learned.learn.size, learned.learn.size))
+    images, _ = drawn.at_size(drawn.model_size(learned.learn))
     with torch.no_grad():
         latents = torch.cat([model.encode(image[None]) for image in images])
     share = agreement(learned, model, latents)

@@ -132,8 +132,9 @@ def _shown(outline: Backbone, task: Workload, settings: Settings, backbone: Back
     maps, side = settings["maps"], settings["learn"].size
     size = model_size(*task.source_size, at_learned_size(settings, side)["ingest"].size)
     asked = outline, maps, task.labels, size, settings["apply"], settings["guidance"]
+    shown = (side, side) if settings["learn"].shape == "square" else model_size(*task.source_size, side)
     learn: dict[str, Any] = {
-        "tflop_per_step": concepts.learning_flops(outline, maps, task.labels, side) / 1e12,
+        "tflop_per_step": concepts.learning_flops(outline, maps, task.labels, shown) / 1e12,
         "steps_per_reference": settings["learn"].epochs,
         "most_steps": settings["learn"].most_iterations,
     }
@@ -142,7 +143,7 @@ def _shown(outline: Backbone, task: Workload, settings: Settings, backbone: Back
         **{f"{name}_tflop_per_frame": flops / 1e12 for name, flops in concepts.applying_flops(*asked).items()},
     }
     if backbone is not None:
-        learn["seconds_per_step"] = concepts.learning_seconds(backbone, outline, maps, task.labels, side)
+        learn["seconds_per_step"] = concepts.learning_seconds(backbone, outline, maps, task.labels, shown)
         apply["seconds_per_frame"] = concepts.applying_seconds(backbone, *asked)
     return {"learn": learn, "apply": apply}
 

@@ -68,14 +68,14 @@ def of_applying(
     return _computing(frames * seconds, frames * (stores["ingest"] + stores["extract"]) + applied)
 
 
-def of_learning(images: int, segments: int, settings: Settings, backbone: Backbone) -> str:
-    """What `vidseg learn` takes for so many pictures."""
+def of_learning(images: int, segments: int, size: Size, settings: Settings, backbone: Backbone) -> str:
+    """What `vidseg learn` takes for so many pictures, seen at size (H, W)."""
     from pipeline.cost import concepts
     from pipeline.fewshot.learning import Plan
     from stages.common import backbones
 
     params, outline = settings["learn"], backbones.outline(settings["backbone"])
-    step = concepts.learning_seconds(backbone, outline, settings["maps"], segments, params.size)
+    step = concepts.learning_seconds(backbone, outline, settings["maps"], segments, size)
     return _computing(params.batch * step * Plan(images, params).iterations)
 
 

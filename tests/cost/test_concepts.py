@@ -21,7 +21,7 @@ def outline(tiny_model):  # type: ignore[no-untyped-def]
 
 
 def test_a_step_of_learning_grows_with_the_picture(outline) -> None:  # type: ignore[no-untyped-def]
-    small, large = (learning_flops(outline, MapsParams(), 2, size) for size in (64, 128))
+    small, large = (learning_flops(outline, MapsParams(), 2, (size, size)) for size in (64, 128))
     assert 4 * small < large < 16 * small  # pixels, and pairs of them
 
 

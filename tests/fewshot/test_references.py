@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from pipeline.errors import DataError
 from pipeline.fewshot.references import References, read_references, warnings_about
 from pipeline.fewshot.segments import SegmentTable
 from pipeline.media.pictures import write_image, write_label_png
+from pipeline.parameters import LearnParams
 from pipeline.truth.class_list import LabelClass
 
 SIZE = (6, 8)
@@ -96,6 +98,23 @@ def test_arrays_and_pictures_of_different_sizes(tmp_path: Path) -> None:
     assert references.names == ("large", "small") and references.labels[1].dtype == np.uint8
     images, maps = references.at_size((64, 64))
     assert images.shape == (2, 64, 64, 3) and maps.shape == (2, 64, 64) and set(np.unique(maps)) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "shape", "expected"),
+    [
+        ([(480, 854)], "square", (128, 128)),
+        ([(480, 854)], "picture", (128, 256)),
+        ([(854, 480)], "picture", (256, 128)),
+        ([(100, 100), (480, 854), (90, 400)], "picture", (128, 256)),
+    ],
+)
+def test_size_of_the_network(shapes: list[tuple[int, int]], shape: Any, expected: tuple[int, int]) -> None:
+    images = tuple(np.zeros((*one, 3), np.uint8) for one in shapes)
+    labels = tuple(np.zeros(one, np.uint8) for one in shapes)
+    table = SegmentTable.of([LabelClass(0, "a", (0, 0, 0)), LabelClass(1, "b", (9, 9, 9))])
+    references = References(images, labels, tuple(map(str, range(len(shapes)))), table)
+    assert references.model_size(LearnParams(size=128, shape=shape)) == expected
 
 
 def test_ids_above_255(tmp_path: Path) -> None:
