@@ -17,7 +17,9 @@ from stages.common.settings import load, plain
 if TYPE_CHECKING:
     import numpy as np
 
+    from pipeline.segmentation.context import Context
     from pipeline.segmentation.joined_features import JoinedFeatures
+    from pipeline.stores.numbering import Numbering
     from pipeline.stores.store import Store
 
 
@@ -39,12 +41,9 @@ def run(
     Returns:
         the path of coarse.zarr; context/, the model after the last window, lies beside it.
     """
-    import numpy as np
-
     from pipeline.files import refuse_foreign
     from pipeline.segmentation import context_store, stores, window_loop
     from pipeline.segmentation.joined_features import context_features
-    from pipeline.stores.numbering import Numbering
     from pipeline.stores.schemas import COARSE, FEATURES, MATCHES
     from pipeline.stores.store import array_fingerprint, fingerprint, is_current, open_store
 
@@ -71,10 +70,7 @@ def run(
         start = window_loop.fit_context(first_features(seen, params), params, mask)
     else:
         start = stores.start_from(given, source)
-    numbering = Numbering(
-        fit_origin(source, params, mask) if given is None else given.origin,
-        tuple(np.unique(start.context.labels).tolist()),
-    )
+    numbering = fit_numbering(start.context, source, params, mask) if given is None else given.numbering
     writer = stores.CoarseWriter(
         path,
         out / "tmp",
@@ -100,7 +96,7 @@ def run(
         seen.kind,
         stores.store_grid(source),
         source.fingerprint if given is None else given.fitted_on,
-        numbering.origin,
+        numbering,
     )
     # The store is committed last: where it is current, the model beside it is too.
     context_store.save_context(context_path, learnt)
@@ -116,12 +112,16 @@ def read_mask(seed: Path | None, features: Store, params: SegmentParams) -> np.n
     return stores.read_seed(seed, stores.store_grid(features))
 
 
-def fit_origin(features: Store, params: SegmentParams, mask: np.ndarray | None) -> str:
-    """What gives labels their numbers where a context model is fitted on frame 1 (`Numbering.origin`)."""
+def fit_numbering(fitted: Context, features: Store, params: SegmentParams, mask: np.ndarray | None) -> Numbering:
+    """What gives labels their numbers where a context model is fitted on frame 1."""
+    import numpy as np
+
+    from pipeline.stores.numbering import Numbering
     from pipeline.stores.store import array_fingerprint, fingerprint
 
     seen = None if mask is None else array_fingerprint(mask)
-    return fingerprint("numbering", stage_version("segment"), features.fingerprint, plain(params), seen)
+    origin = fingerprint("numbering", stage_version("segment"), features.fingerprint, plain(params), seen)
+    return Numbering(origin, tuple(np.unique(fitted.labels).tolist()))
 
 
 def first_features(features: JoinedFeatures, params: SegmentParams) -> np.ndarray:

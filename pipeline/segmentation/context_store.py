@@ -18,6 +18,7 @@ from pipeline.files import Mark, refuse_foreign, replacing_folder, require_versi
 from pipeline.segmentation.context import Context, Segment
 from pipeline.segmentation.correspondence import Grid
 from pipeline.segmentation.faiss_library import load_faiss
+from pipeline.stores.numbering import Numbering
 from pipeline.stores.store import array_fingerprint, fingerprint
 
 SCHEMA = "context"
@@ -52,19 +53,20 @@ class StoredContext:
         kind: which features it holds.
         grid: (h, w) of the clip it learnt from; other grids may use it.
         fitted_on: fingerprint of the features whose frame 1 it was fitted on.
-        numbering: hash of what gave its labels their numbers; None = this model itself did.
+        given: what gave its labels their numbers, of which it may have forgotten some; None = this model itself did.
     """
 
     context: Context
     kind: FeatureKind
     grid: Grid
     fitted_on: str
-    numbering: str | None = None
+    given: Numbering | None = None
 
     @property
-    def origin(self) -> str:
-        """What numbers the labels of all clips that begin with this model (`Numbering.origin`)."""
-        return self.numbering or model_fingerprint(self)
+    def numbering(self) -> Numbering:
+        """What numbers the labels of all clips that begin with this model."""
+        own = tuple(np.unique(self.context.labels).tolist())
+        return self.given or Numbering(model_fingerprint(self), own)
 
 
 def save_context(folder: Path, stored: StoredContext) -> Path:
@@ -85,7 +87,7 @@ def save_context(folder: Path, stored: StoredContext) -> Path:
         "features": asdict(stored.kind),
         "grid": list(stored.grid),
         "fitted_on": stored.fitted_on,
-        "numbering": stored.numbering,
+        "numbering": None if stored.given is None else stored.given.record(),
         "first": None if context.first is None else len(context.first.labels),
         "windows": [len(window.labels) for window in context.windows],
     }
@@ -118,7 +120,7 @@ def load_context(folder: Path, kind: FeatureKind | None = None) -> StoredContext
         first, windows = meta["first"], list(meta["windows"])
         grid = (int(meta["grid"][0]), int(meta["grid"][1]))
         fitted_on = str(meta["fitted_on"])
-        numbering = None if meta.get("numbering") is None else str(meta["numbering"])
+        given = None if meta.get("numbering") is None else Numbering.of_record(meta["numbering"])
         sizes = ([] if first is None else [first]) + windows
         if not len(features) == len(labels) == sum(sizes) or features.shape[1] != held.channels:
             raise ValueError("its files do not belong together")
@@ -132,7 +134,7 @@ def load_context(folder: Path, kind: FeatureKind | None = None) -> StoredContext
         Segment(features[end - size : end], labels[end - size : end]) for size, end in zip(sizes, ends, strict=True)
     ]
     context = Context(None, tuple(segments)) if first is None else Context(segments[0], tuple(segments[1:]))
-    return StoredContext(context, held, grid, fitted_on, numbering)
+    return StoredContext(context, held, grid, fitted_on, given)
 
 
 def model_fingerprint(stored: StoredContext) -> str:

@@ -31,6 +31,15 @@ class Numbering:
         return {"origin": self.origin, "labels": list(self.labels)}
 
     @classmethod
+    def of_record(cls, record: Any) -> Numbering:
+        """The numbering that a record holds.
+
+        Raises:
+            LookupError, TypeError, ValueError: it is no such record.
+        """
+        return cls(str(record["origin"]), tuple(int(label) for label in record["labels"]))
+
+    @classmethod
     def of_labels(cls, labels: Store) -> Numbering:
         """The numbering of labels.zarr or named.zarr.
 
@@ -38,7 +47,7 @@ class Numbering:
             DataError: the store was written before stores noted it.
         """
         if (record := labels.attrs.get(ATTRIBUTE)) is not None:
-            return cls._of_record(labels, record)
+            return _read(labels, record)
         if labels.stage == "apply":
             return cls(str(labels.attrs["concept"]), tuple(sorted(int(s["id"]) for s in labels.attrs["segments"])))
         raise DataError(
@@ -50,18 +59,18 @@ class Numbering:
     def of_coarse(cls, coarse: Store) -> Numbering:
         """The numbering of coarse.zarr; one of an earlier version has the labels that it holds."""
         if (record := coarse.attrs.get(ATTRIBUTE)) is not None:
-            return cls._of_record(coarse, record)
+            return _read(coarse, record)
         found: set[int] = set()
         for name in coarse.schema.arrays:
             for frame in range(coarse.frames(name)):
                 found.update(coarse.read(name, frame, frame + 1).ravel().tolist())
         return cls(coarse.fingerprint, tuple(sorted(found)))
 
-    @classmethod
-    def _of_record(cls, store: Store, record: Any) -> Numbering:
-        try:
-            return cls(str(record["origin"]), tuple(int(label) for label in record["labels"]))
-        except (LookupError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{store.path}: its attribute '{ATTRIBUTE}' is damaged; delete it and run `vidseg {store.stage}` again"
-            ) from error
+
+def _read(store: Store, record: Any) -> Numbering:
+    try:
+        return Numbering.of_record(record)
+    except (LookupError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{store.path}: its attribute '{ATTRIBUTE}' is damaged; delete it and run `vidseg {store.stage}` again"
+        ) from error

@@ -16,7 +16,7 @@ from pipeline.spans import parse_span
 from stages.common import cli
 from stages.common.resources import stage_version
 from stages.common.settings import Settings, load, plain
-from stages.segment import SeedOption, first_features, fit_origin, read_mask
+from stages.segment import SeedOption, first_features, fit_numbering, read_mask
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,7 @@ def fit(features: Path, out_context: Path, params: SegmentParams, seed: Path | N
         seen.kind,
         stores.store_grid(source),
         source.fingerprint,
-        fit_origin(source, params, mask),
+        fit_numbering(start.context, source, params, mask),
     )
     return context_store.save_context(out_context, stored)
 
@@ -95,11 +95,8 @@ def predict(context: Path, features: Path, out: Path, params: SegmentParams, fra
 
     Both its arrays hold the predicted labels, until `vidseg refine` fills `refined`.
     """
-    import numpy as np
-
     from pipeline.segmentation import context_store, stores, window_loop
     from pipeline.segmentation.joined_features import context_features
-    from pipeline.stores.numbering import Numbering
     from pipeline.stores.schemas import FEATURES
     from pipeline.stores.store import fingerprint, open_store
 
@@ -125,7 +122,7 @@ def predict(context: Path, features: Path, out: Path, params: SegmentParams, fra
         shard=seen.shard,
         highest=int(stored.context.labels.max()),
         params={**source.params, "segment": plain(params)},
-        numbering=Numbering(stored.origin, tuple(np.unique(stored.context.labels).tolist())),
+        numbering=stored.numbering,
     )
     for window in window_loop.window_ranges(chosen.stop, params.window, chosen.start):
         values = seen.read(window.start, window.stop)
@@ -161,7 +158,7 @@ def update(context: Path, features: Path, coarse: Path, out_context: Path, param
     learnt = window_loop.update_context(stored.context, values, refined, params)
     grid = stores.store_grid(source)
     return context_store.save_context(
-        out_context, context_store.StoredContext(learnt, seen.kind, grid, stored.fitted_on, stored.origin)
+        out_context, context_store.StoredContext(learnt, seen.kind, grid, stored.fitted_on, stored.numbering)
     )
 
 
@@ -185,7 +182,7 @@ def describe(context: Path) -> dict[str, object]:
         "channels": stored.kind.channels,
         "backbone": stored.kind.backbone,
         "fitted_on": stored.fitted_on,
-        "numbering": stored.origin,
+        "numbering": stored.numbering.origin,
     }
 
 

@@ -145,14 +145,12 @@ def _check_names(names: Path | None, context: Path | None) -> None:
     """Refuse what is no names.json, or one that cannot fit what the context gives."""
     from pipeline.naming.names import read_names
     from pipeline.segmentation.context_store import load_context
-    from pipeline.stores.numbering import Numbering
 
     if names is None:
         return
     content = read_names(names)
     if context is not None:
-        stored = load_context(context)
-        content.names_for(Numbering(stored.origin, tuple(set(stored.context.labels.tolist()))), str(names))
+        content.names_for(load_context(context).numbering, str(names))
 
 
 def score_and_draw(

@@ -276,7 +276,7 @@ def test_a_run_of_the_encoder_s_features_alone(video: Path, tiny_model: Path, tm
 def test_a_context_of_another_clip_begins_this_one(video: Path, tiny_model: Path, result: Path, tmp_path: Path) -> None:
     """Names of that clip's segments fit this one's, before it is computed."""
     context, names = result / "artifacts" / "context", tmp_path / "names.json"
-    origin = json.loads((context / "meta.json").read_text())["numbering"]
+    origin = json.loads((context / "meta.json").read_text())["numbering"]["origin"]
     run = ("run", video, "-o", tmp_path / "out", "--context", context, "--names", names, *options(tiny_model))
     content = {"schema": "names", "schema_version": 1, "fits": "others", "names": {"1": {"name": "car"}}}
     names.write_text(json.dumps(content))

@@ -27,6 +27,7 @@ from pipeline.segmentation.context_store import (
     model_fingerprint,
     save_context,
 )
+from pipeline.stores.numbering import Numbering
 from tests.support.commands import tree_bytes
 
 KIND = FeatureKind("weights", "aggregated", "blocks 6, 7, 8, step 24, max_abs", 4)
@@ -190,6 +191,13 @@ def test_a_context_survives_the_disk(tmp_path: Path, stored: StoredContext) -> N
 def test_equal_models_have_equal_bytes(tmp_path: Path, stored: StoredContext) -> None:
     first = tree_bytes(save_context(tmp_path / "a", stored))
     assert first == tree_bytes(save_context(tmp_path / "b", load_context(tmp_path / "a")))
+
+
+def test_a_model_hands_on_what_numbers_its_labels(tmp_path: Path, stored: StoredContext) -> None:
+    """Its own labels, unless it has them from another, some of which it may have forgotten."""
+    assert stored.numbering == Numbering(model_fingerprint(stored), tuple(np.unique(stored.context.labels).tolist()))
+    given = Numbering("first", (0, 7, 400))
+    assert load_context(save_context(tmp_path / "context", replace(stored, given=given))).numbering == given
 
 
 def test_saving_replaces_what_was_there(tmp_path: Path, stored: StoredContext) -> None:
