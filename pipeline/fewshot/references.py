@@ -56,8 +56,9 @@ class References:
         and the middle one of their shapes (`learn.shape`)."""
         if params.shape == "square":
             return params.size, params.size
-        shapes = sorted((image.shape[:2] for image in self.images), key=lambda shape: shape[0] / shape[1])
-        return model_size(*shapes[len(shapes) // 2], params.size)
+        shapes = sorted((image.shape for image in self.images), key=lambda shape: shape[0] / shape[1])
+        height, width, _ = shapes[len(shapes) // 2]
+        return model_size(height, width, params.size)
 
     def at_size(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """All images (n, H, W, 3), bicubic, and label maps (n, H, W), nearest, at one size."""
