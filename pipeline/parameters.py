@@ -592,6 +592,11 @@ class ApplyParams:
         "per_frame", "per_frame: by source frame index; shared: the same for all"
     )
     seed: int = param(0, "seed of the noise", low=0)
+    upsample: Literal["bilinear", "modulation"] = param(
+        "bilinear",
+        "bilinear: maps are enlarged; modulation: their labels, by masked modulation, as the section upsample says",
+        before="bilinear",
+    )
 
     def __post_init__(self) -> None:
         if not self.timesteps or any(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,14 +10,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.errors import DataError, UsageError
-from pipeline.parameters import ApplyParams, BackboneParams, GuidanceParams, MapsParams
+from pipeline.parameters import (
+    ApplyParams,
+    BackboneParams,
+    DiffusionParams,
+    GuidanceParams,
+    MapsParams,
+    UpsampleParams,
+)
 from stages.common import cli
 from stages.common.applied import applied_of
 from stages.common.layout import DATA, Out
-from stages.common.provenance import check_latents, check_of_clip, check_same_weights
+from stages.common.provenance import check_latents, check_of_clip, check_same_diffusion, check_same_weights
 from stages.common.resources import stage_version
 from stages.common.results import Results
 from stages.common.settings import Settings, at_learned_size, load, plain
+from stages.common.small_decoder import small_decoder, small_decoder_hash
 from stages.learn import in_single_precision, segment_model
 
 if TYPE_CHECKING:
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pipeline.backbone import Backbone
+    from pipeline.backbone.small_decoder import SmallDecoder
     from pipeline.fewshot.apply import Segmented
     from pipeline.fewshot.chunks import Chunk
     from pipeline.fewshot.reading import SegmentReader
@@ -34,7 +43,9 @@ if TYPE_CHECKING:
     from pipeline.stores.store import Store
     from pipeline.stores.writer import StoreWriter
     from pipeline.tracking.tracks import Tracks
+    from pipeline.upsampling.rules import Rules
     from stages.common.backbones import DeferredBackbone
+    from stages.upsample import Modulation
 
 
 @dataclass(frozen=True)
@@ -45,11 +56,28 @@ class Sections:
     guidance: GuidanceParams
     maps: MapsParams
     backbone: BackboneParams
+    upsample: UpsampleParams
+    diffusion: DiffusionParams
 
     @classmethod
     def of(cls, settings: Settings) -> Sections:
         """Those of all."""
-        return cls(settings["apply"], settings["guidance"], settings["maps"], settings["backbone"])
+        return cls(**{field.name: settings[field.name] for field in fields(cls)})
+
+    @property
+    def rules(self) -> Rules | None:
+        """How labels are upsampled by modulation; None where maps are enlarged.
+
+        Raises:
+            UsageError: its steps are not among those that are run.
+        """
+        if self.apply.upsample != "modulation":
+            return None
+        from pipeline.upsampling.rules import Rules
+
+        rules = Rules(self.diffusion, replace(self.upsample, method="modulation"))
+        rules.check()
+        return rules
 
 
 @dataclass(frozen=True)
@@ -108,18 +136,27 @@ def run(
     check_same_weights(latents, backbone, model.fingerprint)
     if tracks is not None:
         check_of_clip(tracks, clip)
-    stored = {
-        "apply": plain(sections.apply),
+    # What upsampling is done with concerns labels.zarr alone: maps are the same.
+    found = {
+        "apply": plain(replace(sections.apply, upsample="bilinear")),
         "guidance": plain(sections.guidance),
         "maps": plain(sections.maps),
         "backbone": {"name": backbone.name, "dtype": backbones.dtype_name(backbone)},
     }
     mark = fingerprint(
-        "apply", stage_version("apply"), stored, clip.fingerprint, latents.fingerprint,
+        "apply", stage_version("apply"), found, clip.fingerprint, latents.fingerprint,
         tracks and tracks.fingerprint, concept.fingerprint, model.fingerprint,
     )  # fmt: skip
-    if is_current(path, APPLIED_LABELS, mark) and is_current(soft_path, SOFT, mark):
+    stored, labels_mark, rules = found, mark, sections.rules
+    if rules is not None:
+        check_same_diffusion(latents, sections.diffusion, backbone, model.fingerprint)
+        upsampled = {"upsample": plain(rules.upsample), "diffusion": plain(rules.diffusion)}
+        stored = {**found, "apply": plain(sections.apply), **upsampled}
+        labels_mark = fingerprint("apply", mark, stored, small_decoder_hash(rules.upsample, backbone))
+    if is_current(path, APPLIED_LABELS, labels_mark) and is_current(soft_path, SOFT, mark):
         return path
+    if rules is not None:
+        rules.check_backbone(model.load())
     plan = chunks(clip.frames("frames"), sections.apply.chunk, sections.apply.overlap)
     table = SegmentTable.of_record(concept.attrs["segments"])
     if not is_current(soft_path, SOFT, mark):
@@ -129,7 +166,7 @@ def run(
             SOFT,
             mark,
             _soft_arrays(plan, latents, clip, len(table), sections),
-            params=stored,
+            params=found,
             backbone=model.fingerprint,
             attrs={
                 "clip": clip.fingerprint,
@@ -155,7 +192,7 @@ def run(
         path,
         out / "tmp",
         APPLIED_LABELS,
-        mark,
+        labels_mark,
         _label_arrays(clip, table),
         params={**clip.params, **stored},
         backbone=model.fingerprint,
@@ -166,7 +203,13 @@ def run(
             "segments": concept.attrs["segments"],
         },
     )
-    _write_labels(open_store(soft_path, SOFT), labels, plan, table)
+    maps = open_store(soft_path, SOFT)
+    if rules is None:
+        _write_labels(maps, labels, plan, table)
+    else:
+        small = small_decoder(rules.upsample, backbone)
+        modulation = _modulation(maps, plan, clip, latents, rules, model.load(), small)
+        _write_modulated(labels, table, modulation, progress)
     return labels.commit()
 
 
@@ -310,6 +353,49 @@ def _write_labels(soft: Store, labels: StoreWriter, plan: Sequence[Chunk], table
     buffer.flush()
 
 
+def _modulation(
+    soft: Store,
+    plan: Sequence[Chunk],
+    clip: Store,
+    latents: Store,
+    rules: Rules,
+    backbone: Backbone,
+    small: SmallDecoder | None,
+) -> Modulation:
+    """What upsamples the labels of a clip's maps."""
+    import torch
+
+    from pipeline.fewshot.apply import coarse_numbers
+    from pipeline.stores.frames import Frames
+    from stages.upsample import Modulation
+
+    height, width = clip.array("frames").shape[1:3]
+    grid = backbone.token_shape(rules.upsample.block, (height, width))[:2]
+
+    def read(start: int, stop: int) -> np.ndarray:
+        import numpy as np
+
+        parts = []
+        for number, chunk in enumerate(plan):
+            first, last = (min(max(bound, chunk.taken.start), chunk.taken.stop) for bound in (start, stop))
+            if first < last:
+                own = slice(first - chunk.frames.start, last - chunk.frames.start)
+                maps, numbers = (soft.read(name, number, number + 1)[0, own] for name in ("maps", "numbers"))
+                parts.append(coarse_numbers(torch.from_numpy(maps), numbers, grid))
+        return np.concatenate(parts)
+
+    planes = Frames(clip.frames("frames"), read)
+    return Modulation(clip, latents, planes, tuple(clip.attrs["source_size"]), rules, backbone, small)
+
+
+def _write_modulated(labels: StoreWriter, table: SegmentTable, modulation: Modulation, progress: cli.Progress) -> None:
+    """The ids of each frame's segments, upsampled shard by shard."""
+    missing = labels.missing()
+    with progress("upsample", sum(len(shard) for shard in missing)) as advance:
+        for shard in missing:
+            labels.write("labels", shard.start, table.labels(modulation.labels(shard, advance)))
+
+
 def run_item(item: str, settings: Settings) -> None:
     """Apply a concept to every video of an item, loading the backbone once and only if it is needed."""
     from stages.common import backbones
@@ -359,6 +445,9 @@ def run_video(
     backbone = backbones.load_backbone(params)
     check_concept(learned, backbone.fingerprint, sections)
     segment_model(backbone)
+    if (rules := sections.rules) is not None:
+        rules.check_backbone(backbone)
+        small_decoder(rules.upsample, params)
     shared = settings["diffusion"], params, backbone
 
     estimate = partial(estimates.of_applying, segments=segments, settings=settings, backbone=backbone)
@@ -394,8 +483,9 @@ def run_video(
 
 
 def _guidance_in_words(sections: Sections) -> str:
-    moved, steps = sections.guidance.moves, len(sections.apply.timesteps) - 1
-    return f"{sections.guidance.iterations} steps at {steps} timesteps" if moved else "none"
+    guidance, steps = sections.guidance, len(sections.apply.timesteps) - 1
+    moved = f"{guidance.iterations} steps at {steps} timesteps" if guidance.moves else "none"
+    return moved if guidance.vote.space == "none" else f"{moved}; a vote along tracks"
 
 
 app = cli.new_app("Find learned segments in a video or a clip -> labels, and all that shows them.")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipeline.backbone import Backbone
     from pipeline.backbone.small_decoder import SmallDecoder
     from pipeline.features.windows import Pass
+    from pipeline.stores.frames import Frames
     from pipeline.stores.store import Store
     from pipeline.upsampling.rules import Rules
     from pipeline.upsampling.upsample import Inputs
@@ -48,6 +49,7 @@ def run(
         shards: only those, by number; the store appears when the last shard is written, by whichever process.
     """
     from pipeline.stores import numbering, shard_claims
+    from pipeline.stores.frames import frames_of
     from pipeline.stores.schemas import CLIP, COARSE, LABELS, LATENTS, ArraySpec
     from pipeline.stores.store import fingerprint, is_current, open_store, shard_frames
     from pipeline.stores.writer import StoreWriter
@@ -82,7 +84,8 @@ def run(
         # Only now: this imports torch, which takes seconds.
         small, backbone = small_decoder(params, backbone_params), model.load()
         rules.check_backbone(backbone)
-        modulation = _Modulation(frames_store, latents_store, coarse_store, size, rules, backbone, small)
+        planes = frames_of(coarse_store, "refined")
+        modulation = Modulation(frames_store, latents_store, planes, size, rules, backbone, small)
     dtype = str(coarse_store.array("refined").dtype)
     writer = StoreWriter(
         path,
@@ -130,12 +133,13 @@ def inputs_of(
 
 
 @dataclass(frozen=True)
-class _Modulation:
-    """What upsamples one clip by modulation: its stores, the source's size (H0, W0), the rules, the networks."""
+class Modulation:
+    """What upsamples one clip by modulation: its stores, its coarse labels (h, w), the source's size (H0, W0), the
+    rules, the networks."""
 
     clip: Store
     latents: Store
-    coarse: Store
+    planes: Frames
     size: tuple[int, int]
     rules: Rules
     backbone: Backbone
@@ -161,7 +165,7 @@ class _Modulation:
         from pipeline.upsampling.upsample import upsample
 
         rules, backbone = self.rules, self.backbone
-        planes = self.coarse.read("refined", each.frames.start, each.frames.stop)
+        planes = self.planes.read(each.frames.start, each.frames.stop)
         inputs = inputs_of(self.clip, self.latents, planes, each.frames, rules.diffusion, backbone)
         together, batch = min(stored_window(self.latents), len(planes)), rules.upsample.batch
         limit = pass_limit(together, rules.diffusion.batch)

@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from pipeline.errors import DataError
 from pipeline.features.noise import frame_noise, shared_noise
@@ -92,6 +93,21 @@ def segment_chunk(
         maps = vote(maps, tracks, guidance.vote.window, first=chunk.frames.start)
         labels = torch.cat([resized(one[None], size).argmax(dim=1) for one in maps]).to(torch.uint8)
     return Segmented(initial, maps, labels, torch.stack(energies) if energies else torch.zeros(0, 0, 0, 3))
+
+
+def coarse_numbers(maps: Tensor, numbers: np.ndarray, grid: Grid) -> np.ndarray:
+    """(f, h', w') uint8: the segment with the largest map (Eq. 2) in each cell of a coarser grid, for upsampling.
+
+    Args:
+        maps: (f, k, h, w) of the result.
+        numbers: (f, H, W) uint8, the labels at full size; a segment that is not among a frame's is none of its cells'.
+        grid: (h', w').
+    """
+    cells = adaptive_avg_pool2d(maps, grid)
+    for frame, found in enumerate(numbers):
+        absent = np.bincount(found.ravel(), minlength=maps.shape[1]) == 0
+        cells[frame, torch.from_numpy(absent)] = -torch.inf
+    return cells.argmax(dim=1).to(torch.uint8).cpu().numpy()
 
 
 def aims_of(

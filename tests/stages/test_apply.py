@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,18 +12,29 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DataError, UsageError
-from pipeline.parameters import BackboneParams, DiffusionParams, ExtractParams, GuidanceParams, MapsParams
+from pipeline.parameters import (
+    BackboneParams,
+    DiffusionParams,
+    ExtractParams,
+    GuidanceParams,
+    MapsParams,
+    UpsampleParams,
+    UpsampleParity,
+)
 from pipeline.stores.schemas import LABELS, SOFT
 from pipeline.stores.store import Store, open_store
 from stages import apply, extract, ingest, learn, references, track
 from stages.apply import Inputs, Sections
 from stages.common import cli
 from stages.common.settings import at_learned_size, load
+from stages.upsample import Modulation
 from tests.support import tiny
 from tests.support.commands import error_line, tree_bytes, vidseg, write_frames, write_labels
 from tests.support.concepts import APPLY, GUIDANCE, LEARN, TRACK, halves, write_references
 
 FRAMES = 6
+#: Chunk, and number in it, that each frame is taken of.
+TAKEN = ((0, 0), (0, 1), (1, 0), (2, 0), (2, 1), (2, 2))
 #: What a clip is unguided with.
 FREE = GuidanceParams(lambda_track=0, lambda_reg=0)
 
@@ -35,7 +47,14 @@ class Made:
     backbone: BackboneParams
 
     def sections(self, guidance: GuidanceParams = GUIDANCE) -> Sections:
-        return Sections(APPLY, guidance, MapsParams(), self.backbone)
+        return Sections(APPLY, guidance, MapsParams(), self.backbone, UpsampleParams(), DiffusionParams())
+
+    def modulated(self) -> Sections:
+        """With labels that are upsampled by modulation, of one step."""
+        upsample = UpsampleParams(modulate_step=24, parity=UpsampleParity(blend_last_step=24))
+        diffusion = DiffusionParams(guidance=1.0, start_step=24)
+        applied = replace(APPLY, upsample="modulation")
+        return replace(self.sections(), apply=applied, upsample=upsample, diffusion=diffusion)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Made:
     write_frames(folder / "video", halves(FRAMES)[0])
     write_references(folder / "halves")
     clip = ingest.run(folder / "video", folder, load(sets=["ingest.size=native"])["ingest"])
-    extract.run(clip, folder, ExtractParams(), DiffusionParams(guidance=1.0), backbone)
+    extract.run(clip, folder, ExtractParams(), DiffusionParams(guidance=1.0, start_step=24), backbone)
     tracks = track.run(clip, None, folder, TRACK)
     concept = learn.run(references.run(folder / "halves", folder), folder / "concept", LEARN, MapsParams(), backbone)
     return Made(Inputs(clip, folder / "latents.zarr", tracks, concept), backbone)
@@ -69,7 +88,7 @@ def test_stores_and_their_attributes(guided: Path) -> None:
     assert labels.array("labels").shape == (FRAMES, 64, 64)
     assert (labels.stage, store.stage) == ("apply", "apply")
     assert [entry["name"] for entry in labels.attrs["segments"]] == ["background", "1"]
-    taken = [store.read("numbers")[c, f] for c, f in ((0, 0), (0, 1), (1, 0), (2, 0), (2, 1), (2, 2))]
+    taken = [store.read("numbers")[c, f] for c, f in TAKEN]
     np.testing.assert_array_equal(labels.read("labels"), taken)
 
 
@@ -129,6 +148,34 @@ def test_without_guidance_no_tracks_are_needed(made: Made, guided: Path, tmp_pat
         apply.run(replace(made.inputs, tracks=None), tmp_path / "c", made.sections())
 
 
+def test_labels_upsampled_by_modulation_are_those_of_the_same_maps(
+    made: Made, guided: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their coarse labels are the maps' largest segments on the grid of the modulated block; maps are kept."""
+    seen: list[np.ndarray] = []
+
+    def recorded(self: Modulation, shard: range, advance: cli.Advance) -> np.ndarray:
+        seen.append(self.planes.read(shard.start, shard.stop))
+        return labels(self, shard, advance)
+
+    labels = Modulation.labels
+    monkeypatch.setattr(Modulation, "labels", recorded)
+    shutil.copytree(guided, tmp_path / "out")
+    before = tree_bytes(tmp_path / "out" / "soft.zarr")
+    apply.run(made.inputs, tmp_path / "out", made.modulated())
+    assert tree_bytes(tmp_path / "out" / "soft.zarr") == before
+    store = soft(tmp_path / "out")
+    (planes,) = seen
+    maps = np.stack([store.read("maps")[c, f] for c, f in TAKEN])
+    cells = maps.reshape(FRAMES, 2, 4, 2, 4, 2).mean(axis=(3, 5))
+    np.testing.assert_array_equal(planes, cells.argmax(axis=1))
+    found = open_store(tmp_path / "out" / "labels.zarr", LABELS)
+    assert found.array("labels").shape == (FRAMES, 64, 64) and found.params["upsample"]["method"] == "modulation"
+    assert found.fingerprint != open_store(guided / "labels.zarr", LABELS).fingerprint
+    apply.run(made.inputs, tmp_path / "out", made.modulated())
+    assert len(seen) == 1  # all is there
+
+
 def of_another_backbone(made: Made, folder: Path) -> tuple[Inputs, Sections]:
     model = BackboneParams(path=str(tiny.save_model(folder / "model", 1)))
     return made.inputs, replace(made.sections(), backbone=model)
@@ -168,6 +215,7 @@ def test_what_does_not_belong_together(
 
 SETS = ("apply.timesteps=[100,99]", "guidance.iterations=1", "extract.encoder=none")
 
+MODULATED = ("--set=apply.upsample=modulation", f"--set=maps.cross_blocks={list(MapsParams().cross_blocks)}")
 UNFIT = ("--set=extract.encoder=none", "--set=track.method=features", "--set=track.encoder_weight=1")
 
 
@@ -180,7 +228,7 @@ def test_the_whole_path_of_a_video(made: Made, tiny_model: Path, tmp_path: Path)
     arguments = ("video", "--concept", made.inputs.concept, "-o", "out", "--ground-truth", "truth", *sets)
     plan = vidseg("apply", *arguments, "--dry-run", cwd=tmp_path).stdout
     assert "1 frames, 64x64" in plan and "2 segments, learned from 2 pictures" in plan and "model size 64x64" in plan
-    assert "guidance   1 steps at 1 timesteps" in plan and "seconds of computing and" in plan
+    assert "guidance   none; a vote along tracks" in plan and "seconds of computing and" in plan
     assert not (tmp_path / "out").exists()
     said = vidseg("apply", *arguments, cwd=tmp_path).stderr
     assert "short side of frames: 64 pixels, as learned" in said and "done: out/overlay.mp4" in said
@@ -217,6 +265,11 @@ def test_frames_are_as_large_as_at_learning_unless_a_size_is_given(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
+        (
+            ["video", "--concept", "CONCEPT", "-o", "out", *MODULATED, "--set=upsample.modulate_step=3"],
+            2,
+            "upsample.modulate_step must be between",
+        ),
         (["video", "-o", "out"], 2, "give VIDEO, --concept CONCEPT and -o OUT"),
         (["none.mp4", "--concept", "CONCEPT", "-o", "out"], 3, "none.mp4: no such file or folder"),
         (["video", "--concept", "none", "-o", "out"], 3, "none: no such concept"),
