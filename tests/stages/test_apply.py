@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
+import signal
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ from stages.apply import Inputs, Sections
 from stages.common import cli
 from stages.common.settings import at_learned_size, load
 from stages.upsample import Modulation
-from tests.support import tiny
+from tests.support import killing, tiny, yaml
 from tests.support.commands import error_line, tree_bytes, vidseg, write_frames, write_labels
 from tests.support.concepts import APPLY, GUIDANCE, LEARN, TRACK, halves, write_references
 
@@ -130,6 +132,56 @@ def test_an_interrupted_run_is_continued_with_the_same_bytes(
     apply.run(made.inputs, tmp_path, made.sections(), progress=done)
     assert done.left == 9 - (3 - chunks)
     assert tree_bytes(tmp_path) == tree_bytes(guided)
+
+
+@pytest.mark.slow
+def test_killed_between_chunks_and_run_again_gives_the_same_bytes(made: Made, guided: Path, tmp_path: Path) -> None:
+    """By SIGKILL, as a process of its own."""
+    params, out, log = tmp_path / "params.yaml", tmp_path / "out", tmp_path / "log"
+    sections = {"apply": APPLY, "guidance": GUIDANCE, "maps": MapsParams(), "backbone": made.backbone}
+    params.write_text(yaml.safe_dump(json.loads(json.dumps({name: asdict(part) for name, part in sections.items()}))))
+    inputs = made.inputs
+    paths = [inputs.clip, inputs.latents, out, "--concept", inputs.concept, "--tracks", inputs.tracks]
+    command = ["apply", *map(str, paths), "--params", str(params)]
+    whole = killing.run(command, out, log)
+    assert whole.code == 0, whole.output
+    assert tree_bytes(out) == tree_bytes(guided)
+    shutil.rmtree(out)
+    second = killing.Kill(1, among="soft.zarr/initial/c.1")  # what is written first of the second chunk
+    assert killing.run(command, out, log, second).code == -signal.SIGKILL
+    (maps,) = out.glob("tmp/*/soft.zarr/maps")
+    assert len(list(maps.glob("c.*"))) == 1 and not (out / "soft.zarr").exists()
+    again = killing.run(command, out, log)
+    assert again.code == 0, again.output
+    assert tree_bytes(out) == tree_bytes(guided)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to tell what a process held")
+def test_memory_does_not_grow_with_the_clip(made: Made, tmp_path: Path) -> None:
+    """Of frames with 400 kB of labels each; four times as many would need 20 MB more if they were held."""
+    context = multiprocessing.get_context("spawn")
+    peaks = []
+    for frames in (16, 64):
+        folder = tmp_path / str(frames)
+        write_frames(folder / "video", halves(frames, (640, 640))[0])
+        clip = ingest.run(folder / "video", folder, load(sets=["ingest.size=64"])["ingest"])
+        extract.run(clip, folder, ExtractParams(), DiffusionParams(guidance=1.0, start_step=24), made.backbone)
+        tracks = track.run(clip, None, folder, TRACK)
+        inputs = replace(made.inputs, clip=clip, latents=folder / "latents.zarr", tracks=tracks)
+        queue = context.Queue()
+        process = context.Process(target=peak_of_apply, args=(inputs, folder / "out", made.sections(), queue))
+        process.start()
+        peaks.append(queue.get(timeout=600))
+        process.join()
+    assert peaks[1] < peaks[0] + 10e6, peaks
+
+
+def peak_of_apply(inputs: Inputs, out: Path, sections: Sections, queue: multiprocessing.Queue[float]) -> None:
+    """Put the most bytes that this process held into a queue. (`getrusage` would count its parent's too.)"""
+    apply.run(inputs, out, sections)
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    queue.put(1024.0 * float(status["VmHWM"].split()[0]))
 
 
 def test_running_twice_does_nothing(made: Made, guided: Path) -> None:

@@ -22,11 +22,16 @@ _CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir")
 
 @dataclass(frozen=True)
 class Kill:
-    """A signal just before the n-th change below a folder (counted from 1), or some seconds after that moment."""
+    """A signal just before the n-th change below a folder (counted from 1), or some seconds after that moment.
+
+    Attributes:
+        among: counts only changes of paths that have this in them.
+    """
 
     operation: int
     delay: float = 0.0
     signal: signal.Signals = signal.SIGKILL
+    among: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ def _main(arguments: list[str], out: str, log: str, kill: Kill | None) -> None:
     def watch(event: str, details: tuple[object, ...]) -> None:
         if _changes(event, details, out):
             changes.append((event, time.monotonic()))
-            if kill is not None and next(counter) == kill.operation:
+            if kill is not None and kill.among in str(details[0]) and next(counter) == kill.operation:
                 _die(kill)
 
     sys.addaudithook(watch)
