@@ -167,22 +167,27 @@ ERROR_PAIRS = (
 
 
 def ladder_rows() -> tuple[RowSpec, ...]:
-    """SMITE's Table 2 with SLiMe and Baseline-II, and VidSeg's context model given the same references."""
+    """SMITE's Table 2 with SLiMe and Baseline-II, params.yaml itself, its labels by masked modulation, and VidSeg's
+    context model given the same references."""
     ladder = (
         RowSpec(key, (title,), (*preset_sets(key), *SHOWN), {ALL: SMITE_LADDER[key]} if key in SMITE_LADDER else {})
         for key, title in LADDER.items()
     )
+    configured = (
+        RowSpec("configured", ("as configured",), SHOWN),
+        RowSpec("modulation", ("as configured, masked modulation",), ("apply.upsample=modulation", *SHOWN)),
+    )
     given = ("segment.init=mask", "segment.parity.label_merge=none")
-    return (*ladder, RowSpec(PROPAGATED, ("VidSeg, given the references",), (*given, *SHOWN)))
+    return (*ladder, *configured, RowSpec(PROPAGATED, ("VidSeg, given the references",), (*given, *SHOWN)))
 
 
 def reference_rows(counts: Iterable[int]) -> tuple[RowSpec, ...]:
-    """SMITE's Table 3: the method, learned from these numbers of references."""
+    """SMITE's Table 3: what params.yaml has, learned from these numbers of references."""
     return tuple(
         RowSpec(
             f"references_{count}",
             (str(count),),
-            (*preset_sets("smite"), *SHOWN),
+            SHOWN,
             {ALL: SMITE_REFERENCES[count]} if count in SMITE_REFERENCES else {},
         )
         for count in counts
@@ -198,8 +203,10 @@ LADDER_PAIRS = (
     Pair("→ + tracks", "smite_ca", "smite_track"),
     Pair("→ + low-pass", "smite_track", "smite"),
     Pair("I → SMITE", "baseline1", "smite"),
+    Pair("as configured → masked modulation", "configured", "modulation"),
     Pair("VidSeg, given the references → I", PROPAGATED, "baseline1"),
     Pair("VidSeg, given the references → SMITE", PROPAGATED, "smite"),
+    Pair("VidSeg, given the references → as configured", PROPAGATED, "configured"),
 )
 
 

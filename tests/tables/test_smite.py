@@ -58,7 +58,7 @@ def test_rows_of_both_tables_and_their_pairs() -> None:
     assert [(row.key, row.cells, len(row.quoted)) for row in references_] == [
         ("references_1", ("1",), 1), ("references_5", ("5",), 1), ("references_7", ("7",), 0),
     ]  # fmt: skip
-    assert {row.sets for row in references_} == {next(row for row in ladder if row.key == "smite").sets}
+    assert {row.sets for row in references_} == {next(row for row in ladder if row.key == "configured").sets}
     given = settings_.load(None, next(row for row in ladder if row.key == "knn").sets)
     assert given["segment"].init == "mask"
 
@@ -149,7 +149,7 @@ def test_a_dry_run_of_both_tables(restored: Project) -> None:
          "to `applied: a-h-2`"),
         ((0,), "h-3", (), "concept 'h-3' has 2 references; let the number at the end of its key be theirs"),
         ((0,), "h-2", ("--rows", "table"), "--rows: no row 'table'; there are: slime, baseline1, baseline2, baseline3, "
-         "smite_ca, smite_track, smite, knn, references_1, references_2"),
+         "smite_ca, smite_track, smite, configured, modulation, knn, references_1, references_2"),
     ],
 )  # fmt: skip
 def test_what_is_refused(
@@ -193,7 +193,7 @@ def canned(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_the_pages(restored: Project, canned: list[list[str]], tmp_path: Path) -> None:
     write_project(restored)
     page = vidseg("table", "smite", "--out", tmp_path).stdout
-    assert canned == [[*table_rows.LADDER, "knn"], ["references_1", "references_2"]]
+    assert canned == [[*table_rows.LADDER, "configured", "modulation", "knn"], ["references_1", "references_2"]]
     ladder, by_count = page.split("## SMITE: by number of references")
     assert "* not in this table: a-h-1, b-h-1 (videos.yaml)" in ladder
     assert "* frames that are not scored, for concepts know them: a-h-2 0" in ladder
