@@ -159,7 +159,7 @@ def test_killed_between_chunks_and_run_again_gives_the_same_bytes(made: Made, gu
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to tell what a process held")
 def test_memory_does_not_grow_with_the_clip(made: Made, tmp_path: Path) -> None:
-    """Of frames with 400 kB of labels each; four times as many would need 20 MB more if they were held."""
+    """Frames have 400 kB of labels each; four times as many would need 20 MB more if they were held."""
     context = multiprocessing.get_context("spawn")
     peaks = []
     for frames in (16, 64):
