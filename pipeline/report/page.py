@@ -132,7 +132,8 @@ def _write(path: Path, template: str, scripts: Sequence[str], **content: Any) ->
         .render(script=script, style=style, digest=digest, generator=_GENERATOR, **content)
     )
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # Names of files may hold bytes that are no text.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 

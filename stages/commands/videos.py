@@ -115,7 +115,8 @@ def show() -> None:
     Example: vidseg videos list
     """
     content = _content()
-    lacking = [entries[0] for entries in content["items"].values() if _lacks_names(entries)]
+    items = content["items"] if isinstance(content["items"], dict) else {}  # else `item_keys` says what is wrong
+    lacking = [entries[0] for entries in items.values() if _lacks_names(entries)]
     if lacking or not set(PARTS) <= set(yaml_files.load(VIDEOS, "run this in the project's folder") or {}):
         for entry in lacking:
             entry["names"] = NONE  # DVC looks for it in each item

@@ -39,6 +39,11 @@ def test_names_of_files_are_text(page: Path) -> None:
     assert data_of(page)["title"] == f"{EVIL}.mp4"
 
 
+def test_names_that_are_no_text_are_written_all_the_same(tmp_path: Path) -> None:
+    page = write_index(tmp_path / "index.html", "bytes \udcff", [])
+    assert "bytes \\udcff" in page.read_text(encoding="utf-8")
+
+
 def test_nothing_is_loaded(page: Path) -> None:
     """All addresses are data, anchors within the page, or names of standards."""
     text = page.read_text()
