@@ -122,7 +122,7 @@ def test_where_to_change_what_names_code_that_exists() -> None:
     rows = dict(re.findall(r"^\| an? ([\w ]+) \| (.*) \|$", text, re.MULTILINE))
     assert list(rows) == [
         "data set", "backbone", "encoder", "upsampler", "tracker", "metric",
-        "stage", "parameter", "store", "picture", "command", "preset",
+        "stage", "parameter", "store", "picture", "export", "command", "preset",
     ]  # fmt: skip
     code = "\n".join(file.read_text() for file in texts("pipeline", "stages"))
     for thing, row in rows.items():

@@ -15,6 +15,8 @@ from tests.support.commands import error_line, tree_bytes, vidseg
 from tests.support.results import results
 from tests.support.scenes import Scene, label_maps
 
+PLAIN = ("--set", "render.extras=false", "--set", "render.report=false")
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -36,7 +38,7 @@ def labels(folder: Path) -> np.ndarray:
 def test_named_labels_are_exported_where_there_are_any(folder: Path, tmp_path: Path) -> None:
     vidseg("export", folder, "--format", "npz", "-o", tmp_path / "a")
     np.testing.assert_array_equal(labels(tmp_path / "a"), label_maps())
-    vidseg("name", folder, "--merge", "0,7=ground", "--set", "render.extras=false")
+    vidseg("name", folder, "--merge", "0,7=ground", *PLAIN)
     vidseg("export", folder, "-f", "npz", "-o", tmp_path / "b")
     np.testing.assert_array_equal(labels(tmp_path / "b"), np.where(label_maps() == 7, 0, label_maps()))
     vidseg("export", folder, "-f", "npz", "-o", tmp_path / "c", "--labels")
@@ -44,7 +46,7 @@ def test_named_labels_are_exported_where_there_are_any(folder: Path, tmp_path: P
 
 
 def test_names_of_labels_that_are_no_more_are_not_exported(folder: Path, tmp_path: Path) -> None:
-    vidseg("name", folder, "--name", "3=car", "--set", "render.extras=false")
+    vidseg("name", folder, "--name", "3=car", *PLAIN)
     Scene(folder / "artifacts", mark="again").labels_store()
     message = error_line(vidseg("export", folder, "-f", "npz", "-o", tmp_path / "new", check=3))
     assert "named.zarr: was made of other labels than those beside it; run `vidseg name" in message

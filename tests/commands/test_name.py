@@ -19,7 +19,7 @@ from tests.support.commands import error_line, tree_bytes, vidseg
 from tests.support.results import results
 from tests.support.scenes import FRAMES, Scene, label_maps
 
-PLAIN = ("--set", "render.extras=false")
+PLAIN = ("--set", "render.extras=false", "--set", "render.report=false")
 
 
 @pytest.fixture(scope="module")

@@ -153,12 +153,14 @@ READERS: dict[str, Callable[[Path], np.ndarray]] = {
 
 @pytest.mark.parametrize("format", READERS)
 def test_the_pixels_are_those_of_the_labels(tmp_path: Path, format: str) -> None:
-    out = export(clip(tmp_path), tmp_path / "out", format)
+    source = clip(tmp_path)
+    out = export(source, tmp_path / "out", format)
     np.testing.assert_array_equal(READERS[format](out), label_maps())
-    assert not (out / "tmp").exists()
+    before = tree_bytes(out)
+    assert tree_bytes(export(source, out, format)) == before  # again, over itself
 
 
-@pytest.mark.parametrize("format", READERS)
+@pytest.mark.parametrize("format", ["davis", "npz"])
 def test_dropped_segments_are_in_no_export(tmp_path: Path, format: str) -> None:
     names = Names({3: NAMES.named[3]}, dropped=frozenset({0}))
     out = export(clip(tmp_path, names), tmp_path / "out", format)
@@ -170,14 +172,6 @@ def test_only_the_chosen_segments(tmp_path: Path, format: str) -> None:
     source = clip(tmp_path, chosen=('<a & "b"> ü/道', "7"))
     out = export(source, tmp_path / "out", format)
     np.testing.assert_array_equal(READERS[format](out), np.where(label_maps() == 0, 255, label_maps()))
-
-
-@pytest.mark.parametrize("format", READERS)
-def test_exporting_again_gives_the_same_bytes(tmp_path: Path, format: str) -> None:
-    source = clip(tmp_path)
-    first = tree_bytes(export(source, tmp_path / "a", format))
-    assert tree_bytes(export(source, tmp_path / "b", format)) == first
-    assert tree_bytes(export(source, tmp_path / "a", format)) == first
 
 
 def test_learned_segments_have_their_names(tmp_path: Path) -> None:

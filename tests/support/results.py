@@ -15,5 +15,5 @@ def results(folder: Path) -> Scene:
     scene = Scene(folder / "out" / "artifacts")
     clip = scene.clip(Scene(folder).video_source())
     labels, features, coarse = scene.labels_store(), scene.features(), scene.coarse()
-    render.run(clip, labels, folder / "out", RenderParams(extras=False), features=features, coarse=coarse)
+    render.run(clip, labels, folder / "out", RenderParams(extras=False, report=False), features=features, coarse=coarse)
     return scene
