@@ -151,7 +151,7 @@ def _estimate(refs: Path, settings: Settings, backbone: Backbone) -> str:
     images, size = len(drawn.images), drawn.model_size(settings["learn"])
     steps = Plan(images, settings["learn"]).iterations
     takes = estimates.of_learning(images, len(drawn.table), size, settings, backbone)
-    return f"{images} pictures, {steps} steps: {takes}"
+    return f"{images} picture{'s' * (images > 1)}, {steps} steps: {takes}"
 
 
 def run_item(item: str, settings: Settings) -> None:
