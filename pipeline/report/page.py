@@ -146,12 +146,19 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = _percent
+    environment.filters |= {"percent": _percent, "short": _short}
     return environment
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %" if share >= 0.0005 or share == 0 else "<0.1 %"
+
+
+def _short(number: float) -> str:
+    """A score with three decimals, a count with none, another number with one."""
+    if isinstance(number, int):
+        return str(number)
+    return f"{number:.3f}" if number <= 1 else f"{number:.1f}"
 
 
 def _data(page: Page) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pipeline.parameters import RenderParams
 from stages.common import cli
 from stages.common.applied import applied_keys, applied_of, is_applied
 from stages.common.layout import DATA, VIDEOS, Place, item_key, item_keys, names_of, place, videos_of
-from stages.common.report_page import FILE, Reported, check_one_clip, title_of, write_report
+from stages.common.report_page import FILE, Reported, check_one_clip, colours_of, title_of, write_report
 from stages.common.results import Results
 from stages.common.run_record import read_run
 from stages.common.settings import load
@@ -221,17 +221,17 @@ def _row(target: Target, run: Reported, index: Path) -> IndexRow:
     from urllib.parse import quote
 
     from pipeline.media.resize import resize_nearest
+    from pipeline.naming.segments import void_of
     from pipeline.rendering.drawing import overlay, resized
-    from pipeline.rendering.palette import overlay_colours
     from pipeline.report.encoding import picture
     from pipeline.report.page import IndexRow
 
     middle = run.labels.frames("labels") // 2
     image = run.pictures.clip.read("frames", middle, middle + 1)[0]
     image = resized(image, min(_SMALL, image.shape[1]))
-    plane = resize_nearest(run.labels.read("labels", middle, middle + 1)[0], image.shape[:2])
+    plane = resize_nearest(run.named.read("labels", middle, middle + 1)[0], image.shape[:2])
     link = os.path.relpath(target.page, index.parent).replace(os.sep, "/")
-    small = picture(overlay(image, plane, overlay_colours(), 0.55))
+    small = picture(overlay(image, plane, colours_of(run.named), 0.55, void_of(run.named)))
     return IndexRow(target.name, quote(link), small, _numbers(run))
 
 

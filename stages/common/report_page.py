@@ -97,7 +97,7 @@ def _segments(
     from pipeline.naming.segments import NAMING, segments_of, void_of
     from pipeline.report.page import Segments
 
-    colours, void = _colours(run.labels), void_of(run.labels)
+    colours, void = colours_of(run.labels), void_of(run.labels)
     shown = {label: colours[partners.get(label, label) % len(colours)] for label in labels if label != void}
     return Segments(
         title,
@@ -109,7 +109,7 @@ def _segments(
     )
 
 
-def _colours(labels: Store) -> np.ndarray:
+def colours_of(labels: Store) -> np.ndarray:
     """Colours (k, 3) u8 of labels; label l takes colour l modulo k."""
     from pipeline.naming.segments import segments_of
     from pipeline.rendering.palette import overlay_colours, with_chosen
@@ -122,7 +122,7 @@ def _named_colours(run: Reported) -> np.ndarray:
     """Colours of labels as they were found, by what a person said of them."""
     from pipeline.naming.stores import NamedLabels
 
-    colours = _colours(run.named)
+    colours = colours_of(run.named)
     if not isinstance(run.named, NamedLabels):
         return colours
     return colours.take(run.named.naming.targets, axis=0, mode="wrap")
