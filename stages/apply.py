@@ -437,7 +437,7 @@ def run_video(
 
     learned = open_concept(concept)
     settings = at_learned_size(settings, learned.params["learn"]["size"])
-    segments = len(learned.attrs["segments"])
+    segments, pictures = len(learned.attrs["segments"]), len(learned.attrs["names"])
     sections, stores = Sections.of(settings), out / "artifacts"
     source, size = whole.check_video(video, out, settings)
     encoders.check_weights(settings, ("track",) if sections.guidance.needs_tracks else ())
@@ -455,7 +455,7 @@ def run_video(
         frames = ingest.count_frames(source, settings["ingest"])
         lines = [
             whole.video_line(video, source, frames),
-            f"concept    {concept}: {segments} segments, learned from {len(learned.attrs['names'])} pictures",
+            f"concept    {concept}: {segments} segments, learned from {pictures} picture{'s' * (pictures > 1)}",
             f"backbone   {backbone.name} {backbone.fingerprint[:12]} on {backbone.device}",
             f"model size {size[1]}x{size[0]}",
             f"guidance   {_guidance_in_words(sections)}",
