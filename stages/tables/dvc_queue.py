@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 
 from pipeline.errors import ResourceError
 from stages.common import cli
@@ -40,13 +42,17 @@ def start(jobs: int, environment: Mapping[str, str]) -> None:
     dvc("queue", "start", "--jobs", str(jobs), environment={**os.environ, **environment})
 
 
-def watch(names: set[str]) -> Iterator[set[str]]:
+def watch(names: set[str], again: Callable[[set[str]], None]) -> Iterator[set[str]]:
     """Wait until none is queued or running; yields those that are new among the finished.
 
+    Args:
+        again: queues these names anew. A worker ends when it finds the queue empty, and loses an experiment that is
+            queued at that moment; so the first time that no worker is left this is called.
+
     Raises:
-        ResourceError: no worker is left, but experiments are.
+        ResourceError: no worker is left a second time, but experiments are.
     """
-    pause, waiting, lonely = 1.0, set(names), 0
+    pause, waiting, lonely, is_first = 1.0, set(names), 0, True
     while waiting:
         time.sleep(pause)
         states, workers = _status()
@@ -54,6 +60,9 @@ def watch(names: set[str]) -> Iterator[set[str]]:
         if done := {name for name in waiting if states.get(name) not in OPEN}:
             yield done
             waiting, pause = waiting - done, 1.0
+        elif lonely > 5 and is_first:
+            again(waiting)
+            pause, lonely, is_first = 1.0, 0, False
         elif lonely > 5:
             raise ResourceError(
                 "the worker of DVC's queue has ended (out of memory?); run the same command to continue"
@@ -77,10 +86,21 @@ def reason(name: str) -> str:
     return (errors or lines or ["no log"])[-1]
 
 
+def _is_alive() -> bool:
+    """Whether a worker's process runs: on a busy machine it answers too late to be counted by `dvc queue status`."""
+    import psutil
+
+    for file in Path(".dvc/tmp/exps/celery").glob("dvc-exp-worker-*.pid"):
+        with suppress(OSError, ValueError, psutil.Error):
+            if "queue-worker" in psutil.Process(int(file.read_text())).cmdline():
+                return True
+    return False
+
+
 def _status() -> tuple[dict[str, str], int]:
-    """State of each experiment of the queue by name, and the number of live workers."""
+    """State of each experiment of the queue by name, and the number of live workers, at least."""
     lines = dvc("queue", "status").splitlines()
     rows = [line.split() for line in lines if line.strip()]
     states = {row[1]: row[-1] for row in rows if row[-1] in (*OPEN, "Failed", "Success")}
     workers = next((row for row in rows if row[:2] == ["Worker", "status:"]), None)
-    return states, int(workers[2]) + int(workers[4]) if workers else 0
+    return states, (int(workers[2]) + int(workers[4]) if workers else 0) or int(_is_alive())

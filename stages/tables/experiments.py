@@ -197,12 +197,17 @@ def run(experiments: Sequence[Experiment], jobs: int, seconds_file: Path) -> Non
     if not waiting:
         return
     names = {experiment.full_name for experiment in waiting.values()}
-    dvc_queue.add({experiment.full_name: experiment.queue_command() for experiment in waiting.values()})
+    commands = {experiment.full_name: experiment.queue_command() for experiment in waiting.values()}
     environment = {"VIDSEG_TIMINGS": str(seconds_file.resolve())}
+
+    def begin(those: set[str]) -> None:
+        dvc_queue.add({name: command for name, command in commands.items() if name in those})
+        dvc_queue.start(1, environment)
+
     failed: set[str] = set()
     try:
-        dvc_queue.start(1, environment)
-        for ended in dvc_queue.watch(names):
+        begin(names)
+        for ended in dvc_queue.watch(names, begin):
             succeeded = {name for name in ended if name.rpartition("-")[2] in finished()}
             failed |= ended - succeeded
             for name in sorted(ended):
