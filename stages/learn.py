@@ -21,6 +21,7 @@ from stages.common.settings import Settings, load, plain
 if TYPE_CHECKING:
     from pipeline.backbone import Backbone
     from pipeline.fewshot.learning import SegmentModel
+    from pipeline.fewshot.references import References
     from stages.common.backbones import DeferredBackbone
 
 
@@ -116,38 +117,37 @@ def run_references(
         is_store = (given / "zarr.json").is_file()
         refs = given if is_store else references.run(given, Path(scratch), classes)
         if dry_run:
-            _print_plan(refs, out, settings, model.load())
+            _print_plan(_drawn(refs), out, settings, model.load())
             return out
-        shown = cli.announced(lambda: cli.note(_estimate(refs, settings, model.load())), cli.steps)
+        shown = cli.announced(lambda: cli.note(_estimate(_drawn(refs), settings, model.load())), cli.steps)
         return run(refs, out, settings["learn"], settings["maps"], settings["backbone"], model, shown)
 
 
-def _print_plan(refs: Path, out: Path, settings: Settings, backbone: Backbone) -> None:
+def _drawn(refs: Path) -> References:
     from pipeline.fewshot.reference_store import read_stored_references
     from pipeline.stores.schemas import REFS
     from pipeline.stores.store import open_store
 
+    return read_stored_references(open_store(refs, REFS))
+
+
+def _print_plan(drawn: References, out: Path, settings: Settings, backbone: Backbone) -> None:
     segment_model(backbone)
-    drawn = read_stored_references(open_store(refs, REFS))
     height, width = drawn.model_size(settings["learn"])
     lines = [
         f"segments   {len(drawn.table)}: {', '.join(drawn.table.names)}",
         f"backbone   {backbone.name} {backbone.fingerprint[:12]} on {backbone.device}",
         f"model size {width}x{height}",
-        f"estimate   {_estimate(refs, settings, backbone)}",
+        f"estimate   {_estimate(drawn, settings, backbone)}",
         f"outputs    {out}/concept.zarr{'' if settings['learn'].tune == 'none' else ', adapter.safetensors'}",
     ]
     print("\n".join(map(cli.printable, lines)))
 
 
-def _estimate(refs: Path, settings: Settings, backbone: Backbone) -> str:
+def _estimate(drawn: References, settings: Settings, backbone: Backbone) -> str:
     from pipeline.fewshot.learning import Plan
-    from pipeline.fewshot.reference_store import read_stored_references
-    from pipeline.stores.schemas import REFS
-    from pipeline.stores.store import open_store
     from stages.commands import estimates
 
-    drawn = read_stored_references(open_store(refs, REFS))
     images, size = len(drawn.images), drawn.model_size(settings["learn"])
     steps = Plan(images, settings["learn"]).iterations
     takes = estimates.of_learning(images, len(drawn.table), size, settings, backbone)

@@ -12,22 +12,9 @@ import pytest
 from pipeline.naming.names import Named, Names, NamesFile, write_names
 from stages.common.layout import DATA, Place
 from tests.support.commands import error_line, tree_bytes, vidseg
-from tests.support.results import results
 from tests.support.scenes import Scene, label_maps
 
 PLAIN = ("--set", "render.extras=false", "--set", "render.report=false")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made")
-    results(folder)
-    return folder / "out"
-
-
-@pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "out"))
 
 
 def labels(folder: Path) -> np.ndarray:

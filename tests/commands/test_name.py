@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +15,9 @@ from pipeline.stores.store import open_store
 from stages.commands.name import named_again
 from stages.common.results import Results
 from tests.support.commands import error_line, tree_bytes, vidseg
-from tests.support.results import results
 from tests.support.scenes import FRAMES, Scene, label_maps
 
 PLAIN = ("--set", "render.extras=false", "--set", "render.report=false")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made")
-    results(folder)
-    return folder / "out"
-
-
-@pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "out"))
 
 
 def listed(folder: Path) -> dict[int, str | None]:
