@@ -18,6 +18,7 @@ from pipeline.parameters import (
     MapsParams,
     UpsampleParams,
 )
+from stages.commands import conclusion
 from stages.common import cli
 from stages.common.applied import applied_of
 from stages.common.layout import DATA, Out
@@ -420,6 +421,7 @@ def run_video(
     ground_truth: Path | None = None,
     classes: Path | None = None,
     dry_run: bool = False,
+    names: Path | None = None,
 ) -> Path:
     """Find a concept's segments in a video; returns `out`, the folder of its results, which are those of `vidseg run`.
 
@@ -428,18 +430,21 @@ def run_video(
 
     Args:
         dry_run: only print what would be done.
+        names: names.json of these segments; None = what was said of them in `out` before, if it still fits.
     """
     from pipeline.fewshot.concept_store import open_concept
+    from pipeline.stores.numbering import Numbering
     from stages import extract, ingest, track
     from stages.commands import estimates
     from stages.commands import run as whole
-    from stages.common import backbones, encoders
+    from stages.common import backbones, encoders, run_record
 
     learned = open_concept(concept)
     settings = at_learned_size(settings, learned.params["learn"]["size"])
     segments, pictures = len(learned.attrs["segments"]), len(learned.attrs["names"])
     sections, stores = Sections.of(settings), out / "artifacts"
     source, size = whole.check_video(video, out, settings)
+    whole.check_names(names, Numbering.of_segments(learned.fingerprint, learned.attrs["segments"]))
     encoders.check_weights(settings, ("track",) if sections.guidance.needs_tracks else ())
     params = in_single_precision(settings["backbone"])
     backbone = backbones.load_backbone(params)
@@ -469,16 +474,21 @@ def run_video(
             f"short side of frames: {settings['ingest'].size} pixels, as learned; --set ingest.size=... for another"
         )
     with whole.output_folder(out):
-        ingest.run(video, stores, settings["ingest"], ground_truth=ground_truth, classes=classes)
         clip, features = stores / "clip.zarr", stores / "features.zarr"
+        record = run_record.begin(video.name, str(backbone.device), settings, out, run_record.APPLIED_SECTIONS)
+        with record.stage("ingest", clip):
+            ingest.run(video, stores, settings["ingest"], ground_truth=ground_truth, classes=classes)
         progress = cli.announced(lambda: estimates.announce(clip, estimate))
-        extract.run(clip, stores, settings["extract"], *shared, progress=progress)
+        with record.stage("extract", features):
+            extract.run(clip, stores, settings["extract"], *shared, progress=progress)
         tracks = None
         if sections.guidance.needs_tracks:
-            tracks = track.run(clip, features, stores, settings["track"], progress)
-        run(Inputs(clip, stores / "latents.zarr", tracks, concept), stores, sections, backbone, progress)
+            with record.stage("track", stores / "tracks.zarr"):
+                tracks = track.run(clip, features, stores, settings["track"], progress)
+        with record.stage("apply", stores / "labels.zarr"):
+            run(Inputs(clip, stores / "latents.zarr", tracks, concept), stores, sections, backbone, progress)
         scored = video.stem if ground_truth is not None else None
-        whole.score_and_draw(Results(out), settings, scored, tracks=tracks)
+        whole.score_and_draw(Results(out), settings, scored, names=names, record=record, tracks=tracks)
     return out
 
 
@@ -503,25 +513,30 @@ def main(
     tracks: Annotated[Path | None, typer.Option(help="as a stage: tracks.zarr of track")] = None,
     ground_truth: Annotated[Path | None, typer.Option(help="folder of label PNGs, to score a video's result")] = None,
     classes: Annotated[Path | None, typer.Option(help="class list of the ground truth (JSON)")] = None,
+    names: cli.NamesOption = None,
     dry_run: cli.DryRunOption = False,
+    open_: cli.OpenOption = False,
     preset: cli.PresetOption = None,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
     item: cli.AppliedOption = None,
 ) -> None:
-    """Find learned segments in a video: the whole path to labels, overlay and scores; or as a stage, in a clip.
+    """Find learned segments in a video: the whole path to a page, labels, overlay and scores; or as a stage, in a clip.
 
     Example: vidseg apply holiday.mp4 --concept concepts/cars -o holiday-cars
 
     As a stage: vidseg apply work/clip.zarr work/latents.zarr work --concept concepts/cars --tracks work/tracks.zarr
     """
     settings = load(params, set_ or (), preset)
-    of_video = {"--ground-truth": ground_truth, "--classes": classes, "--dry-run": dry_run}
+    of_video: dict[str, object] = {"--ground-truth": ground_truth, "--classes": classes, "--names": names}
+    of_video |= {"--dry-run": dry_run, "--open": open_}
     if video is not None and concept is not None and out is not None and latents is None:
         cli.refuse({"--tracks": tracks}, "goes with CLIP and LATENTS; for a video, track.method and track.file choose")
-        run_video(video, concept, out, settings, ground_truth, classes, dry_run)
+        run_video(video, concept, out, settings, ground_truth, classes, dry_run, names)
         if not dry_run:
-            cli.note(f"done: {out / 'overlay.mp4'}")
+            page = conclusion.of_video(out)
+            if open_:
+                conclusion.show(page)
     elif video is not None and latents is not None and out_dir is not None and concept is not None:
         cli.refuse({"--out": out, **of_video}, "goes with a video, not with CLIP and LATENTS")
         run(Inputs(video, latents, tracks, concept), out_dir, Sections.of(settings))

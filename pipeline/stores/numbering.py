@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,16 @@ class Numbering:
         return cls(str(record["origin"]), tuple(int(label) for label in record["labels"]))
 
     @classmethod
+    def of_segments(cls, concept: str, segments: Iterable[Mapping[str, Any]]) -> Numbering:
+        """The numbering of learned segments.
+
+        Args:
+            concept: fingerprint.
+            segments: as the concept and its labels note them, each with its `id`.
+        """
+        return cls(concept, tuple(sorted(int(segment["id"]) for segment in segments)))
+
+    @classmethod
     def of_labels(cls, labels: Store) -> Numbering:
         """The numbering of labels.zarr or named.zarr.
 
@@ -49,7 +60,7 @@ class Numbering:
         if (record := labels.attrs.get(ATTRIBUTE)) is not None:
             return _read(labels, record)
         if labels.stage == "apply":
-            return cls(str(labels.attrs["concept"]), tuple(sorted(int(s["id"]) for s in labels.attrs["segments"])))
+            return cls.of_segments(str(labels.attrs["concept"]), labels.attrs["segments"])
         raise DataError(
             f"{labels.path}: an earlier version made it, which did not note what numbers its labels; delete it and "
             f"run `vidseg {labels.stage}` (or `vidseg run`) again"

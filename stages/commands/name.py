@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.errors import DataError, UsageError
+from stages.commands import conclusion
 from stages.common import cli
 from stages.common.results import Results
 from stages.common.settings import Settings, load
@@ -232,5 +233,4 @@ def main(
     more = parse_options(name or (), color or (), merge or (), drop or ())
     settings = load(params, set_ or ())
     run(folder, settings, names, more)
-    shown = folder / ("report.html" if settings["render"].report else "overlay.mp4")
-    cli.note(f"done: {shown}")
+    conclusion.look_and_go_on(folder)

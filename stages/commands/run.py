@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.errors import ResourceError, UsageError
-from stages.commands import estimates
+from stages.commands import conclusion, estimates
 from stages.common import cli, run_record
 from stages.common.results import Results
 from stages.common.settings import Settings, load
@@ -20,6 +19,7 @@ from stages.common.settings import Settings, load
 if TYPE_CHECKING:
     from pipeline.backbone import Backbone
     from pipeline.media.video import FrameSource
+    from pipeline.stores.numbering import Numbering
     from stages.common.run_record import RunRecord
 
 
@@ -48,7 +48,7 @@ def run(
     from stages.common import backbones, encoders
 
     source, size = check_video(video, out, settings)
-    _check_names(names, context)
+    check_names(names, None if context is None else numbering_of_context(context))
     encoders.check_weights(settings, ("segment", "correspond"))
     if backbone is None:
         backbone = backbones.load_backbone(settings["backbone"])
@@ -141,16 +141,26 @@ def check_video(video: Path, out: Path, settings: Settings) -> tuple[FrameSource
     return source, size
 
 
-def _check_names(names: Path | None, context: Path | None) -> None:
-    """Refuse what is no names.json, or one that cannot fit what the context gives."""
-    from pipeline.naming.names import read_names
+def numbering_of_context(context: Path) -> Numbering:
+    """The numbering that runs have which begin with a context model."""
     from pipeline.segmentation.context_store import load_context
+
+    return load_context(context).numbering
+
+
+def check_names(names: Path | None, numbering: Numbering | None) -> None:
+    """Refuse what is no names.json, or one that cannot fit, before anything is computed.
+
+    Args:
+        numbering: that the labels will have; None = only the run will tell.
+    """
+    from pipeline.naming.names import read_names
 
     if names is None:
         return
     content = read_names(names)
-    if context is not None:
-        content.names_for(load_context(context).numbering, str(names))
+    if numbering is not None:
+        content.names_for(numbering, str(names))
 
 
 def score_and_draw(
@@ -298,7 +308,7 @@ def main(
     names: cli.NamesOption = None,
     preset: cli.PresetOption = None,
     dry_run: cli.DryRunOption = False,
-    open_: Annotated[bool, typer.Option("--open", help="open the page in the browser when it is done")] = False,
+    open_: cli.OpenOption = False,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
 ) -> None:
@@ -319,7 +329,7 @@ def main(
     videos = list_videos(video) if video.is_dir() else []
     if not videos:
         run(video, out, settings, ground_truth, classes, mask, context, dry_run, names=names)
-        page = _conclude(video, out) if not dry_run else None
+        page = conclusion.of_video(out) if not dry_run else None
     else:
         given = {"--ground-truth": ground_truth, "--classes": classes, "--mask": mask}
         for option, value in given.items():
@@ -330,38 +340,6 @@ def main(
                 f"--names: {len(videos)} videos have their names in common only if they begin with one --context"
             )
         run_folder(video, videos, out, settings, context, dry_run, names)
-        page = _conclude_folder(len(videos), out) if not dry_run else None
+        page = conclusion.of_folder(len(videos), out) if not dry_run else None
     if open_ and page is not None:
-        import webbrowser
-
-        if not webbrowser.open(page.resolve().as_uri()):
-            cli.note(f"no browser could be opened; the page is {page}")
-
-
-def _conclude(video: Path, out: Path) -> Path:
-    """Three lines: what was found, what to look at, what to try next. Returns what to look at."""
-    import json
-
-    labels = json.loads((out / "labels.json").read_text())
-    took = run_record.read_run(out)
-    assert took is not None
-    frames, seconds, found = labels["frames"], took["total_seconds"], len(labels["labels"])
-    page = next(path for path in (out / "report.html", out / "overlay.mp4") if path.exists())
-    cli.note(
-        f"found: {found} segment{'s' if found != 1 else ''} in {frames} frame{'s' if frames != 1 else ''}; "
-        f"{seconds:.0f} seconds, {seconds / frames:.2g} per frame"
-    )
-    cli.note(f"look at it: {page}")
-    folder = shlex.quote(str(out))
-    cli.note(f"next: name the segments in the page, save names.json, then: vidseg name {folder} --names names.json")
-    return page
-
-
-def _conclude_folder(videos: int, out: Path) -> Path:
-    page = out / "index.html"
-    cli.note(f"found: the segments of {videos} videos, each in its folder")
-    cli.note(f"look at it: {page}")
-    cli.note(
-        f"next: vidseg report --compare {shlex.quote(str(out))}/A {shlex.quote(str(out))}/B shows two runs side by side"
-    )
-    return page
+        conclusion.show(page)

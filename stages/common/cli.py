@@ -66,6 +66,7 @@ NamesOption = Annotated[
     typer.Option("--names", help="names.json of `vidseg name` or of a report.html: names, merged and dropped segments"),
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="print plan, time and disk estimate, and stop")]
+OpenOption = Annotated[bool, typer.Option("--open", help="open the page in the browser when it is done")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 

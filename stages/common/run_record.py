@@ -6,7 +6,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -22,8 +22,11 @@ FILE = "run.json"
 SCHEMA = "run"
 SCHEMA_VERSION = 1
 MARK = Mark(FILE, SCHEMA)
-#: The sections that a run of a video goes by.
+#: The sections of parameters that a run of a video goes by, and those that a concept is applied by.
 SECTIONS = ("backbone", "diffusion", "ingest", "extract", "correspond", "segment", "upsample", "evaluate", "render")
+APPLIED_SECTIONS = (
+    "backbone", "diffusion", "ingest", "extract", "track", "maps", "guidance", "apply", "upsample", "evaluate", "render"
+)  # fmt: skip
 #: Packages whose versions may change a result.
 PACKAGES = ("vidseg", "torch", "diffusers", "transformers", "numpy", "opencv-python-headless", "av", "zarr")
 
@@ -35,6 +38,7 @@ class RunRecord:
     Attributes:
         video: name of what it is run on.
         device: that it computes on.
+        sections: of the parameters that it goes by.
         earlier: the run.json of an earlier run into this folder: what stages took whose stores are used again.
         seconds: per stage.
         warnings: stage and text.
@@ -43,6 +47,7 @@ class RunRecord:
     video: str
     device: str
     settings: Settings
+    sections: Sequence[str] = SECTIONS
     earlier: Mapping[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[dict[str, str]] = field(default_factory=list)
@@ -85,7 +90,7 @@ class RunRecord:
             "peak_memory_mb": self._largest("peak_memory_mb", cli.peak_memory_mb()),
             "peak_gpu_memory_mb": self._largest("peak_gpu_memory_mb", _peak_gpu_memory_mb()),
             "warnings": self.warnings,
-            "parameters": changed_parameters(self.settings),
+            "parameters": changed_parameters(self.settings, self.sections),
             "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         }
 
@@ -101,13 +106,13 @@ class RunRecord:
         return max((value for value in (earlier, now) if value is not None), default=None)
 
 
-def begin(video: str, device: str, settings: Settings, folder: Path) -> RunRecord:
+def begin(video: str, device: str, settings: Settings, folder: Path, sections: Sequence[str] = SECTIONS) -> RunRecord:
     """The record of a run into a folder; an earlier one that cannot be read counts as none."""
     try:
         earlier = read_run(folder) or {}
     except DataError:
         earlier = {}
-    return RunRecord(video, device, settings, earlier)
+    return RunRecord(video, device, settings, sections, earlier)
 
 
 def check_replaceable(folder: Path) -> None:
@@ -139,13 +144,13 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     return content
 
 
-def changed_parameters(settings: Settings) -> list[dict[str, Any]]:
+def changed_parameters(settings: Settings, sections: Sequence[str]) -> list[dict[str, Any]]:
     """The parameters of a run that are not at the default of their backbone: name, value, default."""
     defaults = load(sets=[f"backbone.name={settings['backbone'].name}"]).flat()
     return [
         {"name": name, "value": value, "default": defaults[name]}
         for name, value in settings.flat().items()
-        if name.partition(".")[0] in SECTIONS and value != defaults[name]
+        if name.partition(".")[0] in sections and value != defaults[name]
     ]
 
 

@@ -33,6 +33,9 @@ def test_everything_that_shows_labels_has_the_names(folder: Path) -> None:
     options = ("--name", "3=the square", "--merge", "0,7=ground", "--color", "3=#ff00ff")
     said = vidseg("name", folder, *options, *PLAIN).stderr
     assert "named: 0 ground, 3 the square; merged: 7 into 0; without a name: 1, 2, 4" in said
+    assert said.splitlines()[-2:] == [
+        f"look at it: {folder}/overlay.mp4", f"next: vidseg export {folder} --format coco-instances -o {folder}-coco"
+    ]  # fmt: skip
     assert tree_bytes(folder / "artifacts/labels.zarr") == labels
     expected = np.where(label_maps() == 7, 0, label_maps())
     store = open_store(folder / "artifacts/named.zarr", NAMED)

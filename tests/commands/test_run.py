@@ -283,8 +283,8 @@ def test_a_context_of_another_clip_begins_this_one(video: Path, tiny_model: Path
     assert "was made for other segments (others)" in error_line(vidseg(*run, check=3))
     assert not (tmp_path / "out").exists()
     names.write_text(json.dumps({**content, "fits": origin}))
-    vidseg(*run)
-    assert names_of(tmp_path / "out")[1] == "car"
+    said = vidseg(*run).stderr
+    assert names_of(tmp_path / "out")[1] == "car" and "\nnext: vidseg export " in said
     labels = zarr.open_group(tmp_path / "out" / "artifacts" / "labels.zarr", mode="r")["labels"]
     assert labels.shape == (5, *SIZE)
 

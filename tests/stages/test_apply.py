@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import shutil
 import signal
+import webbrowser
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import DataError, UsageError
+from pipeline.naming.names import Named, Names, NamesFile, write_names
 from pipeline.parameters import (
     BackboneParams,
     DiffusionParams,
@@ -23,7 +25,7 @@ from pipeline.parameters import (
     UpsampleParams,
     UpsampleParity,
 )
-from pipeline.stores.schemas import LABELS, SOFT
+from pipeline.stores.schemas import CONCEPT, LABELS, SOFT
 from pipeline.stores.store import Store, open_store
 from stages import apply, extract, ingest, learn, references, track
 from stages.apply import Inputs, Sections
@@ -271,7 +273,11 @@ MODULATED = ("--set=apply.upsample=modulation", f"--set=maps.cross_blocks={list(
 UNFIT = ("--set=extract.encoder=none", "--set=track.method=features", "--set=track.encoder_weight=1")
 
 
-def test_the_whole_path_of_a_video(made: Made, tiny_model: Path, tmp_path: Path) -> None:
+def test_the_whole_path_of_a_video(
+    made: Made, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: not opened.append(address))
     images, labels = halves(1)
     write_frames(tmp_path / "video", images)
     write_labels(tmp_path / "truth", labels)
@@ -282,15 +288,25 @@ def test_the_whole_path_of_a_video(made: Made, tiny_model: Path, tmp_path: Path)
     assert "1 frames, 64x64" in plan and "2 segments, learned from 2 pictures" in plan and "model size 64x64" in plan
     assert "guidance   none; a vote along tracks" in plan and " of computing and" in plan
     assert not (tmp_path / "out").exists()
-    said = vidseg("apply", *arguments, cwd=tmp_path).stderr
-    assert "short side of frames: 64 pixels, as learned" in said and "done: out/overlay.mp4" in said
+    names = NamesFile(open_store(made.inputs.concept / "concept.zarr", CONCEPT).fingerprint, Names({1: Named("dog")}))
+    write_names(tmp_path / "dog.json", names)
+    said = vidseg("apply", *arguments, "--names", "dog.json", "--open", cwd=tmp_path).stderr
+    assert "short side of frames: 64 pixels, as learned" in said and "named: 0 background, 1 dog" in said
+    found, look, advice = said.splitlines()[-3:]
+    assert found.startswith("found: ") and " in 1 frame; " in found and look == "look at it: out/report.html"
+    assert advice == "next: vidseg export out --format coco-instances -o out-coco"
+    assert opened == [(tmp_path / "out/report.html").as_uri()]
+    took = json.loads((tmp_path / "out/run.json").read_text())
+    assert list(took["seconds"]) == ["ingest", "extract", "track", "apply", "evaluate", "render"]
+    changed = {one["name"]: one["value"] for one in took["parameters"]}
+    assert changed["ingest.size"] == 64 and changed["guidance.iterations"] == 1 and "segment.clusters" not in changed
     assert said.count("1 frames at 64x64: at most about ") == said.count(" of computing and ") == 1
     scores = json.loads((tmp_path / "out/scores.json").read_text())
     assert scores["videos"][0]["assigned"]["rule"] == "none"  # labels are classes already
     assert scores["videos"][0]["flicker"] == {"changed": 0, "points": 0}  # no frame follows
     assert scores["videos"][0]["davis"]["task"] == "parts"
     listed = json.loads((tmp_path / "out/labels.json").read_text())
-    assert {entry["name"] for entry in listed["labels"]} <= {"background", "1"}
+    assert {entry["name"] for entry in listed["labels"]} <= {"background", "dog"}
     assert (tmp_path / "out/overlay.mp4").is_file() and (tmp_path / "out/labels/00000.png").is_file()
 
 
@@ -326,6 +342,8 @@ def test_frames_are_as_large_as_at_learning_unless_a_size_is_given(
         (["none.mp4", "--concept", "CONCEPT", "-o", "out"], 3, "none.mp4: no such file or folder"),
         (["video", "--concept", "none", "-o", "out"], 3, "none: no such concept"),
         (["video", "--concept", "CONCEPT", "-o", "out", "--tracks", "t"], 2, "--tracks goes with CLIP and LATENTS"),
+        (["video", "--concept", "CONCEPT", "-o", "out", "--names", "n.json"], 3, "n.json: was made for other segments"),
+        (["c", "l", "out", "--concept", "CONCEPT", "--open"], 2, "--open goes with a video, not with CLIP"),
         (["c", "l", "out", "--concept", "CONCEPT", "--classes", "x"], 2, "--classes goes with a video, not with CLIP"),
         (["--item", "none", "--concept", "CONCEPT"], 2, "--concept does not go with --item"),
         (["--item", "none"], 2, "videos.yaml: nothing is applied under the name 'none'"),
@@ -341,6 +359,7 @@ def test_frames_are_as_large_as_at_learning_unless_a_size_is_given(
 def test_bad_input(made: Made, tiny_model: Path, tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
     write_frames(tmp_path / "video", halves(1)[0])
     (tmp_path / "videos.yaml").write_text("items: {}\nconcepts: {}\napplied: {}\n")
+    write_names(tmp_path / "n.json", NamesFile("another", Names({1: Named("dog")})))
     given = [str(made.inputs.concept) if argument == "CONCEPT" else argument for argument in arguments]
     result = vidseg("apply", *given, "--set", f"backbone.path={tiny_model}", cwd=tmp_path, check=code)
     assert message in error_line(result)
