@@ -397,7 +397,7 @@ def check_odd(name: str, value: int) -> None:
     Raises:
         UsageError: names the parameter.
     """
-    if value % 2 == 0:
+    if value < 1 or value % 2 == 0:
         raise UsageError(f"{name} must be odd, not {value}: as many frames before a frame as after it")
 
 
@@ -426,7 +426,11 @@ class TrackParams:
 
 @dataclass(frozen=True)
 class MapsParams:
-    """Section `maps`: how learning and applying segments read the denoiser's attention."""
+    """Section `maps`: how learning and applying segments read the denoiser's attention.
+
+    Raises:
+        UsageError: no blocks.
+    """
 
     cross_blocks: tuple[int, ...] = param(
         (3, 4, 5, 6, 7), "decoder blocks whose cross-attention gives the maps of segments", low=3, high=11
@@ -447,6 +451,12 @@ class MapsParams:
     norm: Literal["joint", "frame"] = param(
         "joint", "group normalisation over all frames that are seen together, or over each frame alone"
     )
+
+    def __post_init__(self) -> None:
+        for name, blocks in (("cross_blocks", self.cross_blocks), ("self_blocks", self.self_blocks)):
+            if not blocks:
+                default = list(declared(MapsParams)[name].default)
+                raise UsageError(f"maps.{name} must name at least one decoder block, like {default}")
 
 
 @dataclass(frozen=True)

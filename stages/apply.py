@@ -22,6 +22,7 @@ from stages.commands import conclusion
 from stages.common import cli
 from stages.common.applied import applied_of
 from stages.common.layout import DATA, Out
+from stages.common.printing import counted
 from stages.common.provenance import check_latents, check_of_clip, check_same_diffusion, check_same_weights
 from stages.common.resources import stage_version
 from stages.common.results import Results
@@ -137,6 +138,7 @@ def run(
     check_same_weights(latents, backbone, model.fingerprint)
     if tracks is not None:
         check_of_clip(tracks, clip)
+        check_window(tracks.params["track"]["window"], sections)
     # What upsampling is done with concerns labels.zarr alone: maps are the same.
     found = {
         "apply": plain(replace(sections.apply, upsample="bilinear")),
@@ -233,6 +235,23 @@ def check_concept(concept: Store, weights: str, sections: Sections) -> None:
                 f"{concept.path.parent}: was learned with maps.{name} = {learned}, now it is {now}; "
                 "run `vidseg learn` with these parameters"
             )
+
+
+def check_window(tracked: int, sections: Sections) -> None:
+    """Refuse votes of frames that tracks do not reach: at the ends of a chunk its window lies to one side.
+
+    Args:
+        tracked: `track.window` of the tracks.
+
+    Raises:
+        UsageError: names both windows.
+    """
+    voting = min(sections.guidance.vote.window, sections.apply.chunk)
+    if tracked < 2 * voting - 1:
+        raise UsageError(
+            f"guidance.vote.window: votes of {voting} frames need a track.window of {2 * voting - 1} (twice that less "
+            f"one, for the ends of a chunk), not {tracked}; change one of them"
+        )
 
 
 def _tracks(inputs: Inputs, guidance: GuidanceParams) -> Store | None:
@@ -445,6 +464,8 @@ def run_video(
     sections, stores = Sections.of(settings), out / "artifacts"
     source, size = whole.check_video(video, out, settings)
     whole.check_names(names, Numbering.of_segments(learned.fingerprint, learned.attrs["segments"]))
+    if sections.guidance.needs_tracks:
+        check_window(settings["track"].window, sections)
     encoders.check_weights(settings, ("track",) if sections.guidance.needs_tracks else ())
     params = in_single_precision(settings["backbone"])
     backbone = backbones.load_backbone(params)
@@ -460,7 +481,7 @@ def run_video(
         frames = ingest.count_frames(source, settings["ingest"])
         lines = [
             whole.video_line(video, source, frames),
-            f"concept    {concept}: {segments} segments, learned from {pictures} picture{'s' * (pictures > 1)}",
+            f"concept    {concept}: {segments} segments, learned from {counted(pictures, 'picture')}",
             f"backbone   {backbone.name} {backbone.fingerprint[:12]} on {backbone.device}",
             f"model size {size[1]}x{size[0]}",
             f"guidance   {_guidance_in_words(sections)}",
@@ -530,6 +551,11 @@ def main(
     settings = load(params, set_ or (), preset)
     of_video: dict[str, object] = {"--ground-truth": ground_truth, "--classes": classes, "--names": names}
     of_video |= {"--dry-run": dry_run, "--open": open_}
+    if video is not None and latents is None and (video / "zarr.json").is_file():
+        raise UsageError(
+            f"{video}: a store, not a video; give the video itself, or as a stage CLIP, LATENTS, OUT_DIR and "
+            "--concept CONCEPT"
+        )
     if video is not None and concept is not None and out is not None and latents is None:
         cli.refuse({"--tracks": tracks}, "goes with CLIP and LATENTS; for a video, track.method and track.file choose")
         run_video(video, concept, out, settings, ground_truth, classes, dry_run, names)

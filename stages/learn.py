@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import tempfile
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.errors import UsageError
+from pipeline.errors import DataError, UsageError
 from pipeline.parameters import BackboneParams, LearnParams, MapsParams
 from stages import references
 from stages.common import cli
 from stages.common.applied import concept_of
 from stages.common.layout import DATA
+from stages.common.printing import counted
 from stages.common.resources import stage_version
 from stages.common.settings import Settings, load, plain
 
 if TYPE_CHECKING:
     from pipeline.backbone import Backbone
-    from pipeline.fewshot.learning import SegmentModel
+    from pipeline.fewshot.learning import SegmentModel, Step
     from pipeline.fewshot.references import References
     from stages.common.backbones import DeferredBackbone
 
@@ -61,21 +62,43 @@ def run(
     from pipeline.fewshot.concept import Concept
     from pipeline.fewshot.learning import Plan, learn
     from pipeline.fewshot.reference_store import read_stored_references
-    from pipeline.fewshot.references import warnings_about
     from pipeline.fewshot.tokens import first_context
 
     drawn, backbone = read_stored_references(store), segment_model(model.load())
     size, table = drawn.model_size(params), drawn.table
-    grid = (size[0] // backbone.latent_stride, size[1] // backbone.latent_stride)
-    for line in warnings_about(drawn, grid):
-        cli.note(f"warning: {line}")
+    for line in _warnings(drawn, params, backbone):
+        cli.note(line)
     numbers = [table.numbers(labels) for labels in drawn.labels]
     first_context(backbone, table, params)  # what does not fit is refused before anything is timed
     with progress("learn", Plan(len(drawn.images), params).iterations) as advance:
-        learned = learn(backbone, drawn.images, numbers, size, table, params, maps, lambda step: advance(1))
+
+        def seen(step: Step) -> None:
+            if not math.isfinite(step.total):
+                raise _diverged(folder, f" at step {step.iteration + 1} of {step.iterations}")
+            advance(1)
+
+        learned = learn(backbone, drawn.images, numbers, size, table, params, maps, seen)
+    if not learned.state.is_finite:
+        raise _diverged(folder, " at its last step")
     cli.note(f"learn: mean IoU with its own references {learned.reference_iou:.2f}")
     concept = Concept.of(learned, table, drawn.names, backbone, params, maps, params.precision)
     return concept_store.save_concept(folder, concept, mark, store.fingerprint, stored)
+
+
+def _warnings(drawn: References, params: LearnParams, backbone: Backbone) -> list[str]:
+    """What will hardly be learned, a line each; refuses what cannot be."""
+    from pipeline.fewshot.references import warnings_about
+
+    size = drawn.model_size(params)
+    grid = (size[0] // backbone.latent_stride, size[1] // backbone.latent_stride)
+    return [f"warning: {line}" for line in warnings_about(drawn, grid)]
+
+
+def _diverged(folder: Path, when: str) -> DataError:
+    return DataError(
+        f"{folder}: learning diverged{when}, nothing is written; lower learn.lr_tokens, learn.lr_weights and "
+        "learn.lr_tokens_phase2"
+    )
 
 
 def in_single_precision(params: BackboneParams) -> BackboneParams:
@@ -113,33 +136,29 @@ def run_references(
 
     refuse_foreign(out, MARK)
     model = backbones.model_of(in_single_precision(settings["backbone"]), None)
-    with tempfile.TemporaryDirectory() as scratch:
-        is_store = (given / "zarr.json").is_file()
-        refs = given if is_store else references.run(given, Path(scratch), classes)
+    with references.as_store(given, classes) as refs:
         if dry_run:
-            _print_plan(_drawn(refs), out, settings, model.load())
+            _print_plan(references.drawn_in(refs), out, settings, model.load())
             return out
-        shown = cli.announced(lambda: cli.note(_estimate(_drawn(refs), settings, model.load())), cli.steps)
+        shown = cli.announced(lambda: cli.note(_estimate(references.drawn_in(refs), settings, model.load())), cli.steps)
         return run(refs, out, settings["learn"], settings["maps"], settings["backbone"], model, shown)
 
 
-def _drawn(refs: Path) -> References:
-    from pipeline.fewshot.reference_store import read_stored_references
-    from pipeline.stores.schemas import REFS
-    from pipeline.stores.store import open_store
-
-    return read_stored_references(open_store(refs, REFS))
-
-
 def _print_plan(drawn: References, out: Path, settings: Settings, backbone: Backbone) -> None:
-    segment_model(backbone)
-    height, width = drawn.model_size(settings["learn"])
+    from pipeline.fewshot.learning import Plan
+    from pipeline.fewshot.tokens import first_context
+
+    first_context(segment_model(backbone), drawn.table, settings["learn"])
+    (height, width), plan = drawn.model_size(settings["learn"]), Plan(len(drawn.images), settings["learn"])
+    tuned = f"the last {plan.tuning} tune weights too" if plan.tuning else "none tunes weights"
     lines = [
         f"segments   {len(drawn.table)}: {', '.join(drawn.table.names)}",
         f"backbone   {backbone.name} {backbone.fingerprint[:12]} on {backbone.device}",
         f"model size {width}x{height}",
+        f"steps      {plan.iterations}, of which {tuned}",
         f"estimate   {_estimate(drawn, settings, backbone)}",
-        f"outputs    {out}/concept.zarr{'' if settings['learn'].tune == 'none' else ', adapter.safetensors'}",
+        f"outputs    {out}/concept.zarr{', adapter.safetensors' if plan.tuning else ''}",
+        *_warnings(drawn, settings["learn"], backbone),
     ]
     print("\n".join(map(cli.printable, lines)))
 
@@ -151,7 +170,7 @@ def _estimate(drawn: References, settings: Settings, backbone: Backbone) -> str:
     images, size = len(drawn.images), drawn.model_size(settings["learn"])
     steps = Plan(images, settings["learn"]).iterations
     takes = estimates.of_learning(images, len(drawn.table), size, settings, backbone)
-    return f"{images} picture{'s' * (images > 1)}, {steps} steps: {takes}"
+    return f"{counted(images, 'picture')}, {counted(steps, 'step')}: {takes}"
 
 
 def run_item(item: str, settings: Settings) -> None:
@@ -180,9 +199,7 @@ def main(
         typer.Argument(metavar="[REFS]", help="folder with images/ and labels/, or refs.zarr"),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="folder for the concept")] = None,
-    classes: Annotated[
-        Path | None, typer.Option(help="class list of a folder's labels (JSON); default: classes.json in the folder")
-    ] = None,
+    classes: references.ClassesOption = None,
     dry_run: cli.DryRunOption = False,
     preset: cli.PresetOption = None,
     params: cli.ParamsOption = None,
@@ -194,8 +211,6 @@ def main(
     Example: vidseg learn cars -o concepts/cars
     """
     if refs is not None and out is not None:
-        if (refs / "zarr.json").is_file():
-            cli.refuse({"--classes": classes}, "goes with a folder; refs.zarr has its class list already")
         run_references(refs, out, load(params, set_ or (), preset), classes, dry_run)
     elif item is not None:
         given = {"REFS": refs, "--out": out, "--classes": classes, "--dry-run": dry_run}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +15,13 @@ from stages.common import cli
 from stages.common.applied import concept_of
 from stages.common.layout import DATA
 from stages.common.resources import stage_version
+
+if TYPE_CHECKING:
+    from pipeline.fewshot.references import References
+
+ClassesOption = Annotated[
+    Path | None, typer.Option(help="class list of a folder's labels (JSON); default: classes.json in the folder")
+]
 
 
 def run(folder: Path, out: Path, classes: Path | None = None) -> Path:
@@ -31,6 +41,30 @@ def run(folder: Path, out: Path, classes: Path | None = None) -> Path:
     return write_references(path, out / "tmp", read_references(folder, classes), stage_version("references"))
 
 
+@contextmanager
+def as_store(given: Path, classes: Path | None = None) -> Iterator[Path]:
+    """refs.zarr: the one that is given, or one made of a folder of annotated images, which is gone on leaving.
+
+    Args:
+        classes: as in `run`; goes with a folder only.
+    """
+    if (given / "zarr.json").is_file():
+        cli.refuse({"--classes": classes}, "goes with a folder; refs.zarr has its class list already")
+        yield given
+        return
+    with TemporaryDirectory() as scratch:
+        yield run(given, Path(scratch), classes)
+
+
+def drawn_in(refs: Path) -> References:
+    """What a refs.zarr holds."""
+    from pipeline.fewshot.reference_store import read_stored_references
+    from pipeline.stores.schemas import REFS
+    from pipeline.stores.store import open_store
+
+    return read_stored_references(open_store(refs, REFS))
+
+
 def run_item(item: str) -> None:
     """Read the images of a concept of videos.yaml."""
     key, concept = concept_of(item)
@@ -44,9 +78,7 @@ app = cli.new_app("Read annotated images: a folder with images/ and labels/ -> r
 def main(
     references: Annotated[Path | None, typer.Argument(help="folder with images/ and labels/")] = None,
     out_dir: Annotated[Path | None, typer.Argument(help="folder for refs.zarr")] = None,
-    classes: Annotated[
-        Path | None, typer.Option(help="class list of the labels (JSON); default: classes.json in the folder")
-    ] = None,
+    classes: ClassesOption = None,
     item: cli.ConceptOption = None,
 ) -> None:
     """Read annotated images: a folder with images/ and labels/ -> refs.zarr.

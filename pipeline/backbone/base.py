@@ -353,6 +353,10 @@ class PredictsNoise(Protocol):
         """
         ...
 
+    def text_pieces(self, text: str) -> int:
+        """How many tokens of a prompt a text takes; raises as `encode_text`."""
+        ...
+
     def heads(self, block: int) -> int:
         """Heads of the attentions of a decoder block."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +18,14 @@ from pipeline.errors import WeightsError
 def has_text(folder: Path) -> bool:
     """Whether a folder in diffusers layout holds a text encoder and its tokenizer."""
     return (folder / "text_encoder").is_dir() and (folder / "tokenizer").is_dir()
+
+
+class Text(Protocol):
+    """Prompts to contexts, as `TextEncoder` does it."""
+
+    def __call__(self, prompt: str) -> Tensor: ...
+
+    def pieces(self, text: str) -> int: ...
 
 
 class TextEncoder:
@@ -37,6 +45,15 @@ class TextEncoder:
         length = min(tokenizer.model_max_length, model.config.max_position_embeddings)
         tokens = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         return model(tokens.input_ids)[0][0].clone()
+
+    def pieces(self, text: str) -> int:
+        """How many tokens a text is cut into, without those of its beginning and end; a word may be several.
+
+        Raises:
+            WeightsError: as for a prompt.
+        """
+        tokenizer, _ = self._parts
+        return len(tokenizer(text, add_special_tokens=False).input_ids)
 
     @cached_property
     def _parts(self) -> tuple[Any, Any]:

@@ -19,7 +19,7 @@ from pipeline.features.noise import frame_noise, shared_noise
 from pipeline.fewshot.attention_maps import Grid, resized
 from pipeline.fewshot.chunks import Chunk
 from pipeline.fewshot.guidance import Aims, guided
-from pipeline.fewshot.reading import Look, SegmentReader, noised
+from pipeline.fewshot.reading import Look, SegmentReader, largest, noised
 from pipeline.fewshot.voting import vote
 from pipeline.parameters import ApplyParams, GuidanceParams
 from pipeline.tracking.tracks import Tracks
@@ -88,10 +88,15 @@ def segment_chunk(
         noisy, found = guided(reader, noisy, seen_at, aims, guidance)
         energies.append(found)
         look = _look(reader, noisy, following)
-    maps, labels = look.maps(), look.labels(size, apply.threshold)
+    maps = look.maps()
     if guidance.vote.space == "maps" and tracks is not None:
         maps = vote(maps, tracks, guidance.vote.window, first=chunk.frames.start)
-        labels = torch.cat([resized(one[None], size).argmax(dim=1) for one in maps]).to(torch.uint8)
+        present = look.present(apply.threshold)
+        labels = torch.stack(
+            [largest(resized(one[None], size)[0], there) for one, there in zip(maps, present, strict=True)]
+        )
+    else:
+        labels = look.labels(size, apply.threshold)
     return Segmented(initial, maps, labels, torch.stack(energies) if energies else torch.zeros(0, 0, 0, 3))
 
 

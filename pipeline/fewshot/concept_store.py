@@ -85,6 +85,17 @@ def open_concept(folder: Path) -> Store:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such concept; run `vidseg learn` to make it")
+    if not (folder / STORE).exists():
+        if (folder / "images").is_dir():
+            raise DataError(
+                f"{folder}: annotated images, not a concept; run `vidseg learn {folder} -o CONCEPT` and give CONCEPT"
+            )
+        inside = folder.name == STORE
+        raise DataError(
+            f"{folder}: a part of a concept; give its folder, {folder.parent}"
+            if inside
+            else f"{folder}: no concept here; run `vidseg learn` to make one"
+        )
     return open_store(folder / STORE, CONCEPT)
 
 

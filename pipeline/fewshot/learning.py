@@ -102,6 +102,11 @@ class State:
     context: SegmentContext
     weights: Mapping[str, Tensor]
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether all of it are numbers: false where learning diverged."""
+        return all(bool(torch.isfinite(values).all()) for values in (self.context.context, *self.weights.values()))
+
 
 @dataclass(frozen=True, eq=False)
 class Learned:
@@ -179,6 +184,11 @@ class Plan:
     def iterations(self) -> int:
         asked = self.params.epochs * self.steps
         return asked if self.params.most_iterations is None else min(asked, self.params.most_iterations)
+
+    @property
+    def tuning(self) -> int:
+        """How many iterations tune weights."""
+        return sum(self.phase(number) == 2 and not self.is_idle(number) for number in range(self.iterations))
 
     def epoch(self, iteration: int) -> int:
         return iteration // self.steps

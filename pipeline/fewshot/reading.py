@@ -49,15 +49,14 @@ class Look:
             size: (H, W).
             threshold: segments whose cross map stays below it in a frame are not in it; 0 = all are.
         """
-        cross = self._chosen
-        present = (
-            cross.amax(dim=(-2, -1), keepdim=True) >= threshold if threshold else torch.ones_like(cross[..., :1, :1])
+        return torch.stack(
+            [largest(maps, there) for maps, there in zip(self.enlarged(size), self.present(threshold), strict=True)]
         )
-        found = [
-            large.masked_fill(there == 0, -torch.inf).argmax(dim=0).to(torch.uint8)
-            for large, there in zip(self.enlarged(size), present, strict=True)
-        ]
-        return torch.stack(found)
+
+    def present(self, threshold: float) -> Tensor:
+        """(b, k) bool: the segments that are in a frame, whose cross map reaches the threshold; 0 = all are."""
+        peaks = self._chosen.amax(dim=(-2, -1))
+        return peaks >= threshold if threshold else torch.ones_like(peaks, dtype=torch.bool)
 
     def enlarged(self, size: Grid) -> Iterator[Tensor]:
         """The maps (k, H, W) of each frame, enlarged before they get their range; one at a time, as they are large."""
@@ -124,6 +123,11 @@ class SegmentReader:
         grid = (latents.shape[-2], latents.shape[-1])
         cross = cross_maps(predicted.taps, self.heads, self.positions, grid, self.params.cross_blocks)
         return Look(predicted.noise, cross, predicted.taps, self)
+
+
+def largest(maps: Tensor, present: Tensor) -> Tensor:
+    """(H, W) uint8: the segment with the largest of the maps (k, H, W) at each pixel, among those present (k,)."""
+    return maps.masked_fill(~present[:, None, None], -torch.inf).argmax(dim=0).to(torch.uint8)
 
 
 def noised(backbone: PredictsNoise, latents: Tensor, noise: Tensor, timesteps: list[int]) -> Tensor:

@@ -117,17 +117,30 @@ def warnings_about(references: References, grid: tuple[int, int]) -> tuple[str, 
 
     Args:
         grid: (h, w) of the maps that learning compares with the labels.
+
+    Raises:
+        DataError: nothing can be learned: on that grid no segment but the background is left.
     """
-    lines = []
-    for segment in references.table.segments:
+    table, lines = references.table, []
+    left = {int(one) for labels in references.labels for one in np.unique(resize_nearest(labels, grid))}
+    shown = [segment for number, segment in enumerate(table.segments) if number != table.background]
+    if not any(segment.id in left for segment in shown):
+        raise DataError(
+            f"{_listing(references.names)}: no pixel of {_listing(segment.name for segment in shown)} is left on the "
+            f"{grid[0]}x{grid[1]} grid that is learned from; crop the references around what is drawn, or raise "
+            "learn.size"
+        )
+    for segment in table.segments:
         shares = [float((labels == segment.id).mean()) for labels in references.labels]
         cells = max(shares) * grid[0] * grid[1]
         if cells == 0:
             lines.append(f"segment '{segment.name}' appears in no reference: it will not be found in videos either")
         elif cells < FEW_CELLS:
+            most = f"{cells:.1f} cells of the {grid[0]}x{grid[1]} grid at most"
+            little = f"covers {most}" if segment.id in left else f"vanishes on the grid, covering {most}"
             lines.append(
-                f"segment '{segment.name}' covers {cells:.1f} cells of the {grid[0]}x{grid[1]} grid at most: fewer "
-                f"than {FEW_CELLS} are hard to learn; crop the references, or learn at a larger size"
+                f"segment '{segment.name}' {little}: fewer than {FEW_CELLS} are hard to learn; crop the references, or "
+                "learn at a larger size"
             )
     return tuple(lines)
 

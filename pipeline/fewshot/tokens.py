@@ -50,12 +50,12 @@ class SegmentContext:
 def first_context(backbone: PredictsNoise, table: SegmentTable, params: LearnParams) -> SegmentContext:
     """What learning begins with.
 
-    Tokens begin as what the text encoder makes of the segments' names (`learn.init: names`), or random with the root
-    mean square of the empty prompt's, seeded.
+    Tokens begin as what the text encoder makes of the segments' names (`learn.init: names`; of a name of several word
+    pieces their mean), or random with the root mean square of the empty prompt's, seeded.
 
     Raises:
         UsageError: names, or a begin-of-text token, are asked of a model that has no text encoder, or there are more
-            segments than the context holds.
+            segments, or longer names, than the context holds.
     """
     empty = backbone.context.float()
     has_text = backbone.has_text
@@ -78,10 +78,28 @@ def first_context(backbone: PredictsNoise, table: SegmentTable, params: LearnPar
     positions = tuple(range(len(table))) if is_given else tuple(range(1, len(table) + 1))
     learned = positions[1:] if is_given else positions
     if by_name:
-        prompt = backbone.encode_text(" ".join(table.names[1:] if is_given else table.names))
-        return SegmentContext(prompt.to(empty), positions, learned)
+        return _named(backbone, table.names[1:] if is_given else table.names, positions, learned)
     start = SegmentContext(empty, positions, learned)
     return start.at(_random(learned, empty, params.seed))
+
+
+def _named(
+    backbone: PredictsNoise, names: Sequence[str], positions: tuple[int, ...], learned: tuple[int, ...]
+) -> SegmentContext:
+    """The prompt of all names: each begins as the mean of what its own pieces became in it.
+
+    The authors' code takes the token at the name's place in the list, which is another name's as soon as one before it
+    is of several words or word pieces.
+    """
+    prompt = backbone.encode_text(" ".join(names)).to(backbone.context.float())
+    counts = [backbone.text_pieces(name) for name in names]
+    if not all(counts) or sum(counts) > len(prompt) - 2:
+        raise UsageError(
+            f"the segments' names take {sum(counts)} tokens of a text, {len(prompt) - 2} are the most, and each name "
+            "at least one; choose other names, or set learn.init=random"
+        )
+    pieces = prompt[1 : 1 + sum(counts)].split(counts)
+    return SegmentContext(prompt, positions, learned).at(torch.stack([of_name.mean(dim=0) for of_name in pieces]))
 
 
 def root_mean_square(values: Tensor) -> float:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.errors import DataError, UsageError
+from pipeline.errors import DataError
+from pipeline.parameters import check_odd
 from pipeline.tracking.tracks import Tracks, window_of
 
 Ends = Literal["shifted", "truncated"]
@@ -107,8 +108,7 @@ def _ballot(
     frame: int, shape: torch.Size, tracks: Tracks, window: int, ends: Ends, first: int, device: torch.device
 ) -> _Ballot:
     frames, (height, width) = shape[0], shape[-2:]
-    if window < 1 or window % 2 == 0:
-        raise UsageError(f"guidance.vote.window must be an odd number of frames, not {window}")
+    check_odd("guidance.vote.window", window)
     if len(tracks) != frames or tracks.yx.shape[2] != height * width:
         raise DataError(
             f"tracks of {len(tracks)} frames with {tracks.yx.shape[2]} points do not fit maps of {frames} frames on a "

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.errors import DataError, UsageError
+from pipeline.parameters import check_odd
 
 Grid = tuple[int, int]
 
@@ -61,8 +62,7 @@ class Clip:
     window: int
 
     def __post_init__(self) -> None:
-        if self.window < 1 or self.window % 2 == 0:
-            raise UsageError(f"track.window must be an odd number of frames, not {self.window}")
+        check_odd("track.window", self.window)
         if min(self.grid) < 1:
             raise UsageError(f"tracks need a grid of at least one cell, not {self.grid[0]}x{self.grid[1]}")
         if not len(self.frames):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,9 +13,6 @@ from stages.common import cli
 from stages.common.printing import text_table
 from stages.common.settings import load
 from stages.learn import in_single_precision, segment_model
-
-if TYPE_CHECKING:
-    from pipeline.fewshot.references import References
 
 #: Share of its references in which a concept must find what it found in them first; other machines round otherwise.
 SAME = 0.99
@@ -94,6 +90,8 @@ def check(
     refs: Annotated[
         Path, typer.Argument(metavar="REFS", help="folder of the images that it was learned from, or their refs.zarr")
     ],
+    classes: references.ClassesOption = None,
+    preset: cli.PresetOption = None,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
 ) -> None:
@@ -107,13 +105,14 @@ def check(
     from pipeline.fewshot.concept_store import load_concept
     from stages.common import backbones
 
-    learned, drawn = load_concept(concept), _references(refs)
+    settings, learned = load(params, set_ or (), preset), load_concept(concept)
+    with references.as_store(refs, classes) as store:
+        drawn = references.drawn_in(store)
     if drawn.names != learned.references:
         raise DataError(
             f"{refs}: holds {', '.join(drawn.names[:5])}, but {concept} was learned from "
             f"{', '.join(learned.references[:5])}; give its own references"
         )
-    settings = load(params, set_ or ())
     model = segment_model(backbones.load_backbone(in_single_precision(settings["backbone"])))
     images, _ = drawn.at_size(drawn.model_size(learned.learn))
     with torch.no_grad():
@@ -125,17 +124,6 @@ def check(
             "the references have changed, or the concept is damaged: run `vidseg learn` again"
         )
     cli.note(f"{concept}: whole; finds {share:.1%} of what it found in its references when it was learned")
-
-
-def _references(refs: Path) -> References:
-    from pipeline.fewshot.reference_store import read_stored_references
-    from pipeline.stores.schemas import REFS
-    from pipeline.stores.store import open_store
-
-    if (refs / "zarr.json").is_file():
-        return read_stored_references(open_store(refs, REFS))
-    with TemporaryDirectory() as scratch:
-        return read_stored_references(open_store(references.run(refs, Path(scratch)), REFS))
 
 
 if __name__ == "__main__":

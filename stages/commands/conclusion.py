@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from stages.common import cli, run_record
+from stages.common.printing import counted
 
 
 def of_video(out: Path) -> Path:
@@ -16,7 +17,7 @@ def of_video(out: Path) -> Path:
     assert took is not None
     frames, seconds, found = labels["frames"], took["total_seconds"], len(labels["labels"])
     cli.note(
-        f"found: {found} segment{'s' if found != 1 else ''} in {frames} frame{'s' if frames != 1 else ''}; "
+        f"found: {counted(found, 'segment')} in {counted(frames, 'frame')}; "
         f"{seconds:.0f} seconds, {seconds / frames:.2g} per frame"
     )
     return look_and_go_on(out)

@@ -10,7 +10,7 @@ import typer
 
 from pipeline.errors import UsageError
 from stages.common import cli
-from stages.common.printing import text_table
+from stages.common.printing import counted, text_table
 from stages.common.settings import Settings, at_learned_size, load
 
 if TYPE_CHECKING:
@@ -157,6 +157,7 @@ def main(
     time: Annotated[
         bool, typer.Option(help="time a short calibration on this machine, which takes some seconds")
     ] = True,
+    preset: cli.PresetOption = None,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
     as_json: cli.JsonOption = False,
@@ -170,7 +171,7 @@ def main(
     sets = list(set_ or ())
     sets += [f"backbone.name={backbone}"] if backbone is not None else []
     sets += [f"segment.clusters={labels}"] if labels is not None else []
-    found = collect(load(params, sets), _parse_size(size), time)
+    found = collect(load(params, sets, preset), _parse_size(size), time)
     print(json.dumps(found, indent=2) if as_json else _table(found))
 
 
@@ -207,7 +208,7 @@ def _table(found: dict[str, Any]) -> str:
         plain = found["plain_schedule"]
         lines += [
             "",
-            f"a window is {found['window']} frame{'s' * (found['window'] > 1)}; with nothing shared it would be "
+            f"a window is {counted(found['window'], 'frame')}; with nothing shared it would be "
             f"{plain['denoiser_calls']} denoiser calls and {plain['tflop_per_window']:.0f} TFLOP",
         ]
     if "learn" in found:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.common import cli
+from stages.common.printing import counted
 from stages.common.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,9 +28,8 @@ def announce(clip: Path, estimate: Callable[[int, Size, Size], str]) -> None:
 
     store = open_store(clip, CLIP)
     frames, height, width = store.array("frames").shape[:3]
-    cli.note(
-        f"{frames} frames at {width}x{height}: {estimate(frames, (height, width), tuple(store.attrs['source_size']))}"
-    )
+    takes = estimate(frames, (height, width), tuple(store.attrs["source_size"]))
+    cli.note(f"{counted(frames, 'frame')} at {width}x{height}: {takes}")
 
 
 def of_run(frames: int, size: Size, source_size: Size, settings: Settings, backbone: Backbone) -> str:
@@ -80,6 +80,7 @@ def of_learning(images: int, segments: int, size: Size, settings: Settings, back
 
 
 def _computing(seconds: float, stored: float | None = None) -> str:
-    duration = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+    whole = max(round(seconds), 1)
+    duration = counted(whole, "second") if whole < 120 else f"{seconds / 60:.0f} minutes"
     room = "" if stored is None else f" and {max(stored / 1e6, 1):.0f} MB of stores"
-    return f"at most about {duration} of computing{room}"
+    return f"about {duration} of computing{room}"

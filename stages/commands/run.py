@@ -13,6 +13,7 @@ import typer
 from pipeline.errors import ResourceError, UsageError
 from stages.commands import conclusion, estimates
 from stages.common import cli, run_record
+from stages.common.printing import counted
 from stages.common.results import Results
 from stages.common.settings import Settings, load
 
@@ -287,7 +288,7 @@ def _print_plan(
 
 def video_line(video: Path, source: FrameSource, frames: int) -> str:
     """A video, in a plan."""
-    return f"video      {video}: {frames} frames, {source.size[1]}x{source.size[0]}, {source.fps:g} fps"
+    return f"video      {video}: {counted(frames, 'frame')}, {source.size[1]}x{source.size[0]}, {source.fps:g} fps"
 
 
 def outputs_line(out: Path) -> str:

@@ -7,6 +7,11 @@ from collections.abc import Collection, Iterable, Sequence
 from stages.common.cli import printable
 
 
+def counted(number: int, what: str) -> str:
+    """So many of something: `1 frame`, `3 frames`."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def text_table(
     rows: Iterable[Sequence[object]], heads: Sequence[str] = (), left: Collection[int] | None = None, indent: int = 0
 ) -> str:

@@ -41,6 +41,14 @@ def test_a_concept_that_does_what_it_did(work: Path, tiny_model: Path, refs: str
     assert "concept: whole; finds 100.0% of what it found" in said
 
 
+def test_check_takes_a_class_list_and_a_preset_as_learn_does(work: Path, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text('{"classes": ["left", "right"]}')
+    given = ("--classes", tmp_path / "classes.json", "--preset", "smite", "--set", f"backbone.path={tiny_model}")
+    assert "finds 100.0% of" in vidseg("concept", "check", "concept", "halves", *given, cwd=work).stderr
+    line = error_line(vidseg("concept", "check", "concept", "refs.zarr", *given, cwd=work, check=2))
+    assert "--classes goes with a folder; refs.zarr has its class list already" in line
+
+
 def test_what_check_refuses(work: Path, tiny_model: Path, tmp_path: Path) -> None:
     model = ("--set", f"backbone.path={tiny_model}")
     fewer = write_references(tmp_path / "fewer", 1)

@@ -85,6 +85,8 @@ def test_a_preset_names_its_backbone() -> None:
         ("segment.encoder_weight=-1", "segment.encoder_weight must be at least 0.0, not -1"),
         ("extract.encoder=null", "extract.encoder must be a word, not null"),
         ("extract.blocks=[2]", "extract.blocks must be between 3 and 11, not 2"),
+        ("maps.cross_blocks=[]", r"maps.cross_blocks must name at least one decoder block, like \[3, 4, 5, 6, 7\]"),
+        ("maps.self_blocks=[]", r"maps.self_blocks must name at least one decoder block, like \[9, 10, 11\]"),
         ("extract.dtype=[", "the value is not valid YAML"),
         (
             "upsample.fast.stepz=3",

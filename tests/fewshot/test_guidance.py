@@ -193,6 +193,20 @@ def test_segments_below_the_threshold_are_absent(backbone: StableDiffusion) -> N
     assert torch.equal(everything.long(), expected)
 
 
+def test_segments_below_the_threshold_are_absent_after_a_vote_too(backbone: StableDiffusion) -> None:
+    voted = replace(UNGUIDED, vote=GuidanceVote(window=3, space="maps"))
+    alone = reader_of(backbone, replace(MAPS, frames="one", norm="frame"))
+    (everything,) = clip(alone, 3, guidance=voted)
+    peaks = everything.initial.amax(dim=(-2, -1))  # of the cross maps, whose range these maps have
+    between = float(peaks.sort(dim=1).values[:, 1].min()) - 1e-4  # two of three segments stay in each frame
+    (some,) = clip(alone, 3, replace(APPLY, threshold=between), voted)
+    absent = [set((row < between).nonzero().flatten().tolist()) for row in peaks]
+    lost = [there & set(frame.unique().tolist()) for there, frame in zip(absent, everything.labels, strict=True)]
+    assert any(lost)
+    assert not any(there & set(frame.unique().tolist()) for there, frame in zip(absent, some.labels, strict=True))
+    assert torch.equal(everything.maps, some.maps)
+
+
 def test_separate_reference_maps(backbone: StableDiffusion) -> None:
     first, separate = (
         clip(reader_of(backbone), 3, replace(APPLY, reference=reference))[0] for reference in ("first_step", "separate")

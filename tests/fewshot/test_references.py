@@ -177,7 +177,7 @@ def test_segments_that_hardly_can_be_learned(tmp_path: Path) -> None:
     image(tmp_path, "a.png", (64, 64))
     values = np.zeros((64, 64), np.uint8)
     values[:32] = 1
-    values[40, 40:48] = 2
+    values[41, 40:48] = 2
     labels(tmp_path, "a.png", values)
     classes(tmp_path, ["background", "large", "tiny", "missing"])
     lines = warnings_about(read_references(tmp_path), (32, 32))
@@ -185,6 +185,25 @@ def test_segments_that_hardly_can_be_learned(tmp_path: Path) -> None:
     assert lines[0].startswith("segment 'tiny' covers 2.0 cells of the 32x32 grid at most: fewer than 4")
     assert lines[1].startswith("segment 'missing' appears in no reference")
     assert warnings_about(read_references(tmp_path), (64, 64)) == lines[1:]
+
+
+def test_a_segment_that_vanishes_on_the_grid_is_named(tmp_path: Path) -> None:
+    image(tmp_path, "a.png", (64, 64))
+    values = np.zeros((64, 64), np.uint8)
+    values[0, 0], values[32:] = 1, 2
+    labels(tmp_path, "a.png", values)
+    (line,) = warnings_about(read_references(tmp_path), (8, 8))
+    assert line.startswith("segment '1' vanishes on the grid, covering 0.0 cells of the 8x8 grid at most: fewer than 4")
+
+
+@pytest.mark.parametrize("elsewhere", [0, 255])
+def test_nothing_is_learned_of_what_vanishes_altogether(tmp_path: Path, elsewhere: int) -> None:
+    image(tmp_path, "a.png", (64, 64))
+    values = np.full((64, 64), elsewhere, np.uint8)
+    values[0, 0], values[0, 1], values[0, 2] = 1, 2, 0
+    labels(tmp_path, "a.png", values)
+    with pytest.raises(DataError, match=r"^a: no pixel of 1, 2 is left on the 8x8 grid .* or raise learn.size$"):
+        warnings_about(read_references(tmp_path), (8, 8))
 
 
 # --- what is refused

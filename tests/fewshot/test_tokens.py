@@ -20,13 +20,19 @@ PROMPTS: list[str] = []
 PARAMS = LearnParams()
 
 
-def encoded(prompt: str) -> Tensor:
-    PROMPTS.append(prompt)
-    return 10 + torch.arange(8.0)[:, None].expand(8, 16)
+class Words:
+    """A text encoder that tells places: token t of a prompt is 10 + t. Words are cut at `+`."""
+
+    def __call__(self, prompt: str) -> Tensor:
+        PROMPTS.append(prompt)
+        return 10 + torch.arange(8.0)[:, None].expand(8, 16)
+
+    def pieces(self, text: str) -> int:
+        return len(text.replace("+", " ").split())
 
 
 def backbone(has_text: bool) -> StableDiffusion:
-    text = encoded if has_text else None
+    text = Words() if has_text else None
     return StableDiffusion(tiny.make_unet(), tiny.make_vae(), tiny.make_context(), "tiny", "hash", text=text)
 
 
@@ -59,7 +65,13 @@ def test_with_text_segments_read_the_words_of_their_names(
     PROMPTS.clear()
     found = first_context(backbone(has_text=True), table(*names), replace(PARAMS, background=background))
     assert (found.positions, found.learned, PROMPTS) == (positions, learned, [prompt])
-    assert torch.equal(found.context, encoded(""))
+    assert torch.equal(found.context, Words()(""))
+
+
+def test_a_name_of_several_pieces_begins_as_their_mean() -> None:
+    found = first_context(backbone(has_text=True), table("background", "neck+torso", "tail", "left ear"), PARAMS)
+    assert found.positions == (0, 1, 2, 3)
+    assert found.context[:, 0].tolist() == [10, 11.5, 13, 14.5, 14, 15, 16, 17]
 
 
 def test_random_tokens_with_text_stand_in_the_empty_prompt() -> None:
@@ -86,6 +98,7 @@ def test_only_tokens_are_replaced_and_gradients_reach_them() -> None:
         (False, replace(PARAMS, init="names"), 2, "learn.init: names needs a text encoder, which this backbone lacks"),
         (False, replace(PARAMS, background="bos"), 2, "learn.background: bos needs a text encoder"),
         (True, PARAMS, 8, "8 segments do not fit a context of 8 tokens; learn at most 7 in one concept"),
+        (True, PARAMS, 5, "the segments' names take 10 tokens of a text, 6 are the most, and each name at least one"),
     ],
 )
 def test_refused(has_text: bool, params: LearnParams, count: int, message: str) -> None:

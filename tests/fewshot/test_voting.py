@@ -142,7 +142,7 @@ def test_labels_are_voted_alike(ends: Ends) -> None:
 @pytest.mark.parametrize(
     ("maps", "window", "error", "message"),
     [
-        (random_maps(5), 4, UsageError, "guidance.vote.window must be an odd number of frames, not 4"),
+        (random_maps(5), 4, UsageError, "guidance.vote.window must be odd, not 4"),
         (
             random_maps(4),
             5,

@@ -249,6 +249,13 @@ def no_concept(made: Made, folder: Path) -> tuple[Inputs, Sections]:
     return replace(made.inputs, concept=folder / "none"), made.sections()
 
 
+def test_tracks_that_are_too_short_for_the_vote(made: Made, tmp_path: Path) -> None:
+    tracks = track.run(made.inputs.clip, None, tmp_path, replace(TRACK, window=3))
+    with pytest.raises(UsageError, match="votes of 3 frames need a track.window of 5 .*, not 3; change one of them"):
+        apply.run(replace(made.inputs, tracks=tracks), tmp_path / "out", made.sections())
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -285,7 +292,7 @@ def test_the_whole_path_of_a_video(
     sets = (f"--set={one}" for one in (*SETS, as_learned, f"backbone.path={tiny_model}"))
     arguments = ("video", "--concept", made.inputs.concept, "-o", "out", "--ground-truth", "truth", *sets)
     plan = vidseg("apply", *arguments, "--dry-run", cwd=tmp_path).stdout
-    assert "1 frames, 64x64" in plan and "2 segments, learned from 2 pictures" in plan and "model size 64x64" in plan
+    assert "1 frame, 64x64" in plan and "2 segments, learned from 2 pictures" in plan and "model size 64x64" in plan
     assert "guidance   none; a vote along tracks" in plan and " of computing and" in plan
     assert not (tmp_path / "out").exists()
     names = NamesFile(open_store(made.inputs.concept / "concept.zarr", CONCEPT).fingerprint, Names({1: Named("dog")}))
@@ -300,7 +307,7 @@ def test_the_whole_path_of_a_video(
     assert list(took["seconds"]) == ["ingest", "extract", "track", "apply", "evaluate", "render"]
     changed = {one["name"]: one["value"] for one in took["parameters"]}
     assert changed["ingest.size"] == 64 and changed["guidance.iterations"] == 1 and "segment.clusters" not in changed
-    assert said.count("1 frames at 64x64: at most about ") == said.count(" of computing and ") == 1
+    assert said.count("1 frame at 64x64: about ") == said.count(" of computing and ") == 1
     scores = json.loads((tmp_path / "out/scores.json").read_text())
     assert scores["videos"][0]["assigned"]["rule"] == "none"  # labels are classes already
     assert scores["videos"][0]["flicker"] == {"changed": 0, "points": 0}  # no frame follows
@@ -338,6 +345,16 @@ def test_frames_are_as_large_as_at_learning_unless_a_size_is_given(
             2,
             "upsample.modulate_step must be between",
         ),
+        (
+            ["video", "--concept", "CONCEPT", "-o", "out", "--set=guidance.vote.window=9", "--set=track.window=15"],
+            2,
+            "votes of 9 frames need a track.window of 17 (twice that less one, for the ends of a chunk), not 15",
+        ),
+        (["CLIP", "--concept", "CONCEPT", "-o", "out"], 2, "clip.zarr: a store, not a video; give the video itself"),
+        (["CLIP", "-o", "out"], 2, "clip.zarr: a store, not a video; give the video itself"),
+        (["video", "--concept", "REFS", "-o", "out"], 3, "annotated images, not a concept; run `vidseg learn "),
+        (["video", "--concept", "STORE", "-o", "out"], 3, "a part of a concept; give its folder, "),
+        (["video", "--concept", "video", "-o", "out"], 3, "video: no concept here; run `vidseg learn` to make one"),
         (["video", "-o", "out"], 2, "give VIDEO, --concept CONCEPT and -o OUT"),
         (["none.mp4", "--concept", "CONCEPT", "-o", "out"], 3, "none.mp4: no such file or folder"),
         (["video", "--concept", "none", "-o", "out"], 3, "none: no such concept"),
@@ -360,7 +377,9 @@ def test_bad_input(made: Made, tiny_model: Path, tmp_path: Path, arguments: list
     write_frames(tmp_path / "video", halves(1)[0])
     (tmp_path / "videos.yaml").write_text("items: {}\nconcepts: {}\napplied: {}\n")
     write_names(tmp_path / "n.json", NamesFile("another", Names({1: Named("dog")})))
-    given = [str(made.inputs.concept) if argument == "CONCEPT" else argument for argument in arguments]
+    concept, clip = made.inputs.concept, made.inputs.clip
+    named = {"CONCEPT": concept, "STORE": concept / "concept.zarr", "CLIP": clip, "REFS": clip.parent / "halves"}
+    given = [str(named.get(argument, argument)) for argument in arguments]
     result = vidseg("apply", *given, "--set", f"backbone.path={tiny_model}", cwd=tmp_path, check=code)
     assert message in error_line(result)
     assert not (tmp_path / "out").exists()

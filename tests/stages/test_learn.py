@@ -15,6 +15,7 @@ from pipeline.fewshot.concept_store import load_concept, open_concept
 from pipeline.parameters import BackboneParams, MapsParams
 from stages import learn, references
 from stages.commands import doctor
+from stages.common.settings import load
 from tests.support import tiny
 from tests.support.commands import error_line, tree_bytes, vidseg
 from tests.support.concepts import LEARN, write_references
@@ -110,12 +111,39 @@ def test_the_whole_path_from_a_folder(concept: Path, tiny_model: Path, tmp_path:
     arguments = [folder, "-o", tmp_path / "out", "--classes", listed, *(f"--set={one}" for one in sets)]
     plan = vidseg("learn", *arguments, "--dry-run").stdout
     assert "segments   3: background, right, wheel" in plan and "out/concept.zarr\n" in plan
-    assert "estimate   2 pictures, 2 steps: at most about" in plan and not (tmp_path / "out").exists()
+    assert "estimate   2 pictures, 2 steps: about" in plan and not (tmp_path / "out").exists()
+    assert "steps      2, of which none tunes weights" in plan
+    assert "segment 'wheel' appears in no reference" in plan
     said = vidseg("learn", *arguments).stderr
-    assert said.count("2 pictures, 2 steps: at most about") == 1
+    assert said.count("2 pictures, 2 steps: about") == 1
     assert "segment 'wheel' appears in no reference" in said and "mean IoU with its own references" in said
     assert load_concept(tmp_path / "out").table.names == ("background", "right", "wheel")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["classes.json", "out", "refs"]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "outputs"),
+    [(3, "6, of which the last 3 tune weights too", "out/concept.zarr, adapter.safetensors"),
+     (1, "2, of which none tunes weights", "out/concept.zarr")],
+)  # fmt: skip
+def test_the_plan_promises_what_will_be_there(
+    refs: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    epochs: int, steps: str, outputs: str,
+) -> None:  # fmt: skip
+    sets = [f"learn.epochs={epochs}", "learn.phase1_iterations=3", "learn.size=64", f"backbone.path={tiny_model}"]
+    learn.run_references(refs, tmp_path / "out", load(sets=sets), dry_run=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert f"steps      {steps}" in lines and f"outputs    {tmp_path}/{outputs}" in lines
+
+
+def test_learning_that_diverges_names_the_concept(refs: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """At a step, or at the last, after which no loss is seen."""
+    backbone = BackboneParams(path=str(tiny_model))
+    for most, when in ((None, "step 2 of 6"), (1, "its last step")):
+        params = replace(LEARN, lr_tokens=float("inf"), most_iterations=most)
+        with pytest.raises(DataError, match=f"{tmp_path}/c: learning diverged at {when}, nothing is written; lower"):
+            learn.run(refs, tmp_path / "c", params, MapsParams(), backbone)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -322,8 +322,8 @@ def test_a_file_may_hold_windows_and_cells(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"window": 4}, UsageError, "track.window must be an odd number of frames, not 4"),
-        ({"window": 0}, UsageError, "track.window must be an odd"),
+        ({"window": 4}, UsageError, "track.window must be odd, not 4"),
+        ({"window": 0}, UsageError, "track.window must be odd, not 0"),
         ({"grid": (0, 4)}, UsageError, "at least one cell, not 0x4"),
         ({"frames": np.zeros((0, 8, 8, 3), np.uint8)}, DataError, "no frame to track"),
         ({"features": FeatureMaps(np.ones((3, 48, 2)), (6, 8))}, DataError, "features of 3 frames"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from pipeline.backbone.empty_prompt import empty_prompt
 from pipeline.backbone.files import read_json
 from pipeline.backbone.networks import load_network
-from pipeline.backbone.text import TextEncoder, has_text
+from pipeline.backbone.text import Text, TextEncoder, has_text
 from pipeline.errors import WeightsError
 
 
@@ -31,7 +31,7 @@ class Parts:
     vae: Any
     context: torch.Tensor
     betas: tuple[float, float]
-    text: Callable[[str], torch.Tensor] | None = None
+    text: Text | None = None
 
 
 def load_folder(folder: Path) -> Parts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from pipeline.backbone.image.schedule import (
 from pipeline.backbone.image.variants import RepeatableFrames, shared_taps
 from pipeline.backbone.latent_model import LatentModel
 from pipeline.backbone.midway import at_timestep, deep_level, first_part, second_part
+from pipeline.backbone.text import Text
 from pipeline.backbone.together import inflated
 from pipeline.backbone.training_schedule import TrainingSchedule
 from pipeline.errors import UsageError
@@ -45,7 +46,7 @@ class StableDiffusion(LatentModel):
         unet, vae, name, fingerprint: as in `LatentModel`.
         context: (t, c) embedding of the empty prompt; the unconditional half uses zeros of that shape.
         betas: first and last beta of the training schedule.
-        text: prompt -> (t, c) float32; None: the model has no text encoder.
+        text: None: the model has no text encoder.
     """
 
     window = 1
@@ -59,7 +60,7 @@ class StableDiffusion(LatentModel):
         name: str,
         fingerprint: str,
         betas: tuple[float, float] = (0.00085, 0.012),
-        text: Callable[[str], Tensor] | None = None,
+        text: Text | None = None,
     ) -> None:
         super().__init__(unet, vae, name, fingerprint)
         self.context = context.to(unet.device, unet.dtype)
@@ -72,9 +73,16 @@ class StableDiffusion(LatentModel):
         return self._text is not None
 
     def encode_text(self, prompt: str) -> Tensor:
+        return self._texts(prompt)
+
+    def text_pieces(self, text: str) -> int:
+        return self._texts.pieces(text)
+
+    @property
+    def _texts(self) -> Text:
         if self._text is None:
             raise UsageError(f"{self.name} has no text encoder, so it knows no words; begin with random tokens instead")
-        return self._text(prompt)
+        return self._text
 
     def heads(self, block: int) -> int:
         return int(attention_of(self.unet, block, "self").heads)
