@@ -312,6 +312,7 @@ def run_item(
         if tracks is not None and not tracks.exists():  # by hand, `apply` without guidance needs none
             tracks = None
         folder = predictions / video if predictions and video else predictions
+        names = names_of(key, video) if applied is None else applied.names_of(video)
         jobs.append(
             Job(
                 video or key,
@@ -319,7 +320,7 @@ def run_item(
                 place("ingest", clip_key, video) / "truth.zarr",
                 folder,
                 stage,
-                names_of(key, video) if applied is None and predictions is None else None,
+                names if predictions is None else None,
                 tracks,
                 () if applied is None else skipped_positions(applied, video),
             )

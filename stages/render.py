@@ -302,6 +302,7 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> Non
                 params,
                 source=applied.place("ingest", video) / "source",
                 features=applied.place("extract", video) / "features.zarr",
+                names=applied.names_of(video),
             )
         return
     key = item_key(item)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import DataError, UsageError
-from stages.common.applied import concept_of
-from stages.common.layout import DATA, NONE, PATHS, VIDEOS, item_keys, item_videos, read_part
+from stages.common.applied import applied_of, concept_of
+from stages.common.layout import DATA, NONE, PARTS, PATHS, VIDEOS, item_keys, item_videos, read_part
 from stages.common.programs import git
 from stages.common.settings import WEIGHTS, load
 
@@ -186,7 +186,7 @@ def _named(repo: Repo, target: str) -> list[str]:
 def _inputs(keys: Sequence[str], weights: Sequence[str]) -> tuple[str, ...]:
     """Files of the project that the stages of these items and concepts read, beside what the pipeline makes."""
     project = Path.cwd().resolve()
-    items, concepts = read_part("items"), read_part("concepts")
+    items, concepts, applied = (read_part(part) for part in PARTS)
     texts = [
         (f"{VIDEOS}: {name} of item '{key}'", video.get(name))
         for key in keys
@@ -201,6 +201,7 @@ def _inputs(keys: Sequence[str], weights: Sequence[str]) -> tuple[str, ...]:
         for entry in [concept_of(key)[1].paths]
         for name in entry
     ]
+    texts += [(f"{VIDEOS}: names of applied '{key}'", applied_of(key).names) for key in keys if key in applied]
     found = []
     for what, text in texts:
         path = str(text or NONE).partition("#")[0]
@@ -221,16 +222,12 @@ def succeeded(plan: Plan, failed: Iterable[str]) -> list[str]:
 
 
 def relative_names(videos: Any, project: Path) -> Any:
-    """The content of videos.yaml with the paths of its items and concepts as DVC names them within the project."""
-    items = {
-        key: [
-            {name: (in_project(value, project) or value) if name in PATHS else value for name, value in entry.items()}
-            for entry in entries
-        ]
-        for key, entries in videos["items"].items()
-    }
-    concepts = {
-        key: {name: in_project(value, project) or value for name, value in entry.items()}
-        for key, entry in videos["concepts"].items()
-    }
-    return {**videos, "items": items, "concepts": concepts}
+    """The content of videos.yaml with all its paths as DVC names them within the project."""
+
+    def relative(entry: Any, paths: Collection[str]) -> Any:
+        return {n: (in_project(value, project) or value) if n in paths else value for n, value in entry.items()}
+
+    items = {key: [relative(entry, PATHS) for entry in entries] for key, entries in videos["items"].items()}
+    concepts = {key: relative(entry, entry) for key, entry in videos["concepts"].items()}
+    applied = {key: relative(entry, ("names",)) for key, entry in videos["applied"].items()}
+    return {**videos, "items": items, "concepts": concepts, "applied": applied}

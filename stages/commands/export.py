@@ -94,7 +94,13 @@ def videos_to_export(target: str, unnamed: bool = False) -> list[Video]:
         if is_applied(target):
             applied = applied_of(target)
             return [
-                _of_item(target, video, applied.place("ingest", video), applied.place("apply", video), None)
+                _of_item(
+                    target,
+                    video,
+                    applied.place("ingest", video),
+                    applied.place("apply", video),
+                    None if unnamed else applied.names_of(video),
+                )
                 for video in applied.videos()
             ]
         if target in item_keys():

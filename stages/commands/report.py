@@ -106,7 +106,7 @@ def targets_of(target: str, out: Path) -> list[Target]:
             DATA / "evaluate" / key / "scores.json",
             number,
             out / (f"{key}/{video}.html" if video else f"{key}.html"),
-            names=names_of(key, video) if applied is None else None,
+            names=names_of(key, video) if applied is None else applied.names_of(video),
         )
         for number, video in enumerate(names)
     ]

@@ -82,6 +82,7 @@ def apply(
         list[int] | None,
         typer.Option(min=0, help="number of a frame that is left out of scores, from 0; repeatable"),
     ] = None,
+    names: cli.NamesOption = None,
 ) -> None:
     """Have a concept applied to an item: adds a name to videos.yaml under which its results will lie.
 
@@ -89,6 +90,8 @@ def apply(
 
     Example: vidseg videos apply holiday cars
     """
+    if names is not None and not names.exists():
+        raise DataError(f"{names}: no such file or folder (--names)")
     content = _content()
     for part, wanted in (("items", item), ("concepts", concept)):
         if wanted not in content[part]:
@@ -99,8 +102,8 @@ def apply(
     left_out = sorted({*(skip or ()), *seen})
     if left_out:
         check_one_video(item, f"{VIDEOS}: item '{item}'")
-    entry = {"item": item, "concept": concept, **({"skip": yaml_files.flow_list(left_out)} if left_out else {})}
-    _add("applied", name, entry)
+    entry = {"item": item, "concept": concept, "names": NONE if names is None else str(names.resolve())}
+    _add("applied", name, entry | ({"skip": yaml_files.flow_list(left_out)} if left_out else {}))
     if seen:
         cli.note(f"'{concept}' is learned from frames of '{item}': {seen} are left out of scores (`skip`)")
     cli.note(f"{VIDEOS}: '{name}' added; run it with: dvc repro render_applied@{name} evaluate_applied@{name}")
@@ -115,23 +118,24 @@ def show() -> None:
     Example: vidseg videos list
     """
     content = _content()
-    items = content["items"] if isinstance(content["items"], dict) else {}  # else `item_keys` says what is wrong
-    lacking = [entries[0] for entries in items.values() if _lacks_names(entries)]
+    items, applied = (_mapping(content[part]) for part in ("items", "applied"))  # else readers say what is wrong
+    entries = [*(videos[0] for videos in items.values() if isinstance(videos, list) and videos), *applied.values()]
+    lacking = [entry for entry in entries if isinstance(entry, dict) and "names" not in entry]
     if lacking or not set(PARTS) <= set(yaml_files.load(VIDEOS, "run this in the project's folder") or {}):
         for entry in lacking:
-            entry["names"] = NONE  # DVC looks for it in each item
+            entry["names"] = NONE  # DVC looks for it in each
         yaml_files.write(VIDEOS, content)
     for key in item_keys(VIDEOS):
         print(f"{key}: {', '.join(video['path'] for video in item_videos(key, VIDEOS))}")
     for key in read_part("concepts", VIDEOS):
         print(f"concept {key}: {concept_of(key, VIDEOS)[1].references}")
     for key in read_part("applied", VIDEOS):
-        applied = applied_of(key, VIDEOS)
-        print(f"{key}: concept {applied.concept} applied to {applied.item}")
+        found = applied_of(key, VIDEOS)
+        print(f"{key}: concept {found.concept} applied to {found.item}")
 
 
-def _lacks_names(entries: Any) -> bool:
-    return isinstance(entries, list) and bool(entries) and isinstance(entries[0], dict) and "names" not in entries[0]
+def _mapping(part: Any) -> dict[str, Any]:
+    return part if isinstance(part, dict) else {}
 
 
 def check_keys(keys: Iterable[str], registration: str) -> None:

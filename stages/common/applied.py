@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UsageError
-from stages.common.layout import NONE, VIDEOS, Place, item_key, item_videos, place, read_part, videos_of
+from stages.common.layout import NONE, VIDEOS, Place, item_key, item_videos, names_in, place, read_part, videos_of
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,14 @@ class Applied:
         name: under which the results lie; no key of an item or a concept.
         item, concept: keys.
         skip: frames of the item's video, by their number in it, that are left out of scores: the concept knows them.
+        names: names.json of the segments, for several videos a folder with VIDEO/names.json; None = the concept's own.
     """
 
     name: str
     item: str
     concept: str
     skip: tuple[int, ...] = ()
+    names: str | None = None
 
     def videos(self) -> list[str | None]:
         """Names of the item's videos; `[None]` for one video."""
@@ -56,6 +58,10 @@ class Applied:
     def place(self, stage: str, video: str | None) -> Place:
         """Where a stage keeps one of these videos: what is computed of the item alone lies under the item's key."""
         return place(stage, self.item if stage in ("ingest", "extract") else self.name, video)
+
+    def names_of(self, video: str | None) -> Path | None:
+        """names.json of one of these videos; None = its segments are called as the concept calls them."""
+        return None if self.names is None else names_in(self.names, video)
 
 
 def concept_of(item: str, videos_file: Path = VIDEOS) -> tuple[str, Concept]:
@@ -96,13 +102,14 @@ def applied_of(item: str, videos_file: Path = VIDEOS) -> Applied:
             raise UsageError(f"{where}: {kind} has that key; choose another name")
     entry = dict(found[name]) if isinstance(found[name], dict) else found[name]
     skip = _skip(where, entry.pop("skip", None)) if isinstance(entry, dict) else ()
-    entry = _entry(where, entry, ("item", "concept"), shown=("skip",))
+    entry = _entry(where, entry, ("item", "concept"), ("names",), shown=("skip",))
     for kind, known in (("item", items), ("concept", concepts)):
         if entry[kind] not in known:
             raise UsageError(f"{where}: no {kind} '{entry[kind]}'; there are: {', '.join(known) or 'none'}")
     if skip:
         check_one_video(entry["item"], where, videos_file)
-    return Applied(name, item_key(entry["item"]), item_key(entry["concept"]), skip)
+    names = entry.get("names") or NONE
+    return Applied(name, item_key(entry["item"]), item_key(entry["concept"]), skip, None if names == NONE else names)
 
 
 def known_frames(item: str, concept: str, videos_file: Path = VIDEOS) -> list[int]:

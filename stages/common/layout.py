@@ -162,16 +162,22 @@ def video_name(entry: dict[str, Any]) -> str:
 
 
 def names_of(key: str, video: str | None, videos_file: Path = VIDEOS) -> Path | None:
-    """names.json of one video of an item, as videos.yaml has it; None = its segments have no names.
-
-    `names` of an item of one video is the file, that of one of several videos a folder with VIDEO/names.json of those
-    that have names.
-    """
+    """names.json of one video of an item, as videos.yaml has it; None = its segments have no names."""
     if not videos_file.is_file() or key not in read_part("items", videos_file):
         return None
     named = item_videos(key, videos_file)[0].get("names") or NONE
-    if named == NONE:
-        return None
+    return None if named == NONE else names_in(named, video)
+
+
+def names_in(named: str, video: str | None) -> Path | None:
+    """names.json of one video, where `names` in videos.yaml is that path; None = the segments of this one have none.
+
+    That of an item of one video is the file, that of one of several videos a folder with VIDEO/names.json of those
+    that have names.
+
+    Raises:
+        DataError: there should be a folder.
+    """
     if video is None:
         return Path(named)
     if not Path(named).is_dir():

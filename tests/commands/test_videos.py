@@ -132,12 +132,16 @@ def test_where_names_of_videos_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_list_of_an_earlier_version_gets_what_dvc_looks_for(project: Path) -> None:
-    (project / "videos.yaml").write_text("# mine\nitems:\n  sample:\n    - path: data/sample/frames  # first\n")
+    applied = "concepts:\n  c: {references: x}\napplied:\n  a: {item: sample, concept: c}\n"
+    (project / "videos.yaml").write_text(
+        f"# mine\nitems:\n  sample:\n    - path: data/sample/frames  # first\n{applied}"
+    )
     vidseg("videos", "list", cwd=project)
     written = (project / "videos.yaml").read_text()
     assert written.startswith(
         "# mine\nitems:\n  sample:\n    - path: data/sample/frames  # first\n      names: inputs/none\n"
     )
+    assert yaml.safe_load(written)["applied"]["a"] == {"item": "sample", "concept": "c", "names": NONE}
     vidseg("videos", "list", cwd=project)
     assert (project / "videos.yaml").read_text() == written
 
@@ -182,7 +186,9 @@ def test_a_concept_and_what_it_is_applied_to(complete: Path) -> None:
     vidseg("videos", "concept", "cars", "--key", "wheels", cwd=complete)
     said = vidseg("videos", "apply", "sample", "cars", cwd=complete).stderr
     assert "'sample-cars' added" in said
-    vidseg("videos", "apply", "sample", "wheels", "--key", "w", cwd=complete)
+    (complete / "mine.json").write_text("{}")
+    vidseg("videos", "apply", "sample", "wheels", "--key", "w", "--names", "mine.json", cwd=complete)
+    assert applied_of("w", complete / "videos.yaml").names_of(None) == complete / "mine.json"
     content = yaml.safe_load((complete / "videos.yaml").read_text())
     references = str(complete / "cars")
     assert content["concepts"] == {
@@ -190,8 +196,8 @@ def test_a_concept_and_what_it_is_applied_to(complete: Path) -> None:
         "wheels": {"references": references, "classes": NONE},
     }
     assert content["applied"] == {
-        "sample-cars": {"item": "sample", "concept": "cars"},
-        "w": {"item": "sample", "concept": "wheels"},
+        "sample-cars": {"item": "sample", "concept": "cars", "names": NONE},
+        "w": {"item": "sample", "concept": "wheels", "names": str(complete / "mine.json")},
     }
     assert (complete / "videos.yaml").read_text().startswith(CONCEPTS.partition("concepts")[0])
     listed = vidseg("videos", "list", cwd=complete).stdout.splitlines()
@@ -211,6 +217,7 @@ def test_a_concept_and_what_it_is_applied_to(complete: Path) -> None:
         (["concept", "cars", "--classes", "none.json"], 3, "none.json: no such file (--classes)"),
         (["concept", "cars", "--key", "a.b"], 2, "'a.b': keys may hold letters, digits, '_' and '-' only"),
         (["apply", "sample", "cars"], 2, "videos.yaml: no concept 'cars'; there are: none"),
+        (["apply", "sample", "cars", "--names", "no.json"], 3, "no.json: no such file or folder (--names)"),
         (["apply", "none", "cars"], 2, "videos.yaml: no item 'none'; there are: sample"),
     ],
 )
@@ -247,7 +254,7 @@ def test_frames_that_a_concept_knows_are_left_out_of_scores(complete: Path) -> N
     assert "'cars' is learned from frames of 'clip': [2] are left out of scores (`skip`)" in said
     vidseg("videos", "apply", "clip", "wheels", cwd=complete)
     content = yaml.safe_load((complete / "videos.yaml").read_text())["applied"]
-    assert content["clip-cars"] == {"item": "clip", "concept": "cars", "skip": [0, 2]}
+    assert content["clip-cars"] == {"item": "clip", "concept": "cars", "names": NONE, "skip": [0, 2]}
     assert "skip" not in content["clip-wheels"]
     assert "    skip: [0, 2]\n" in (complete / "videos.yaml").read_text()
     assert applied_of("clip-cars", complete / "videos.yaml").skip == (0, 2)

@@ -393,7 +393,7 @@ def test_everything_of_what_is_applied_lies_under_its_name(tiny_model: Path, tmp
     write_references(tmp_path / "halves")
     (tmp_path / "videos.yaml").write_text(
         "items: {one: [{path: video, ground_truth: truth}]}\n"
-        "concepts: {h: {references: halves}}\napplied: {one-h: {item: one, concept: h}}\n"
+        "concepts: {h: {references: halves}}\napplied: {one-h: {item: one, concept: h, names: n.json}}\n"
     )
     parameters = f"backbone: {{path: {tiny_model}}}\nlearn: {{size: 64, epochs: 1, tune: none}}\n"
     parameters += "apply: {timesteps: [100, 99]}\nguidance: {iterations: 1}\nsegment: {clusters: 2, restarts: 1}\n"
@@ -401,9 +401,13 @@ def test_everything_of_what_is_applied_lies_under_its_name(tiny_model: Path, tmp
     stages = ("ingest@one", "extract@one", "correspond@one", "segment@one", "upsample@one", "evaluate@one")
     stages += ("references@h", "learn@h", "track@one-h", "apply@one-h", "evaluate@one-h", "render@one-h")
     for stage in stages:
+        if stage == "evaluate@one-h":
+            origin = open_store(tmp_path / "data/learn/h/concept/concept.zarr", CONCEPT).fingerprint
+            write_names(tmp_path / "n.json", NamesFile(origin, Names({1: Named("dog")})))
         given = [] if stage == "references@h" else ["--params", "params.yaml"]
         vidseg(stage.partition("@")[0], "--item", stage, *given, cwd=tmp_path)
-    assert (tmp_path / "data/render/one-h/overlay.mp4").is_file()
+    listed = json.loads((tmp_path / "data/render/one-h/labels.json").read_text())["labels"]
+    assert "dog" in {entry["name"] for entry in listed}
     vidseg("summarize", "data/evaluate", ".", "--items", "videos.yaml", cwd=tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert (metrics["videos"], metrics["assignment"]) == (1, "majority")

@@ -64,11 +64,12 @@ class Project:
         concepts: dict[str, dict[str, str]] | None = None,
         applied: dict[str, dict[str, str]] | None = None,
     ) -> None:
-        """videos.yaml of these items; what an entry of one does not name is inputs/none."""
+        """videos.yaml of these; a path of an item, or names of what is applied, that is not given is inputs/none."""
         none = dict.fromkeys(("ground_truth", "classes", "mask", "names"), "inputs/none")
         content = {key: [none | entry for entry in entries] for key, entries in items.items()}
+        with_names = {key: {"names": "inputs/none", **entry} for key, entry in (applied or {}).items()}
         self.applied_stages = APPLIED_STAGES if applied else ()
-        everything = {"items": content, "concepts": concepts or {}, "applied": applied or {}}
+        everything = {"items": content, "concepts": concepts or {}, "applied": with_names}
         (self.folder / "videos.yaml").write_text(yaml.safe_dump(everything))
 
     def repro(self, *targets: str) -> list[str]:

@@ -271,6 +271,12 @@ def skip_a_frame(project: Project) -> None:
     project.write_videos({"one": [ONE]}, {"cars": CONCEPT}, {"fast": entry})  # type: ignore[dict-item]
 
 
+def name_what_is_applied(project: Project) -> None:
+    (project.folder / "names.json").write_text("names")
+    entry = {"item": "one", "concept": "cars", "names": "names.json"}
+    project.write_videos({"one": [ONE]}, {"cars": CONCEPT}, {"fast": entry})
+
+
 #: What runs again where another result of `apply` is expected.
 APPLY = ["apply", "evaluate_applied", "render_applied", "summarize"]
 
@@ -288,6 +294,7 @@ APPLY = ["apply", "evaluate_applied", "render_applied", "summarize"]
         pytest.param(change("maps", "frames", "one"), ["learn", *APPLY], id="maps"),
         pytest.param(raise_number("apply"), APPLY, id="number-of-apply"),
         pytest.param(skip_a_frame, ["evaluate_applied", "summarize"], id="skip"),
+        pytest.param(name_what_is_applied, ["evaluate_applied", "render_applied", "summarize"], id="names"),
         pytest.param(another_concept, ["learn", "references", *APPLY], id="another-concept"),
     ],
 )
