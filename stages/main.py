@@ -41,6 +41,7 @@ from stages.commands import (
 )
 from stages.commands import run as run_all
 from stages.common import cli
+from stages.sweeps import command as sweep
 from stages.tables import command as table
 
 HELP = """Training-free video segmentation from the features of a diffusion model.
@@ -93,6 +94,7 @@ app.add_typer(dataset.app, name="dataset", rich_help_panel=HAND)
 app.add_typer(figures.app, name="figures", rich_help_panel=HAND)
 app.add_typer(cluster.app, name="cluster", rich_help_panel=HAND)
 app.add_typer(table.app, name="table", rich_help_panel=HAND)
+app.command("sweep", rich_help_panel=HAND)(sweep.main)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import torch
 
 from tests.support import tiny, tiny_video
 from tests.support.places import SHARED, TESTS
+from tests.support.table_project import Project
 
 #: Files that take longest, the longest first: `make test` gives a process a file at a time, and ends with short ones.
 LONGEST = (
@@ -89,3 +90,17 @@ def shared_data() -> Path:
 @pytest.fixture
 def rng() -> Iterator[np.random.Generator]:
     yield np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project in git, for tables and sweeps: making it takes seconds."""
+    return Project(tmp_path_factory.mktemp("tables"))
+
+
+@pytest.fixture
+def restored(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """The project as the current folder; what a test changes in tracked files is undone."""
+    monkeypatch.chdir(project.root)
+    yield project
+    project.run("git", "reset", "-q", "--hard")

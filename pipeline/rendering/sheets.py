@@ -61,7 +61,7 @@ def montage(rows: Sequence[Sequence[Panel]]) -> np.ndarray:
         left = GAP
         for panel, width in zip(row, widths, strict=False):
             caption = _shortened(panel.caption, width)
-            draw.text((left, top + header // 2), caption, INK, _font(TEXT), anchor="lm")
+            draw.text((left, top + header // 2), caption, INK, font(TEXT), anchor="lm")
             canvas.paste(Image.fromarray(panel.image), (left, top + header))
             left += width + GAP
         top += header + height + GAP
@@ -168,10 +168,11 @@ _Chip = tuple[Colour | None, str]
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont)  # given a size, Pillow returns its scalable font
-    return font
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """The built-in font, so many pixels high."""
+    built_in = ImageFont.load_default(size)
+    assert isinstance(built_in, ImageFont.FreeTypeFont)  # given a size, Pillow returns its scalable font
+    return built_in
 
 
 def legible(text: str) -> str:
@@ -183,16 +184,16 @@ def legible(text: str) -> str:
 def _shortened(text: str, width: int) -> str:
     """The text, without its beginning where it is too wide: names differ at their ends."""
     text = legible(text)
-    if _font(TEXT).getlength(text) <= width:
+    if font(TEXT).getlength(text) <= width:
         return text
-    while text and _font(TEXT).getlength("..." + text) > width:
+    while text and font(TEXT).getlength("..." + text) > width:
         text = text[1:]
     return "..." + text
 
 
 def _chip_width(chip: _Chip, size: int) -> int:
     swatch = 0 if chip[0] is None else round(size * 1.3)
-    return swatch + round(_font(size).getlength(chip[1])) + size
+    return swatch + round(font(size).getlength(chip[1])) + size
 
 
 def _flow(chips: Sequence[_Chip], width: int, size: int) -> list[list[_Chip]]:
@@ -232,5 +233,5 @@ def _draw_flow(draw: ImageDraw.ImageDraw, flowed: list[list[_Chip]], top: int, s
                 square = (at, middle - size // 2, at + size - 1, middle - size // 2 + size - 1)
                 draw.rectangle(square, colour, ink)
                 at += round(size * 1.3)
-            draw.text((at, middle), text, ink, _font(size), anchor="lm")
+            draw.text((at, middle), text, ink, font(size), anchor="lm")
             left += _chip_width((colour, text), size)

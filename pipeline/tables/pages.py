@@ -19,7 +19,7 @@ def page(table: Table) -> str:
     """Heading, notes, and for each data set: scores, differences, and IoU by class where the table wants it."""
     parts = [f"## {table.title}", "\n".join(f"* {note}" for note in table.notes)]
     for dataset, names in table.groups().items():
-        parts += [f"### {_about(table, dataset, names)}", _scores(table, dataset, names)]
+        parts += [f"### {about(table, dataset, names)}", _scores(table, dataset, names)]
         if table.pairs:
             parts.append(_differences(table, dataset, names))
         if table.per_class:
@@ -33,7 +33,8 @@ def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _about(table: Table, dataset: str, names: Sequence[str]) -> str:
+def about(table: Table, dataset: str, names: Sequence[str]) -> str:
+    """Which videos a group has, in words."""
     videos = [table.rows[0].videos[name] for name in names]
     frames, scored = (sum(video[key] for video in videos) for key in ("frames", "scored_frames"))
     classes = {(entry["value"], entry["name"]) for video in videos for entry in video["classes"]}
@@ -53,8 +54,8 @@ def _scores(table: Table, dataset: str, names: Sequence[str]) -> str:
     rows = []
     for row in table.rows:
         pooled, seconds = table.pool(row, names).scores, row.seconds_per_frame(names)
-        cells = [*row.cells, *(percent(pooled[key], _digits(key)) for key in table.metrics), _number(seconds)]
-        cells += [_number(row.peak_memory(names), 0)] if memory else []
+        cells = [*row.cells, *(percent(pooled[key], digits_of(key)) for key in table.metrics), number(seconds)]
+        cells += [number(row.peak_memory(names), 0)] if memory else []
         rows.append([*cells, _quote(row.quoted_for(dataset), table)])
     rows += [
         [f"*{title}*", *[DASH] * (len(heads) - 1), _quote(figures, table)] for title, figures in quoted_only.items()
@@ -76,7 +77,7 @@ def _differences(table: Table, dataset: str, names: Sequence[str]) -> str:
         base, other = rows[pair.base], rows[pair.other]
         cells = [pair.title]
         for key, found in table.difference(base, other, names).items():
-            cells.append(signed(found, _digits(key)))
+            cells.append(signed(found, digits_of(key)))
             if key in compared:
                 cells += _compare(base, other, dataset, key, found)
         lines.append(cells)
@@ -125,11 +126,13 @@ def signed(found: Difference, digits: int = 1) -> str:
     return f"{100 * found.value:+.{digits}f}" + (f" [{', '.join(ends)}]" if ends else "")
 
 
-def _digits(key: str) -> int:
+def digits_of(key: str) -> int:
+    """Decimals of a score in percent."""
     return 2 if key in FINE else 1
 
 
-def _number(value: float | None, digits: int = 1) -> str:
+def number(value: float | None, digits: int = 1) -> str:
+    """A number as it is."""
     return DASH if value is None else f"{value:.{digits}f}"
 
 
@@ -141,4 +144,4 @@ def _quote(figures: Quoted | None, table: Table) -> str:
 
 def _printed(value: float | None) -> str:
     """A figure with as many decimals as the paper gives it."""
-    return _number(value) if value is None or round(value, 1) == value else f"{value:.2f}"
+    return number(value) if value is None or round(value, 1) == value else f"{value:.2f}"

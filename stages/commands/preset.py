@@ -73,16 +73,7 @@ def apply(
     check_backbone(backbone, preset_backbones(name), f"preset '{name}'")
     defaults = {key: value for key, value in read_preset(name, backbone).items() if key not in present}
     preset = {**defaults, **values}
-    for key, value in preset.items():
-        if key in present and present[key] == value:
-            continue
-        *path, last = key.split(".")
-        inner = content
-        for part in path:
-            if inner.get(part) is None:  # the bare name `extract:` stands for an empty section
-                inner[part] = {}
-            inner = inner[part]
-        inner[last] = yaml_files.flow_list(value) if isinstance(value, list) else value
+    yaml_files.put(content, preset)
     yaml_files.write(file, content)
     cli.note(f"{file}: preset '{name}' applied")
     try:

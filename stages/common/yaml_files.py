@@ -57,6 +57,19 @@ def write(path: Path, content: Any) -> None:
         _yaml().dump(content, stream)
 
 
+def put(content: Any, values: Mapping[str, Any]) -> None:
+    """Set values by whole names, like `upsample.fast.steps`, in a mapping that `read` gave; what is equal stays."""
+    for name, value in values.items():
+        *path, last = name.split(".")
+        inner = content
+        for part in path:
+            if inner.get(part) is None:  # the bare name `extract:` stands for an empty section
+                inner[part] = {}
+            inner = inner[part]
+        if last not in inner or inner[last] != value:
+            inner[last] = flow_list(value) if isinstance(value, list) else value
+
+
 def settle_comments(content: Any) -> None:
     """Move the comments between two keys of a mapping that `read` gave to the second, in place.
 

@@ -23,8 +23,9 @@ from stages.common.settings import WEIGHTS, load
 from stages.tables import dvc_queue
 
 PARAMS = Path("params.yaml")
+PIPELINE = Path("dvc.yaml")
 #: What decides an experiment's results, beside its parameters and the commit; git must know all of it.
-TRACKED = (PARAMS, Path("videos.yaml"), Path("dvc.yaml"), Path("versions.yaml"), Path("backbone.lock"))
+TRACKED = (PARAMS, Path("videos.yaml"), PIPELINE, Path("versions.yaml"), Path("backbone.lock"))
 #: Stages that lead to scores; `render` is left out.
 TARGETS = ("ingest", "extract", "correspond", "segment", "upsample", "evaluate", "summarize")
 #: Stages whose seconds count as the method's; the others read pictures and score.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import DataError, UsageError
@@ -56,9 +56,34 @@ def select(wanted: str | None) -> Selection:
         if name not in found.values():
             raise UsageError(f"--datasets: no item is of '{name}'; there are: {', '.join(known) or 'none'}")
     chosen = {key: name for key, name in found.items() if name in names}
-    if not any((video.get("ground_truth") or NONE) != NONE for key in chosen for video in item_videos(key)):
+    if not any(map(has_truth, chosen)):
         raise DataError("videos.yaml: no chosen video has ground truth: nothing to score (ground_truth: FOLDER)")
     return Selection(chosen, tuple(key for key in found if key not in chosen))
+
+
+def select_items(wanted: Sequence[str]) -> Selection:
+    """Choose items by their keys.
+
+    Args:
+        wanted: keys; none = those of `select` that have ground truth.
+
+    Raises:
+        UsageError: there is no such item.
+        DataError: an item that is named has no ground truth, or as `select`.
+    """
+    keys = item_keys()
+    for key in wanted:
+        if key not in keys:
+            raise UsageError(f"videos.yaml: no item '{key}'; there are: {', '.join(keys)}")
+        if not has_truth(key):
+            raise DataError(f"videos.yaml: item '{key}' has no ground truth, which every score needs")
+    names = [key for key in keys if key in wanted] if wanted else [key for key in select(None).keys if has_truth(key)]
+    return Selection({key: dataset_of(key) for key in names}, tuple(key for key in keys if key not in names))
+
+
+def has_truth(key: str) -> bool:
+    """Whether a video of an item has ground truth."""
+    return any((video.get("ground_truth") or NONE) != NONE for video in item_videos(key))
 
 
 @dataclass(frozen=True)
@@ -100,7 +125,7 @@ def select_applied(wanted: str | None) -> tuple[Applied, ...]:
             known = ", ".join(dict.fromkeys(datasets.values()))
             raise UsageError(f"--datasets: nothing is applied to an item of '{name}'; there are: {known}")
     chosen = tuple(each for each in found if datasets[each.name] in names)
-    if not any((video.get("ground_truth") or NONE) != NONE for each in chosen for video in item_videos(each.item)):
+    if not any(has_truth(each.item) for each in chosen):
         raise DataError("videos.yaml: no item that something is applied to has ground truth: nothing to score")
     return chosen
 

@@ -254,11 +254,16 @@ def write(table: Table, run: Run, out: Path) -> None:
         if rows:
             write_csv(out / f"{table.name}{suffix}.csv", list(rows[0]), rows)
     write_json(out / f"{table.name}.vl.json", plot(table))
-    write_json(out / f"{table.name}.json", {**run.about, "rows": [_row_record(row, run) for row in table.rows]})
+    write_json(out / f"{table.name}.json", record(table, run))
     with replacing(out / f"{table.name}.md") as temporary:
         temporary.write_text(text)
     print(text, end="")
     cli.note(f"{out / table.name}.md, .csv, _classes.csv, _differences.csv, .json and .vl.json written")
+
+
+def record(table: Table, run: Run) -> dict[str, Any]:
+    """How a table was made, and its rows with all that was counted, for a JSON file."""
+    return {**run.about, "rows": [_row_record(row, run) for row in table.rows]}
 
 
 def _row_record(row: Row, run: Run) -> dict[str, Any]:
