@@ -131,6 +131,14 @@ def test_a_page_plays_shows_the_labels_and_names_them(tab: Tab, result: Path, br
     tab.key("End")
     tab.until(f"document.getElementById('now').textContent.endsWith('{FRAMES} / {FRAMES}')")
 
+    # The time line is a slider that keys move.
+    tab.run("document.querySelector('.timeline').focus()")
+    said = "(e => [e.getAttribute('aria-valuenow'), e.getAttribute('aria-valuetext')])(document.activeElement)"
+    for key, number in (("ArrowLeft", 5), ("Home", 1), ("ArrowRight", 2), ("ArrowUp", 6), ("End", 6)):
+        tab.key(key)
+        tab.until(f"{said}[0] === '{number}'")
+    assert tab.run(said)[1].startswith(f"frame 6 of 6, 00005: label {np.bincount(labels[5].ravel()).argmax()} ")
+
     # The largest segment is hidden: the picture is seen there.
     tab.key("Home")
     ids = [int(name.split()[1]) for name in names(tab)]
@@ -239,6 +247,7 @@ def test_everything_is_reached_and_told_with_the_keyboard(tab: Tab) -> None:
         "frame",
         "opacity",
         "outlines",
+        "timeline",
         "wipes",
         "base",
         "save",

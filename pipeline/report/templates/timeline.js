@@ -1,4 +1,5 @@
-/* The share of each segment over the clip, as a stacked band; click or drag to go there. */
+/* The share of each segment over the clip, as a stacked band; click or drag to go there. With the keyboard it is a
+   slider: the keys of the player move it. */
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -14,6 +15,7 @@ class Timeline {
     const go = (event) => player.show(player.footage.near(this.fraction(event) * player.footage.data.total - 0.5));
     element.onpointerdown = (event) => {
       going = true;
+      element.focus();
       element.setPointerCapture(event.pointerId);
       player.pause();
       go(event);
@@ -55,6 +57,19 @@ class Timeline {
       const dim = view.selected !== null && view.selected !== group.key;
       path.setAttribute("fill-opacity", view.shows(group) ? (dim ? 0.3 : 1) : 0.08);
     }
+    if (!this.player.playing) this.say();
+  }
+
+  /** What a screen reader says: the frame, and how much of it the largest segments take. */
+  say() {
+    const { view, footage } = this.player, { total, names } = footage.data, { columns } = this.run;
+    const position = footage.position(view.frame);
+    const column = Math.floor((position + 0.5) / total * columns.length);
+    const largest = this.segments.groups().filter((group) => group.band[column] > 0)
+      .sort((one, other) => other.band[column] - one.band[column]).slice(0, 3);
+    const shares = largest.map((group) => `${group.title} ${percent(group.band[column])}`).join(", ");
+    this.element.setAttribute("aria-valuenow", position + 1);
+    this.element.setAttribute("aria-valuetext", `frame ${position + 1} of ${total}, ${names[position]}: ${shares}`);
   }
 
   tell(event) {
