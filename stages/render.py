@@ -86,7 +86,7 @@ def run(
         if other_store is not None:
             drawing.write_comparison(other_store)
         if params.report:
-            shown = Reported(pictures, unnamed, label_store, feature_store, coarse_store)
+            shown = Reported(pictures, unnamed, label_store, feature_store, coarse_store, repeatable=True)
             title = title_of(source_of(clip_store, source))
             write_report(scratch / FILE, title, [("", shown)], params, advance)
         _publish(scratch, out)

@@ -37,6 +37,7 @@ class Reported:
         scores: the content of its scores.json, of one video; None = none.
         truth: truth.zarr, where there are scores.
         took: the content of run.json; None = what it took is not told.
+        repeatable: the page holds what the stores hold and nothing else, so that its bytes repeat; it says so.
     """
 
     pictures: ClipPictures
@@ -47,6 +48,7 @@ class Reported:
     scores: Mapping[str, Any] | None = None
     truth: Store | None = None
     took: Mapping[str, Any] | None = None
+    repeatable: bool = False
 
 
 def write_report(
@@ -194,6 +196,8 @@ def _facts(run: Reported, segments: int) -> list[tuple[str, str]]:
         ]
     else:
         facts.append(("made by", str(labels.attrs["created_by"])))
+    if run.repeatable:
+        facts.append(("not here", "scores, times and warnings, so that this file repeats; `vidseg report` adds them"))
     return facts
 
 

@@ -114,6 +114,7 @@ def test_items_of_a_project(run: Path, tmp_path: Path, monkeypatch: pytest.Monke
         evaluate.run_item(key, None, None)
     assert vidseg("report").stdout.strip() == str(Path("data/report/index.html"))
     assert data_of(Path("data/report/one.html"))["title"] == "one"
+    assert "this file repeats" not in Path("data/report/one.html").read_text()
     assert data_of(Path("data/report/two/b.html"))["title"] == "two/b"
     index = Path("data/report/index.html").read_text()
     assert re.findall(r'<a href="([^"#]+)">', index) == ["one.html", "two/a.html", "two/b.html"]

@@ -53,6 +53,11 @@ def test_nothing_is_loaded(page: Path) -> None:
     assert "default-src 'none'" in text and "script-src 'sha256-" in text
 
 
+def test_a_page_of_render_says_what_it_leaves_out(page: Path) -> None:
+    """It depends on no clock and no score: of equal stores it has equal bytes."""
+    assert "scores, times and warnings, so that this file repeats; `vidseg report` adds them" in page.read_text()
+
+
 def test_what_the_player_reads(page: Path) -> None:
     data = data_of(page)
     assert (len(data["pictures"]), data["fps"], data["size"]) == (FRAMES, 10.0, [48, 80])
