@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -71,6 +72,7 @@ def run(
     features_path, latents_path = out / "features.zarr", out / "latents.zarr"
     if is_current(features_path, FEATURES, mark) and is_current(latents_path, LATENTS, mark):
         return features_path
+    _say_why_anew(features_path, model.fingerprint)
     # These import torch, which takes seconds: not where there is nothing to do.
     from pipeline.encoder.load import load_encoder
     from pipeline.features import extraction
@@ -160,6 +162,20 @@ def _warn_of_poor_reconstruction(clip: Path, psnr: Mapping[str, float]) -> None:
             f"{min(low.values()):.1f} dB, window at frame {min(low, key=lambda k: low[k])}); "
             "what the autoencoder loses cannot be segmented"
         )
+
+
+def _say_why_anew(features: Path, weights_hash: str) -> None:
+    """A line for features that are there, and are made again because the model is not the one that made them."""
+    from pipeline.stores.schemas import FEATURES
+    from pipeline.stores.store import open_store
+
+    with suppress(DataError):
+        made = str(open_store(features, FEATURES).attrs["backbone"])
+        if made != weights_hash:
+            cli.note(
+                f"extract: {features} was made with another model, or its configuration has changed since "
+                f"({made[:12]}, now {weights_hash[:12]}): features are made anew"
+            )
 
 
 def _extract(

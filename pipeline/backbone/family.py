@@ -20,7 +20,11 @@ NETWORKS = ("unet/*.json", "unet/*.safetensors", "vae/*.json", "vae/*.safetensor
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """Where weights lie and what they are: the content of backbone.lock."""
+    """Where weights lie and what they are: the content of backbone.lock.
+
+    Attributes:
+        sha256: of the weights that are loaded and of the effective configuration.
+    """
 
     name: str
     path: Path
@@ -57,17 +61,15 @@ class Family:
         denoiser: the class of its denoiser, as a configuration in diffusers' layout names it.
         conditioning: what the names of the conditioning's tensors begin with in a single-file checkpoint.
         patterns: files of a hub repository that a model needs.
-        weight_files: the files of a folder whose content is the model, in a fixed order. WeightsError: one is missing.
+        settings: the effective configuration of a folder or checkpoint. WeightsError: it is damaged, or says what
+            VidSeg cannot honour.
+        weight_files: the files of a folder that are loaded, in a fixed order. WeightsError: one is missing.
         builder: imports torch and diffusers, then gives what makes models.
     """
 
     denoiser: str
     conditioning: str
     patterns: tuple[str, ...]
+    settings: Callable[[Path], dict[str, Any]]
     weight_files: Callable[[Path], list[Path]]
     builder: Callable[[], Builder]
-
-
-def tensors_of(folder: Path, *parts: str) -> list[Path]:
-    """The safetensors files of some parts of a folder, sorted within each."""
-    return [file for part in parts for file in sorted((folder / part).glob("*.safetensors"))]

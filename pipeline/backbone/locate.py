@@ -6,7 +6,6 @@ with the command that gets it.
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from pipeline.backbone.catalogue import CATALOGUE, family_of, published
 from pipeline.backbone.family import Family, WeightsSource
-from pipeline.backbone.files import EMPTY_PROMPT, PICKLES, file_hash, network_file, read_json, refuse_pickles
+from pipeline.backbone.files import EMPTY_PROMPT, PICKLES, fingerprint_of, read_json, refuse_pickles
 from pipeline.errors import WeightsError
 
 FILE_SUFFIXES = (".safetensors", *(pattern.removeprefix("*") for pattern in PICKLES))
@@ -57,17 +56,15 @@ def locate(name: str, path: str | None, revision: str | None, embedded: Path) ->
 
 
 def identify(name: str, path: Path, revision: str | None) -> WeightsSource:
-    """Hash the files that `load_model` would read: gigabytes, for a large model.
+    """Hash what `load_model` would read: gigabytes, for a large model. What else lies beside it does not count.
 
     Raises:
-        WeightsError: weights are missing, exist as pickles only, or are a model of another family.
+        WeightsError: weights are missing, exist as pickles only, are a model of another family, or its configuration
+            is damaged or says what VidSeg cannot honour.
     """
     check_family(name, path)
-    digest = hashlib.sha256()
-    for file in _weight_files(name, path):
-        digest.update(file.name.encode())
-        digest.update(file_hash(file))
-    return WeightsSource(name, path, revision, digest.hexdigest())
+    files = _weight_files(name, path)
+    return WeightsSource(name, path, revision, fingerprint_of(family_of(name).settings(path), files))
 
 
 def check_family(name: str, path: Path) -> None:
@@ -106,8 +103,6 @@ def _weight_files(name: str, path: Path) -> list[Path]:
         if path.suffix != ".safetensors":
             raise WeightsError(f"{path}: not a .safetensors checkpoint")
         return [path, *(file for file in (path.parent / EMPTY_PROMPT,) if file.is_file())]
-    network_file(path, "unet")
-    network_file(path, "vae")
     return family_of(name).weight_files(path)
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from pipeline.backbone.files import network_file
+from pipeline.backbone.files import network_weights
 from pipeline.errors import WeightsError
 
 #: Stands for the hash of a model whose weights mean nothing.
@@ -27,15 +27,14 @@ def load_network(folder: Path, part: str, network: Any) -> Any:
     Raises:
         WeightsError: its file is missing or damaged.
     """
-    file = network_file(folder, part)
-    variant = "fp16" if file.name.endswith(".fp16.safetensors") else None
+    stored = network_weights(folder / part)
     try:
         return network.from_pretrained(
-            folder / part, local_files_only=True, use_safetensors=True, variant=variant,
+            folder / part, local_files_only=True, use_safetensors=True, variant=stored.variant,
             torch_dtype=torch.float32, low_cpu_mem_usage=False,
         )  # fmt: skip
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
-        raise cannot_be_loaded(file, error) from error
+        raise cannot_be_loaded(stored.files[0], error) from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.backbone.files import SMALL_DECODER_WEIGHTS, file_hash, no_small_decoder, read_json
+from pipeline.backbone.files import SMALL_DECODER_WEIGHTS, no_small_decoder, read_json, small_decoder_fingerprint
 from pipeline.backbone.networks import NO_WEIGHTS, cannot_be_loaded, frozen
 from pipeline.errors import WeightsError
 
@@ -28,7 +28,7 @@ class SmallDecoder:
 
     Attributes:
         network: the decoder, in float32.
-        fingerprint: SHA-256 (hex) of its file.
+        fingerprint: SHA-256 (hex) of its file and configuration.
     """
 
     network: Any
@@ -61,7 +61,7 @@ def load_small_decoder(folder: Path, device: torch.device) -> SmallDecoder:
         decoder.load_state_dict({name.removeprefix(PREFIX): value for name, value in stored.items()})
     except (SafetensorError, OSError, RuntimeError) as error:
         raise cannot_be_loaded(file, error) from error
-    return SmallDecoder(frozen(decoder.to(device, torch.float32)), file_hash(file).hex())
+    return SmallDecoder(frozen(decoder.to(device, torch.float32)), small_decoder_fingerprint(folder))
 
 
 def _check_latents(decoder: Any, folder: Path) -> None:

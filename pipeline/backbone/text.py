@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pipeline.backbone.files import refuse_pickles_without_safetensors
+from pipeline.backbone.files import transformers_weights
 from pipeline.backbone.networks import without_bars
 from pipeline.errors import WeightsError
 
@@ -59,8 +59,7 @@ class TextEncoder:
     def _parts(self) -> tuple[Any, Any]:
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        refuse_pickles_without_safetensors(self.folder / "text_encoder")
-        variant = None if (self.folder / "text_encoder" / "model.safetensors").is_file() else "fp16"
+        variant = transformers_weights(self.folder / "text_encoder").variant
         try:
             tokenizer = CLIPTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
             with without_bars():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pipeline.backbone.files import file_hash, read_json, refuse_pickles
+from pipeline.backbone.files import fingerprint_of, read_json, refuse_pickles, transformers_weights
 from pipeline.errors import WeightsError
 
 #: The encoder that is embedded, and the `model_type` of its config.json.
@@ -17,6 +17,8 @@ CONFIG, PREPROCESSING, WEIGHTS, PROJECTION = (
     "model.safetensors",
     "projection.safetensors",
 )
+#: Fields of config.json that say where a model comes from.
+_NO_EFFECT = ("_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype")
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class EncoderSource:
     Attributes:
         name: as `extract.encoder` has it.
         folder: with config.json and safetensors.
-        sha256: of all files that decide its numbers.
+        sha256: of the weights that are loaded, and of what its configurations say that decides its numbers.
     """
 
     name: str
@@ -49,16 +51,26 @@ def identify(name: str, folder: Path, of_backbone: bool = False) -> EncoderSourc
         WeightsError: the folder has no config.json or no safetensors, or is the embedded encoder's and lacks its
             matrix; the message has the command that gets them.
     """
-    weights = sorted(folder.glob("*.safetensors"))
     # The embedded encoder's matrix comes with it: a random one in its place would give other features without a word.
     is_torn = name == EMBEDDED and not of_backbone and not (folder / PROJECTION).is_file()
-    if is_torn or not (folder / CONFIG).is_file() or not any(file.name != PROJECTION for file in weights):
+    if is_torn or not (folder / CONFIG).is_file() or not any(_weights(folder)):
         refuse_pickles(folder)
         raise WeightsError(_no_encoder(name, folder, of_backbone))
-    whole = hashlib.sha256()
-    for file in [folder / CONFIG, *(f for f in [folder / PREPROCESSING] if f.is_file()), *weights]:
-        whole.update(f"{file.name} {file_hash(file).hex()}\n".encode())
-    return EncoderSource(name, folder, whole.hexdigest())
+    stored = transformers_weights(folder).files
+    matrix = [file for file in [folder / PROJECTION] if file.is_file()]
+    told = {name: value for name, value in read_json(folder / CONFIG).items() if name not in _NO_EFFECT}
+    seen = {key: _three(read_json(folder / PREPROCESSING).get(key, 0.5)) for key in ("image_mean", "image_std")}
+    mark = fingerprint_of({CONFIG: told, PREPROCESSING: seen}, [*stored, *matrix])
+    return EncoderSource(name, folder, mark)
+
+
+def _weights(folder: Path) -> list[Path]:
+    return [file for file in folder.glob("*.safetensors*") if file.name != PROJECTION]
+
+
+def _three(value: Any) -> Any:
+    """One number stands for all three channels, as loading has it."""
+    return value if isinstance(value, list) else [value] * 3
 
 
 def _no_encoder(name: str, folder: Path, of_backbone: bool) -> str:

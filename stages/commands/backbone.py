@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.common import cli, encoders
-from stages.common.backbones import LOCK, find, small_decoder_folder
+from stages.common.backbones import LOCK, LOCK_VERSION, find, small_decoder_folder
 from stages.common.settings import load
 
 if TYPE_CHECKING:
@@ -52,10 +52,16 @@ class Locked:
     source: WeightsSource
     parts: dict[str, str | None]
 
-    def record(self) -> dict[str, str | None]:
+    def record(self) -> dict[str, str | int | None]:
         """The content of backbone.lock: no path, since it is shared between machines."""
         source = self.source
-        return {"name": source.name, "revision": source.revision, "sha256": source.sha256, **self.parts}
+        return {
+            "version": LOCK_VERSION,
+            "name": source.name,
+            "revision": source.revision,
+            "sha256": source.sha256,
+            **self.parts,
+        }
 
 
 def _found(params: Path | None, sets: list[str] | None) -> Locked:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pipeline.backbone.family import WeightsSource
 
 LOCK = Path("backbone.lock")
+#: What the hashes of a lock cover: 2 = weights that are loaded and the effective configuration.
+LOCK_VERSION = 2
 _RELOCK = "run `vidseg backbone lock --params params.yaml`"
 
 
@@ -194,6 +196,12 @@ def _read_lock(lock: Path) -> dict[str, object] | None:
     if not lock.is_file():
         return None
     try:
-        return dict(json.loads(lock.read_text()))
+        content = dict(json.loads(lock.read_text()))
     except (ValueError, TypeError) as error:
         raise UsageError(f"{lock}: damaged ({error}); {_RELOCK}") from error
+    if content.get("version") != LOCK_VERSION:
+        raise WeightsError(
+            f"{lock} was written by another version of vidseg, whose hashes cover other things (those of old did not "
+            f"cover a model's configuration); {_RELOCK}: features are then made anew, once"
+        )
+    return content

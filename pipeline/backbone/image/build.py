@@ -12,9 +12,10 @@ from torch.nn import Module
 from pipeline.backbone.empty_prompt import stored_prompt
 from pipeline.backbone.family import Builder, WeightsSource
 from pipeline.backbone.files import EMPTY_PROMPT, configuration
+from pipeline.backbone.image.configuration import SD21_UNET, SD21_VAE
 from pipeline.backbone.image.folder import load_autoencoder, load_folder
 from pipeline.backbone.image.model import StableDiffusion
-from pipeline.backbone.image.single_file import SD21_UNET, SD21_VAE, load_single_autoencoder, load_single_file
+from pipeline.backbone.image.single_file import load_single_autoencoder, load_single_file
 from pipeline.backbone.networks import NO_WEIGHTS
 
 #: Tokens of a prompt of SD's text encoders.

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.backbone.family import NETWORKS, Builder, Family, tensors_of
-from pipeline.backbone.files import EMPTY_PROMPT
+from pipeline.backbone.family import NETWORKS, Builder, Family
+from pipeline.backbone.files import EMPTY_PROMPT, network_weights, transformers_weights
+from pipeline.backbone.image.configuration import settings
 
 
 def _weight_files(folder: Path) -> list[Path]:
     """The text encoder's only use is the embedding of the empty prompt: where that is stored, it does not count."""
+    networks = [file for part in ("unet", "vae") for file in network_weights(folder / part).files]
+    return [*prompt_files(folder), *networks]
+
+
+def prompt_files(folder: Path) -> list[Path]:
+    """What decides the empty prompt's embedding; WeightsError where the text encoder's weights are missing."""
     if (folder / EMPTY_PROMPT).is_file():
-        return [folder / EMPTY_PROMPT, *tensors_of(folder, "unet", "vae")]
-    return tensors_of(folder, "unet", "vae", "text_encoder")
+        return [folder / EMPTY_PROMPT]
+    if not (folder / "text_encoder").is_dir() or not (folder / "tokenizer").is_dir():
+        return []  # loading says what is missing
+    words = sorted(file for file in (folder / "tokenizer").iterdir() if file.suffix in (".json", ".txt"))
+    return [*transformers_weights(folder / "text_encoder").files, *words]
 
 
 def _builder() -> Builder:
@@ -25,6 +35,7 @@ IMAGE = Family(
     denoiser="UNet2DConditionModel",
     conditioning="cond_stage_model.",
     patterns=(*NETWORKS, "text_encoder/*.json", "text_encoder/*.safetensors", "tokenizer/*"),
+    settings=settings,
     weight_files=_weight_files,
     builder=_builder,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 
 from pipeline.backbone.empty_prompt import empty_prompt
 from pipeline.backbone.files import read_json
+from pipeline.backbone.image.configuration import betas, check_prediction_type
 from pipeline.backbone.networks import load_network
 from pipeline.backbone.text import Text, TextEncoder, has_text
 from pipeline.errors import WeightsError
@@ -50,7 +50,7 @@ def load_folder(folder: Path) -> Parts:
     unet = load_network(folder, "unet", UNet2DConditionModel)
     context = empty_prompt(folder, unet.config.cross_attention_dim)
     text = TextEncoder(folder) if has_text(folder) else None
-    return Parts(unet, load_autoencoder(folder), context, betas(scheduler), text)
+    return Parts(unet, load_autoencoder(folder), context, betas(scheduler, folder), text)
 
 
 def load_autoencoder(folder: Path) -> Any:
@@ -58,17 +58,3 @@ def load_autoencoder(folder: Path) -> Any:
     from diffusers import AutoencoderKL
 
     return load_network(folder, "vae", AutoencoderKL)
-
-
-def betas(scheduler: Mapping[str, Any]) -> tuple[float, float]:
-    """First and last beta of a scheduler configuration; SD's own where it does not say."""
-    return float(scheduler.get("beta_start", 0.00085)), float(scheduler.get("beta_end", 0.012))
-
-
-def check_prediction_type(kind: str, where: Path) -> None:
-    """Refuse v-prediction models: read as epsilon they give silent garbage."""
-    if kind != "epsilon":
-        raise WeightsError(
-            f"{where}: the model predicts '{kind}', VidSeg needs 'epsilon'; "
-            "use the 512-base model (stable-diffusion-2-1-base), not the 768 one"
-        )

@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from pipeline.backbone.checkpoint import fill, metadata_of, part_of
 from pipeline.backbone.empty_prompt import check_prompt, kept_prompt, stored_prompt
 from pipeline.backbone.files import EMPTY_PROMPT, configuration, read_json, refuse_pickles
-from pipeline.backbone.image.folder import Parts, betas, check_prediction_type
+from pipeline.backbone.image.configuration import (
+    SD21_UNET,
+    SD21_VAE,
+    betas,
+    check_prediction_type,
+)
+from pipeline.backbone.image.folder import Parts
 from pipeline.errors import WeightsError
 
 UNET_PREFIX = "model.diffusion_model."
@@ -28,24 +34,6 @@ VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "cond_stage_model.model."
 REMEDY = "backbone.path must be a checkpoint like v2-1_512-ema-pruned.safetensors, or a diffusers folder"
 
-SD21_UNET: Mapping[str, Any] = {
-    "sample_size": 64,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "attention_head_dim": [5, 10, 20, 20],
-    "cross_attention_dim": 1024,
-    "use_linear_projection": True,
-    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-}
-SD21_VAE: Mapping[str, Any] = {
-    "sample_size": 512,
-    "block_out_channels": (128, 256, 512, 512),
-    "layers_per_block": 2,
-    "latent_channels": 4,
-    "scaling_factor": 0.18215,
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-}
 #: Channels of one attention head of the OpenCLIP text encoders that SD 2 was trained with.
 TEXT_HEAD = 64
 
@@ -70,7 +58,7 @@ def load_single_file(path: Path) -> Parts:
     else:
         text = part_of(path, TEXT_PREFIX, f"{REMEDY}; put {EMPTY_PROMPT} beside it")
         context = check_prompt(kept_prompt([path], lambda: empty_prompt(text, path)), width, path)
-    return Parts(unet, vae, context, betas(scheduler))
+    return Parts(unet, vae, context, betas(scheduler, path))
 
 
 def load_single_autoencoder(path: Path) -> Any:

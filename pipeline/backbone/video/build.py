@@ -13,13 +13,11 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from pipeline.backbone.family import Builder, WeightsSource
 from pipeline.backbone.files import configuration
 from pipeline.backbone.networks import NO_WEIGHTS, frozen
+from pipeline.backbone.video.configuration import SVD_IMAGE_ENCODER, SVD_UNET, SVD_VAE
 from pipeline.backbone.video.embedding import ClipImageEmbedding
 from pipeline.backbone.video.folder import check_widths, load_autoencoder, load_folder
 from pipeline.backbone.video.model import StableVideoDiffusion
 from pipeline.backbone.video.single_file import (
-    SVD_IMAGE_ENCODER,
-    SVD_UNET,
-    SVD_VAE,
     load_single_autoencoder,
     load_single_file,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from pipeline.backbone.files import read_json, refuse_pickles_without_safetensors
+from pipeline.backbone.files import read_json, transformers_weights
 from pipeline.backbone.networks import cannot_be_loaded, load_network, without_bars
+from pipeline.backbone.video.configuration import noise_levels
 from pipeline.errors import WeightsError
 
 
@@ -39,13 +39,12 @@ def load_folder(folder: Path) -> VideoParts:
     unet = load_network(folder, "unet", UNetSpatioTemporalConditionModel)
     vae = load_autoencoder(folder)
     place = folder / "image_encoder"
-    refuse_pickles_without_safetensors(place)
+    variant = transformers_weights(place).variant
     try:
         with without_bars():
             encoder = CLIPVisionModelWithProjection.from_pretrained(
-                place, local_files_only=True, use_safetensors=True, dtype=torch.float32,
-                variant=None if (place / "model.safetensors").is_file() else "fp16",
-            )  # fmt: skip
+                place, local_files_only=True, use_safetensors=True, dtype=torch.float32, variant=variant
+            )
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise cannot_be_loaded(place, error) from error
     check_widths(unet, encoder, folder)
@@ -57,21 +56,6 @@ def load_autoencoder(folder: Path) -> Any:
     from diffusers import AutoencoderKLTemporalDecoder
 
     return load_network(folder, "vae", AutoencoderKLTemporalDecoder)
-
-
-def noise_levels(scheduler: Mapping[str, Any], where: Path) -> tuple[float, float]:
-    """Largest and smallest noise level of a scheduler configuration; SVD's own where it does not say.
-
-    Raises:
-        WeightsError: the model does not predict v.
-    """
-    kind = scheduler.get("prediction_type", "v_prediction")
-    if kind != "v_prediction":
-        raise WeightsError(
-            f"{where}: the model predicts '{kind}', a video model here must predict 'v_prediction'; "
-            "fetch stable-video-diffusion-img2vid, with its scheduler/"
-        )
-    return float(scheduler.get("sigma_max", 700.0)), float(scheduler.get("sigma_min", 0.002))
 
 
 def check_widths(unet: Any, encoder: Any, where: Path) -> None:

@@ -20,45 +20,14 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from pipeline.backbone.checkpoint import fill, part_of
 from pipeline.backbone.files import configuration, read_json, refuse_pickles
-from pipeline.backbone.video.folder import VideoParts, check_widths, noise_levels
+from pipeline.backbone.video.configuration import SVD_IMAGE_ENCODER, SVD_UNET, SVD_VAE, noise_levels
+from pipeline.backbone.video.folder import VideoParts, check_widths
 
 UNET_PREFIX = "model.diffusion_model."
 DECODER_PREFIX = "first_stage_model."
 ENCODER_PREFIX = "conditioner.embedders.3.encoder."
 IMAGE_PREFIX = "conditioner.embedders.0.open_clip.model.visual."
 REMEDY = "backbone.path must be a checkpoint like svd.safetensors, or a diffusers folder"
-
-SVD_UNET: Mapping[str, Any] = {
-    "sample_size": 96,
-    "in_channels": 8,
-    "out_channels": 4,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "num_attention_heads": (5, 10, 20, 20),
-    "cross_attention_dim": 1024,
-    "layers_per_block": 2,
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 768,
-    "num_frames": 14,
-}
-SVD_VAE: Mapping[str, Any] = {
-    "sample_size": 768,
-    "block_out_channels": (128, 256, 512, 512),
-    "layers_per_block": 2,
-    "latent_channels": 4,
-    "scaling_factor": 0.18215,
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-}
-#: The image encoder of the published model: OpenCLIP ViT-H/14.
-SVD_IMAGE_ENCODER: Mapping[str, Any] = {
-    "hidden_size": 1280,
-    "intermediate_size": 5120,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 16,
-    "patch_size": 14,
-    "image_size": 224,
-    "projection_dim": 1024,
-    "hidden_act": "gelu",
-}
 
 Rename = tuple[str, Callable[[re.Match[str]], str]]
 

@@ -1,0 +1,84 @@
+"""What the files of an image model say about it: its networks' shapes and its noise schedule (no torch here)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.backbone.files import EMPTY_PROMPT, configuration, effective, read_json
+from pipeline.backbone.scheduler_config import check_fields, number
+from pipeline.errors import WeightsError
+
+SD21_UNET: Mapping[str, Any] = {
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "attention_head_dim": [5, 10, 20, 20],
+    "cross_attention_dim": 1024,
+    "use_linear_projection": True,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+}
+SD21_VAE: Mapping[str, Any] = {
+    "sample_size": 512,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "scaling_factor": 0.18215,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+}
+_BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
+#: What the schedule in `schedule.py` stands for.
+_TRAINED = {"beta_schedule": ("scaled_linear",), "num_train_timesteps": (1000,)}
+#: Of noise levels that a sampler chooses.
+_SAMPLER = ("rho", "sigma_max", "sigma_min", "timestep_type", "use_karras_sigmas")
+
+
+def settings(model: Path) -> dict[str, Any]:
+    """The effective configuration of a folder or checkpoint: all that decides its numbers, beside its weights.
+
+    Raises:
+        WeightsError: a configuration is damaged, or says what VidSeg cannot honour.
+    """
+    folder = model if model.is_dir() else model.parent
+    beside = model.is_file()
+    found: dict[str, Any] = {
+        "unet": effective("UNet2DConditionModel", configuration(model, "unet", SD21_UNET if beside else {})),
+        "vae": effective("AutoencoderKL", configuration(model, "vae", SD21_VAE if beside else {})),
+        "betas": betas(read_json(folder / "scheduler" / "scheduler_config.json"), model),
+    }
+    check_autoencoder(found["vae"], model)
+    if not beside and not (folder / EMPTY_PROMPT).is_file():
+        found["text_encoder"] = effective("CLIPTextModel", read_json(folder / "text_encoder" / "config.json"))
+    return found
+
+
+def betas(scheduler: Mapping[str, Any], where: Path) -> tuple[float, float]:
+    """First and last beta of a scheduler configuration; SD's own where it does not say.
+
+    Raises:
+        WeightsError: it describes a model that was trained with another schedule.
+    """
+    check_fields(scheduler, {*_BETAS, "prediction_type"}, _TRAINED, _SAMPLER, where)
+    first, last = (number(scheduler, name, default, where) for name, default in _BETAS.items())
+    return first, last
+
+
+def check_prediction_type(kind: str, where: Path) -> None:
+    """Refuse v-prediction models: read as epsilon they give silent garbage."""
+    if kind != "epsilon":
+        raise WeightsError(
+            f"{where}: the model predicts '{kind}', VidSeg needs 'epsilon'; "
+            "use the 512-base model (stable-diffusion-2-1-base), not the 768 one"
+        )
+
+
+def check_autoencoder(vae: Mapping[str, Any], where: Path) -> None:
+    """Refuse latents that are shifted or scaled by channel, as those of later models than Stable Diffusion 2 are."""
+    for name in ("shift_factor", "latents_mean", "latents_std"):
+        if vae[name] not in (None, 0, 0.0):
+            raise WeightsError(
+                f"{where}: its vae has {name} = {vae[name]!r}; VidSeg knows latents that are scaled by scaling_factor "
+                "alone, as those of Stable Diffusion 1 and 2 are"
+            )
