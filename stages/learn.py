@@ -55,7 +55,10 @@ def run(
         "maps": plain(maps),
         "backbone": {"name": backbone_params.name, "dtype": backbones.dtype_name(backbone_params)},
     }
-    mark = fingerprint("learn", stage_version("learn"), store.fingerprint, stored, model.fingerprint)
+    words = None if params.init == "random" else backbones.words_hash(backbone_params)
+    mark = fingerprint(
+        "learn", stage_version("learn"), store.fingerprint, stored, model.fingerprint, *([words] if words else [])
+    )
     if concept_store.is_current_concept(folder, mark):
         return folder
     # These import torch, which takes seconds: not where there is nothing to do.

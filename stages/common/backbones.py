@@ -43,6 +43,14 @@ def located(params: BackboneParams) -> Path:
     return locate(params.name, params.path, params.revision, resource("models"))
 
 
+def words_hash(params: BackboneParams) -> str | None:
+    """Hash of the text encoder that the parameters name, None where there is none; WeightsError: it is damaged."""
+    from pipeline.backbone.image.family import words_fingerprint
+
+    path = located(params)
+    return words_fingerprint(path) if path.is_dir() else None
+
+
 def load_backbone(params: BackboneParams, source: WeightsSource | None = None) -> Backbone:
     """The backbone that the parameters name, on the device that `VIDSEG_DEVICE` names or the best there is."""
     from pipeline.backbone.load import load_model

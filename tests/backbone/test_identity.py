@@ -16,6 +16,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from pipeline.backbone.files import SMALL_DECODER_WEIGHTS, small_decoder_fingerprint
+from pipeline.backbone.image.family import words_fingerprint
 from pipeline.backbone.load import load_model
 from pipeline.backbone.locate import identify
 from pipeline.backbone.network_defaults import NETWORK_DEFAULTS
@@ -223,6 +224,16 @@ def test_the_defaults_are_the_libraries(network: str) -> None:
         common = transformers.PretrainedConfig().to_dict().keys() | {"model_type", "attention_dropout"}
         rest = config.keys() - NETWORK_DEFAULTS[network].keys() - common
         assert all(name.startswith(("_", "initializer_")) for name in rest), rest
+
+
+def test_words_count_for_those_who_ask_for_them(made: Any, tmp_path: Path) -> None:
+    model = made("image with text", tmp_path / "model")
+    beside("empty_prompt.safetensors")(model)
+    whole, asked = image_hash(model), words_fingerprint(model)
+    words(model)
+    assert image_hash(model) == whole
+    assert words_fingerprint(model) not in (None, asked)
+    assert words_fingerprint(made("image", tmp_path / "wordless")) is None
 
 
 IGNORED_SCHEDULE = [

@@ -188,7 +188,7 @@ def test_results_lie_under_the_key_of_the_concept(tmp_path: Path, tiny_model: Pa
 def test_weights_that_are_not_the_locked_ones_are_refused(tmp_path: Path, tiny_model: Path) -> None:
     write_references(tmp_path / "halves")
     (tmp_path / "videos.yaml").write_text("items: {}\nconcepts: {h: {references: halves}}\napplied: {}\n")
-    (tmp_path / "backbone.lock").write_text('{"name": "compact", "sha256": "0"}')
+    (tmp_path / "backbone.lock").write_text('{"version": 2, "name": "compact", "sha256": "0"}')
     vidseg("references", "--item", "h", cwd=tmp_path)
     result = vidseg("learn", "--item", "h", "--set", f"backbone.path={tiny_model}", cwd=tmp_path, check=4)
     assert "backbone.lock is for other weights" in error_line(result)

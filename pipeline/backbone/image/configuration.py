@@ -50,8 +50,13 @@ def settings(model: Path) -> dict[str, Any]:
     }
     check_autoencoder(found["vae"], model)
     if not beside and not (folder / EMPTY_PROMPT).is_file():
-        found["text_encoder"] = effective("CLIPTextModel", read_json(folder / "text_encoder" / "config.json"))
+        found["text_encoder"] = text_settings(folder)
     return found
+
+
+def text_settings(folder: Path) -> dict[str, Any]:
+    """The effective configuration of a folder's text encoder; WeightsError: it is damaged."""
+    return effective("CLIPTextModel", read_json(folder / "text_encoder" / "config.json"))
 
 
 def betas(scheduler: Mapping[str, Any], where: Path) -> tuple[float, float]:

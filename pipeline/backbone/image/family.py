@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.backbone.family import NETWORKS, Builder, Family
-from pipeline.backbone.files import EMPTY_PROMPT, network_weights, transformers_weights
-from pipeline.backbone.image.configuration import settings
+from pipeline.backbone.files import EMPTY_PROMPT, fingerprint_of, network_weights, transformers_weights
+from pipeline.backbone.image.configuration import settings, text_settings
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -17,8 +17,22 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def prompt_files(folder: Path) -> list[Path]:
     """What decides the empty prompt's embedding; WeightsError where the text encoder's weights are missing."""
-    if (folder / EMPTY_PROMPT).is_file():
-        return [folder / EMPTY_PROMPT]
+    return [folder / EMPTY_PROMPT] if (folder / EMPTY_PROMPT).is_file() else _text_files(folder)
+
+
+def words_fingerprint(folder: Path) -> str | None:
+    """SHA-256 (hex) of a folder's text encoder and tokenizer, None where it has none.
+
+    Where the empty prompt is stored, they are no part of the model's own hash: only who asks for words reads them.
+
+    Raises:
+        WeightsError: the text encoder's weights are missing or pickles.
+    """
+    files = _text_files(folder)
+    return fingerprint_of(text_settings(folder), files) if files else None
+
+
+def _text_files(folder: Path) -> list[Path]:
     if not (folder / "text_encoder").is_dir() or not (folder / "tokenizer").is_dir():
         return []  # loading says what is missing
     words = sorted(file for file in (folder / "tokenizer").iterdir() if file.suffix in (".json", ".txt"))
