@@ -188,7 +188,7 @@ BROKEN_TEXT = [
     (to_pickle("text_encoder/model.safetensors"), "pickled weights are refused"),
     (
         drop("text_encoder/model.safetensors"),
-        "text_encoder: no .safetensors file; fetch the weights of this part",
+        "text_encoder: no model.safetensors; fetch the weights of this part",
     ),
     (cut("text_encoder/model.safetensors"), "text encoder or tokenizer cannot be loaded"),
 ]

@@ -31,7 +31,7 @@ SD21_VAE: Mapping[str, Any] = {
 _BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
 #: What the schedule in `schedule.py` stands for.
 _TRAINED = {"beta_schedule": ("scaled_linear",), "num_train_timesteps": (1000,)}
-#: Of noise levels that a sampler chooses.
+#: Fields of noise levels that a sampler chooses.
 _SAMPLER = ("rho", "sigma_max", "sigma_min", "timestep_type", "use_karras_sigmas")
 
 
