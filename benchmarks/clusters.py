@@ -162,7 +162,7 @@ def print_tables(records: Records, chosen: Mapping[str, Mapping[str, int]]) -> N
     fixed = {k: dict.fromkeys(records, k) for k in ks}
     best = best_fixed(records, list(records))
     rows: dict[str, Mapping[str, int]] = {
-        **{f"K = {k}": fixed[k] for k in ks if k in (4, 8, 12, 16, 20) or k == best},
+        **{f"K = {k}": fixed[k] for k in ks if k % 4 == 0 or k == best},
         **{name: {clip: chosen[clip][name] for clip in records} for name in CRITERIA},
         "other clips": {clip: best_fixed(records, [other for other in records if other != clip]) for clip in records},
         "each clip's best": {clip: best_fixed(records, [clip]) for clip in records},
@@ -172,11 +172,11 @@ def print_tables(records: Records, chosen: Mapping[str, Mapping[str, int]]) -> N
     for name, choice in rows.items():
         pooled = counts(records, choice).pooled(np.ones((1, len(records))))
         found = differences(base, counts(records, choice))
-        lines.append(
-            [name, *(percent(float(pooled[key][0])) for key in SCORES), *(signed(found[key]) for key in SCORES)]
-        )
+        cells = [name, f"{np.mean(list(choice.values())):.0f}"]
+        cells += [percent(float(pooled[key][0])) for key in SCORES]
+        lines.append([*cells, *(signed(found[key]) for key in SCORES)])
     behind = [f"{title}, minus K = {best}" for title in SCORES.values()]
-    print(markdown(["K by", *SCORES.values(), *behind], lines))
+    print(markdown(["K by", "mean K", *SCORES.values(), *behind], lines))
     print()
     per_clip = (*CRITERIA, "other clips", "each clip's best")
     print(markdown(["clip", *per_clip], [[clip, *(str(rows[name][clip]) for name in per_clip)] for clip in records]))

@@ -70,11 +70,13 @@ class Sweep:
     @property
     def near(self) -> list[Row]:
         """The rows within noise of the best: their interval reaches zero."""
-        return [row for row in self.table.rows if row is not self.best and self.behind[row.key].unclear]
+        return [row for row in self.table.rows if self.standing(row) == WITHIN_NOISE]
 
     def standing(self, row: Row) -> str:
         """`BEST`, `WITHIN_NOISE` or nothing."""
-        return BEST if row is self.best else WITHIN_NOISE if row in self.near else ""
+        if row.key == self.best.key:
+            return BEST
+        return WITHIN_NOISE if self.behind[row.key].unclear else ""
 
     def without_effect(self) -> list[str]:
         """Parameters that change no score of any video, whatever the others are."""
@@ -95,12 +97,15 @@ def page(sweep: Sweep) -> str:
     """The sweep as Markdown, in percent: notes, a line per setting, and in words which is best."""
     table, groups = sweep.table, sweep.table.groups()
     parts = [name for name in groups if name != ALL] if len(groups) > 1 else []
-    memory = any(row.peak_memory(sweep.videos) is not None for row in table.rows)
+    timed, memory = (
+        any(known(row) is not None for row in table.rows)
+        for known in (lambda row: row.seconds_per_frame(sweep.videos), lambda row: row.peak_memory(sweep.videos))
+    )
     heads = [
         *table.heads,
         *table.metrics.values(),
         *(f"{sweep.heading} {name}" for name in parts),
-        "s/frame",
+        *(["s/frame"] if timed else []),
         *(["peak MB"] if memory else []),
         f"{sweep.heading} behind the best",
         "",
@@ -114,7 +119,7 @@ def page(sweep: Sweep) -> str:
             *row.cells,
             *(percent(pooled[key], digits_of(key)) for key in table.metrics),
             *(percent(score, digits_of(sweep.metric)) for score in by_part),
-            number(row.seconds_per_frame(sweep.videos)),
+            *([number(row.seconds_per_frame(sweep.videos))] if timed else []),
             *([number(row.peak_memory(sweep.videos), 0)] if memory else []),
             DASH if row is sweep.best else signed(sweep.behind[row.key], digits_of(sweep.metric)),
             ", ".join(mark for mark in marks if mark),
@@ -186,7 +191,7 @@ def chart(sweep: Sweep) -> dict[str, Any]:
         })  # fmt: skip
     colour = {"field": "score", "type": "quantitative", "title": f"{sweep.heading} in %"}
     height = {**colour, "scale": {"zero": False}}
-    across = {"field": fields[0], "type": "ordinal", "sort": None, "title": heads[0]}
+    across = {"field": fields[0], "type": "ordinal", "sort": None, "title": heads[0], "axis": {"labelAngle": 0}}
     standing = {"field": "standing", "type": "nominal", "title": None}
     drawn: dict[str, Any]
     if len(heads) == 1:
@@ -222,10 +227,12 @@ def chart(sweep: Sweep) -> dict[str, Any]:
         }
     about_it = {"$schema": "https://vega.github.io/schema/vega-lite/v5.json", "title": sweep.table.title}
     data = {"data": {"values": values}}
+    size = {"width": {"step": 60}, "height": 240 if len(heads) == 1 else {"step": 40}}
     if len(heads) < 3:
-        return {**about_it, **data, "width": {"step": 60}, "height": 240, **drawn}
-    facet = {"field": "panel", "type": "nominal", "sort": None, "title": None}
-    return {**about_it, **data, "facet": facet, "columns": 3, "spec": drawn}
+        return {**about_it, **data, **size, **drawn}
+    panels = list(dict.fromkeys(value["panel"] for value in values))
+    facet = {"field": "panel", "type": "nominal", "sort": panels, "title": None}
+    return {**about_it, **data, "facet": facet, "columns": 3, "spec": {**size, **drawn}}
 
 
 def panel_title(heads: Sequence[str], cells: Sequence[str]) -> str:

@@ -53,7 +53,6 @@ def plan(grid: Grid, items: Sequence[str], metric: str) -> Plan:
         f"upsample.method {settings['upsample'].method}; seeds: noise {settings['diffusion'].seed}, K-Means "
         f"{settings['segment'].seed}{fixed}",
         f"protocol {evaluate.protocol}, assignment of clusters {evaluate.assignment}",
-        "s/frame: wall time of extract to upsample, loading of weights included",
     )
     return table_run.Plan(specs, planned, chosen, changed, notes)
 
@@ -63,10 +62,12 @@ def make(grid: Grid, plan: Plan, metric: str, run: Run) -> Sweep:
     from pipeline.tables.sweep import Sweep
     from pipeline.tables.table import Table
 
+    timed = any(row.seconds for row in run.rows)
+    note = ("s/frame: wall time of extract to upsample, loading of weights included",) if timed else ()
     table = Table(
         name="-".join(grid.names),
         title=f"Sweep: {', '.join(grid.names)}",
-        notes=run.notes,
+        notes=(*run.notes, *note),
         heads=grid.names,
         rows=run.rows,
         pairs=(),
@@ -102,7 +103,7 @@ def picture(sweep: Sweep) -> np.ndarray:
 
     from pipeline.rendering.charts import Axis, heat_map, line
     from pipeline.rendering.sheets import Panel, montage
-    from pipeline.tables.sweep import panel_title
+    from pipeline.tables.sweep import BEST, WITHIN_NOISE, panel_title
 
     rows, heads = sweep.table.rows, sweep.table.heads
     percent = {row.key: 100 * (np.nan if (score := sweep.scores[row.key]) is None else score) for row in rows}
@@ -121,7 +122,8 @@ def picture(sweep: Sweep) -> np.ndarray:
         for row in rows:
             if panel_title(heads, row.cells) == title:
                 place = axes[1].values.index(row.cells[1]), axes[0].values.index(row.cells[0])
-                scores[place], best[place], near[place] = percent[row.key], row is sweep.best, row in sweep.near
+                standing = sweep.standing(row)
+                scores[place], best[place], near[place] = percent[row.key], standing == BEST, standing == WITHIN_NOISE
         panels.append([Panel(heat_map(scores, axes[1], axes[0], best, near, limits), title)])
     return montage(panels)
 

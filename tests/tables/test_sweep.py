@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -72,10 +73,19 @@ def test_the_page() -> None:
     assert lines[:3] == ["## Sweep", "", "* made so"]
     assert "### All data sets: 6 videos, 36 frames, 3 classes, 6x5" in text
     (head,) = [line for line in lines if line.startswith("| segment.clusters")]
-    assert head == ("| segment.clusters | mIoU | mVC_2 | mVC_3 | mIoU a | mIoU b | s/frame | mIoU behind the best |  |")
+    assert head == ("| segment.clusters | mIoU | mVC_2 | mVC_3 | mIoU a | mIoU b | mIoU behind the best |  |")
     rows = [line for line in lines if line.startswith(("| 4 ", "| 12 "))]
     assert rows[0].endswith("| configured |") and rows[1].endswith("| - | best |")
     assert "Best: segment.clusters = 12 (" in lines[-1] and "Within noise of it: 0 of 1 others" in lines[-1]
+
+
+def test_seconds_and_memory_are_shown_where_they_are_known() -> None:
+    made = sweep({("4",): BAD, ("12",): GOOD})
+    known = {name: 3.0 for name in made.videos}
+    timed = replace(made.table, rows=(replace(made.table.rows[0], seconds=known, memory=known), made.table.rows[1]))
+    lines = page(replace(made, table=timed)).splitlines()
+    assert any("| s/frame | peak MB | mIoU behind the best |" in line for line in lines)
+    assert any("| 0.5 | 3 |" in line for line in lines) and any("| - | - |" in line for line in lines)
 
 
 def test_rows_for_files() -> None:
