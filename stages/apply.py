@@ -416,6 +416,23 @@ def _write_modulated(labels: StoreWriter, table: SegmentTable, modulation: Modul
             labels.write("labels", shard.start, table.labels(modulation.labels(shard, advance)))
 
 
+def _note_size(inputs: Inputs) -> None:
+    """Say where frames are of another size than the pictures that the concept was learned from."""
+    from pipeline.fewshot.concept_store import open_concept
+    from pipeline.media.resize import model_size
+    from pipeline.stores.schemas import CLIP
+    from pipeline.stores.store import open_store
+
+    clip, learned = open_store(inputs.clip, CLIP), open_concept(inputs.concept).params["learn"]["size"]
+    height, width = clip.array("frames").shape[1:3]
+    tall, wide = clip.attrs["source_size"]
+    if (height, width) != model_size(tall, wide, learned):
+        cli.note(
+            f"frames have a short side of {min(height, width)} pixels, the pictures that the concept was learned from "
+            f"{learned}; segments are found best with ingest.size={learned}"
+        )
+
+
 def run_item(item: str, settings: Settings) -> None:
     """Apply a concept to every video of an item, loading the backbone once and only if it is needed."""
     from stages.common import backbones
@@ -429,6 +446,7 @@ def run_item(item: str, settings: Settings) -> None:
             applied.place("track", video) / "tracks.zarr",
             DATA / "learn" / applied.concept / "concept",
         )
+        _note_size(inputs)
         run(inputs, applied.place("apply", video), Sections.of(settings), model)
 
 
@@ -565,7 +583,9 @@ def main(
                 conclusion.show(page)
     elif video is not None and latents is not None and out_dir is not None and concept is not None:
         cli.refuse({"--out": out, **of_video}, "goes with a video, not with CLIP and LATENTS")
-        run(Inputs(video, latents, tracks, concept), out_dir, Sections.of(settings))
+        inputs = Inputs(video, latents, tracks, concept)
+        _note_size(inputs)
+        run(inputs, out_dir, Sections.of(settings))
     elif item is not None:
         paths = {"VIDEO": video, "--concept": concept, "--out": out, "--tracks": tracks}
         cli.refuse({**paths, **of_video}, "does not go with --item, whose paths stand in videos.yaml")

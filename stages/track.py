@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,14 +13,14 @@ import typer
 from pipeline.errors import DataError, UsageError
 from pipeline.parameters import TrackParams
 from stages.common import cli
-from stages.common.applied import applied_of
+from stages.common.applied import applied_keys, applied_of
 from stages.common.layout import Out
 from stages.common.provenance import check_of_clip
 from stages.common.resources import stage_version
 from stages.common.settings import load, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from pipeline.stores.store import Store
     from pipeline.tracking.tracks import FeatureMaps, FrameTracks, Tracker
@@ -29,13 +30,20 @@ CELL = 8
 
 
 def run(
-    clip: Path, features: Path | None, out: Out, params: TrackParams, progress: cli.Progress = cli.progress
+    clip: Path,
+    features: Path | None,
+    out: Out,
+    params: TrackParams,
+    progress: cli.Progress = cli.progress,
+    elsewhere: Iterable[Path] = (),
 ) -> Path:
     """Track the points of one clip; returns the path of tracks.zarr. An interrupted run is continued.
 
     Args:
         features: features.zarr of the same clip, for trackers that match features.
+        elsewhere: where else tracks.zarr of this clip may lie: one that holds what would be computed is copied.
     """
+    from pipeline.files import refuse_foreign, replacing_folder
     from pipeline.stores.frames import frames_of
     from pipeline.stores.schemas import CLIP, TRACKS, ArraySpec
     from pipeline.stores.store import fingerprint, is_current, open_store
@@ -49,6 +57,11 @@ def run(
     mark = fingerprint("track", stage_version("track"), source.fingerprint, seen, stored, _file_mark(params))
     path = out / "tracks.zarr"
     if is_current(path, TRACKS, mark):
+        return path
+    if (twin := next((other for other in elsewhere if is_current(other, TRACKS, mark)), None)) is not None:
+        refuse_foreign(path, TRACKS.mark)
+        with replacing_folder(path, out / "tmp" / mark) as copy:
+            shutil.copytree(twin, copy, dirs_exist_ok=True)
         return path
     frames, height, width = source.array("frames").shape[:3]
     grid = height // CELL, width // CELL
@@ -127,14 +140,16 @@ def _counted(stream: Iterator[FrameTracks], count: int, advance: cli.Advance) ->
 
 
 def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> None:
-    """Track every video of what is applied under a name."""
+    """Track every video of what is applied under a name: an item has the same tracks under all of its names."""
     params, applied = load(params_file, sets or ())["track"], applied_of(item)
+    others = [other for other in map(applied_of, applied_keys()) if other.item == applied.item]
     for video in applied.videos():
         run(
             applied.place("ingest", video) / "clip.zarr",
             applied.place("extract", video) / "features.zarr",
             applied.place("track", video),
             _of_video(params, video or applied.item),
+            elsewhere=[other.place("track", video) / "tracks.zarr" for other in others if other.name != applied.name],
         )
 
 

@@ -385,6 +385,16 @@ def test_bad_input(made: Made, tiny_model: Path, tmp_path: Path, arguments: list
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("size", "said"), [("64", ""), ("128", "a short side of 128 pixels, the pictures that the ")])
+def test_as_a_stage_another_size_than_at_learning_is_said(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], size: str, said: str
+) -> None:
+    write_frames(tmp_path / "video", halves(1)[0])
+    clip = ingest.run(tmp_path / "video", tmp_path, load(sets=[f"ingest.size={size}"])["ingest"])
+    apply._note_size(replace(made.inputs, clip=clip))
+    assert bool(said) == bool(found := capsys.readouterr().err) and said in found
+
+
 def test_everything_of_what_is_applied_lies_under_its_name(tiny_model: Path, tmp_path: Path) -> None:
     """The stages one by one, and the summary, in which it has a part of its own."""
     images, labels = halves(2)

@@ -161,6 +161,24 @@ def test_results_lie_under_the_name_of_what_is_applied(project: Path) -> None:
         assert tracked(project / "data/track" / place).array("yx").shape[1] == 3
 
 
+def test_tracks_of_another_name_of_the_item_are_taken(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "videos.yaml").write_text(VIDEOS + "  two-again: {item: two, concept: car}\n")
+    sets = ["track.window=3"]
+    track.run_item("two-car", None, sets)
+    asked: list[str] = []
+
+    def counted(label: str, total: int) -> None:
+        asked.append(label)
+        raise AssertionError
+
+    monkeypatch.setattr(track.cli, "progress", counted)
+    track.run_item("two-again", None, sets)
+    for video in ("a", "b"):
+        first, second = (project / f"data/track/{name}/tracks.zarr/{video}" for name in ("two-car", "two-again"))
+        assert tree_bytes(first) == tree_bytes(second)
+    assert not (project / "data/track/two-again/tmp").exists() and not asked
+
+
 def test_every_video_has_its_file_of_tracks(project: Path) -> None:
     xy = np.zeros((FRAMES, 3, GRID[0] * GRID[1], 2))
     np.savez(project / "a.npz", tracks=xy, visible=np.ones(xy.shape[:3], bool))
