@@ -2,101 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.errors import DataError, UsageError
-from pipeline.parameters import (
-    ApplyParams,
-    BackboneParams,
-    DiffusionParams,
-    GuidanceParams,
-    MapsParams,
-    UpsampleParams,
-)
+from pipeline.errors import UsageError
 from stages.commands import conclusion
 from stages.common import cli
 from stages.common.applied import applied_of
+from stages.common.apply_task import Inputs, Sections, Task, check_concept, check_window, checked
+from stages.common.backbones import in_single_precision, segment_model
 from stages.common.layout import DATA, Out
 from stages.common.printing import counted
-from stages.common.provenance import check_latents, check_of_clip, check_same_diffusion, check_same_weights
-from stages.common.resources import stage_version
 from stages.common.results import Results
-from stages.common.settings import Settings, at_learned_size, load, plain
-from stages.common.small_decoder import small_decoder, small_decoder_hash
-from stages.learn import in_single_precision, segment_model
+from stages.common.settings import Settings, at_learned_size, load
+from stages.common.small_decoder import small_decoder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-
     from pipeline.backbone import Backbone
-    from pipeline.backbone.small_decoder import SmallDecoder
-    from pipeline.fewshot.apply import Segmented
-    from pipeline.fewshot.chunks import Chunk
-    from pipeline.fewshot.reading import SegmentReader
-    from pipeline.fewshot.segments import SegmentTable
-    from pipeline.stores.schemas import ArraySpec
     from pipeline.stores.store import Store
-    from pipeline.stores.writer import StoreWriter
-    from pipeline.tracking.tracks import Tracks
     from pipeline.upsampling.rules import Rules
     from stages.common.backbones import DeferredBackbone
     from stages.upsample import Modulation
-
-
-@dataclass(frozen=True)
-class Sections:
-    """The parameters of this stage."""
-
-    apply: ApplyParams
-    guidance: GuidanceParams
-    maps: MapsParams
-    backbone: BackboneParams
-    upsample: UpsampleParams
-    diffusion: DiffusionParams
-
-    @classmethod
-    def of(cls, settings: Settings) -> Sections:
-        """Those of all."""
-        return cls(**{field.name: settings[field.name] for field in fields(cls)})
-
-    @property
-    def rules(self) -> Rules | None:
-        """How labels are upsampled by modulation; None where maps are enlarged.
-
-        Raises:
-            UsageError: its steps are not among those that are run.
-        """
-        if self.apply.upsample != "modulation":
-            return None
-        from pipeline.upsampling.rules import Rules
-
-        rules = Rules(self.diffusion, replace(self.upsample, method="modulation"))
-        rules.check()
-        return rules
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a concept is applied to.
-
-    Attributes:
-        clip: clip.zarr.
-        latents: latents.zarr of the same clip.
-        tracks: tracks.zarr of the same clip; None = none, where none are needed.
-        concept: folder.
-    """
-
-    clip: Path
-    latents: Path
-    tracks: Path | None
-    concept: Path
 
 
 def run(
@@ -113,307 +42,117 @@ def run(
     Args:
         given: the backbone, of callers that have it at hand; None: the one that the parameters name.
     """
-    from pipeline.fewshot.chunks import chunks
-    from pipeline.fewshot.concept_store import open_concept
-    from pipeline.fewshot.segments import SegmentTable
     from pipeline.files import refuse_foreign
-    from pipeline.stores.schemas import APPLIED_LABELS, CLIP, LATENTS, SOFT
-    from pipeline.stores.store import fingerprint, is_current, open_store
-    from pipeline.stores.writer import StoreWriter
+    from pipeline.stores.schemas import APPLIED_LABELS, SOFT
+    from pipeline.stores.store import is_current
     from stages.common import backbones
 
-    path, soft_path = out / "labels.zarr", out / "soft.zarr"
+    path, soft = out / "labels.zarr", out / "soft.zarr"
     refuse_foreign(path, APPLIED_LABELS.mark)
-    refuse_foreign(soft_path, SOFT.mark)
-    clip, latents, concept = (
-        open_store(inputs.clip, CLIP),
-        open_store(inputs.latents, LATENTS),
-        open_concept(inputs.concept),
-    )
-    backbone = in_single_precision(sections.backbone)
-    model = backbones.model_of(backbone, given)
-    tracks = _tracks(inputs, sections.guidance)
-    check_latents(latents, clip)
-    check_concept(concept, model.fingerprint, sections)
-    check_same_weights(latents, backbone, model.fingerprint)
-    if tracks is not None:
-        check_of_clip(tracks, clip)
-        check_window(tracks.params["track"]["window"], sections)
-    # What upsampling is done with concerns labels.zarr alone: maps are the same.
-    found = {
-        "apply": plain(replace(sections.apply, upsample="bilinear")),
-        "guidance": plain(sections.guidance),
-        "maps": plain(sections.maps),
-        "backbone": {"name": backbone.name, "dtype": backbones.dtype_name(backbone)},
-    }
-    mark = fingerprint(
-        "apply", stage_version("apply"), found, clip.fingerprint, latents.fingerprint,
-        tracks and tracks.fingerprint, concept.fingerprint, model.fingerprint,
-    )  # fmt: skip
-    stored, labels_mark, rules = found, mark, sections.rules
-    if rules is not None:
-        check_same_diffusion(latents, sections.diffusion, backbone, model.fingerprint)
-        upsampled = {"upsample": plain(rules.upsample), "diffusion": plain(rules.diffusion)}
-        stored = {**found, "apply": plain(sections.apply), **upsampled}
-        labels_mark = fingerprint("apply", mark, stored, small_decoder_hash(rules.upsample, backbone))
-    if is_current(path, APPLIED_LABELS, labels_mark) and is_current(soft_path, SOFT, mark):
+    refuse_foreign(soft, SOFT.mark)
+    task = checked(inputs, sections, backbones.model_of(in_single_precision(sections.backbone), given))
+    found = is_current(soft, SOFT, task.maps_mark)
+    if found and is_current(path, APPLIED_LABELS, task.labels_mark):
         return path
-    if rules is not None:
-        rules.check_backbone(model.load())
-    plan = chunks(clip.frames("frames"), sections.apply.chunk, sections.apply.overlap)
-    table = SegmentTable.of_record(concept.attrs["segments"])
-    if not is_current(soft_path, SOFT, mark):
-        soft = StoreWriter(
-            soft_path,
-            out / "tmp",
-            SOFT,
-            mark,
-            _soft_arrays(plan, latents, clip, len(table), sections),
-            params=found,
-            backbone=model.fingerprint,
-            attrs={
-                "clip": clip.fingerprint,
-                "concept": concept.fingerprint,
-                "frames": [[chunk.frames.start, chunk.frames.stop] for chunk in plan],
-                "taken": [[chunk.taken.start, chunk.taken.stop] for chunk in plan],
-                "segments": concept.attrs["segments"],
-            },
-        )
-        missing = [part.start for part in soft.missing()]
-        with progress("apply", sum(len(plan[number].taken) for number in missing)) as advance:
-            if missing:
-                from pipeline.fewshot.concept import reading
-                from pipeline.fewshot.concept_store import load_concept
+    if sections.rules is not None:
+        sections.rules.check_backbone(task.model.load())
+    if not found:
+        _write_maps(task, out, progress)
+    return _write_labels(task, out, progress)
 
-                finder = _Finder(clip, latents, tracks, sections)
-                with reading(load_concept(inputs.concept), segment_model(model.load()), sections.maps) as reader:
-                    for number in missing:
-                        _write(soft, number, finder.find(reader, plan[number], _carried(soft, plan, number)))
-                        advance(len(plan[number].taken))
-        soft.commit()
+
+def _write_maps(task: Task, out: Out, progress: cli.Progress) -> None:
+    """soft.zarr: the maps, chunk by chunk, from the first that is missing."""
+    from pipeline.fewshot.soft_store import ClipStores, carried_maps, soft_arrays, write_chunk
+    from pipeline.stores.schemas import SOFT
+    from pipeline.stores.writer import StoreWriter
+
+    plan, sections, clip = task.plan, task.sections, task.clip
+    height, width = clip.attrs["source_size"]
+    grid = task.latents.array("latents").shape[2:]
+    soft = StoreWriter(
+        out / "soft.zarr",
+        out / "tmp",
+        SOFT,
+        task.maps_mark,
+        soft_arrays(plan, (grid[0], grid[1]), (height, width), len(task.table), sections.apply, sections.guidance),
+        params=task.maps_params,
+        backbone=task.model.fingerprint,
+        attrs={
+            "clip": clip.fingerprint,
+            "concept": task.concept.fingerprint,
+            "frames": [[chunk.frames.start, chunk.frames.stop] for chunk in plan],
+            "taken": [[chunk.taken.start, chunk.taken.stop] for chunk in plan],
+            "segments": task.concept.attrs["segments"],
+        },
+    )
+    missing = [part.start for part in soft.missing()]
+    with progress("apply", sum(len(plan[number].taken) for number in missing)) as advance:
+        if missing:
+            from pipeline.fewshot.concept import reading
+            from pipeline.fewshot.concept_store import load_concept
+
+            stores = ClipStores(clip, task.latents, task.tracks)
+            learned = load_concept(task.concept.path.parent)
+            with reading(learned, segment_model(task.model.load()), sections.maps) as reader:
+                for number in missing:
+                    chunk, carried = plan[number], carried_maps(soft, plan, number)
+                    found = stores.find(reader, chunk, sections.apply, sections.guidance, carried)
+                    write_chunk(soft, number, found)
+                    advance(len(chunk.taken))
+    soft.commit()
+
+
+def _write_labels(task: Task, out: Out, progress: cli.Progress) -> Path:
+    """labels.zarr: the ids of each frame's segments, of the chunk that the frame is taken of, or upsampled."""
+    from pipeline.fewshot.soft_store import taken_numbers
+    from pipeline.stores.schemas import APPLIED_LABELS, SOFT, ArraySpec, label_dtype
+    from pipeline.stores.shard_buffer import ShardBuffer
+    from pipeline.stores.store import open_store, shard_frames
+    from pipeline.stores.writer import StoreWriter
+
+    clip, table = task.clip, task.table
+    shape = (clip.frames("frames"), *clip.attrs["source_size"])
+    dtype = label_dtype(max(segment.id for segment in table.segments))
     labels = StoreWriter(
-        path,
+        out / "labels.zarr",
         out / "tmp",
         APPLIED_LABELS,
-        labels_mark,
-        _label_arrays(clip, table),
-        params={**clip.params, **stored},
-        backbone=model.fingerprint,
+        task.labels_mark,
+        {"labels": ArraySpec(shape, dtype, shard_frames(clip.array("frames")))},
+        params={**clip.params, **task.labels_params},
+        backbone=task.model.fingerprint,
         attrs={
             "clip": clip.fingerprint,
             "names": clip.attrs["names"],
-            "concept": concept.fingerprint,
-            "segments": concept.attrs["segments"],
+            "concept": task.concept.fingerprint,
+            "segments": task.concept.attrs["segments"],
         },
     )
-    maps = open_store(soft_path, SOFT)
-    if rules is None:
-        _write_labels(maps, labels, plan, table)
-    else:
-        small = small_decoder(rules.upsample, backbone)
-        modulation = _modulation(maps, plan, clip, latents, rules, model.load(), small)
-        _write_modulated(labels, table, modulation, progress)
-    return labels.commit()
-
-
-def check_concept(concept: Store, weights: str, sections: Sections) -> None:
-    """Refuse a concept that was learned with something else than it is applied with.
-
-    Raises:
-        DataError: names what differs.
-    """
-    if concept.attrs["backbone"] != weights:
-        raise DataError(
-            f"{concept.path.parent}: was learned with another backbone ({concept.params['backbone']['name']} "
-            f"{concept.attrs['backbone'][:12]}) than backbone.name = '{sections.backbone.name}' now has "
-            f"({weights[:12]}); run `vidseg learn` with these parameters, or apply it with its own"
-        )
-    for name in ("cross_blocks", "self_blocks"):
-        learned, now = list(concept.params["maps"][name]), list(getattr(sections.maps, name))
-        if learned != now:
-            raise DataError(
-                f"{concept.path.parent}: was learned with maps.{name} = {learned}, now it is {now}; "
-                "run `vidseg learn` with these parameters"
-            )
-
-
-def check_window(tracked: int, sections: Sections) -> None:
-    """Refuse votes of frames that tracks do not reach: at the ends of a chunk its window lies to one side.
-
-    Args:
-        tracked: `track.window` of the tracks.
-
-    Raises:
-        UsageError: names both windows.
-    """
-    voting = min(sections.guidance.vote.window, sections.apply.chunk)
-    if tracked < 2 * voting - 1:
-        raise UsageError(
-            f"guidance.vote.window: votes of {voting} frames need a track.window of {2 * voting - 1} (twice that less "
-            f"one, for the ends of a chunk), not {tracked}; change one of them"
-        )
-
-
-def _tracks(inputs: Inputs, guidance: GuidanceParams) -> Store | None:
-    """The tracks, where they are needed."""
-    from pipeline.stores.schemas import TRACKS
-    from pipeline.stores.store import open_store
-
-    if not guidance.needs_tracks:
-        return None
-    if inputs.tracks is None:
-        raise UsageError(
-            "guidance follows points: give --tracks TRACKS (of `vidseg track`), or set guidance.lambda_track=0 "
-            "and guidance.vote.space=none"
-        )
-    return open_store(inputs.tracks, TRACKS)
-
-
-@dataclass(frozen=True)
-class _Finder:
-    """Finds segments in the chunks of one clip."""
-
-    clip: Store
-    latents: Store
-    tracks: Store | None
-    sections: Sections
-
-    def find(self, reader: SegmentReader, chunk: Chunk, carried: np.ndarray | None) -> Segmented:
-        """The segments of a chunk.
-
-        Args:
-            carried: (chunk.carried, k, h, w), the maps that the chunk before ended with.
-        """
-        import torch
-
-        from pipeline.fewshot.apply import segment_chunk
-
-        frames, sections = chunk.frames, self.sections
-        height, width = self.clip.attrs["source_size"]
-        device = reader.context.device
-        return segment_chunk(
-            reader,
-            torch.from_numpy(self.latents.read("latents", frames.start, frames.stop)).to(device),
-            chunk,
-            (height, width),
-            sections.apply,
-            sections.guidance,
-            self._tracks_of(chunk),
-            None if carried is None else torch.from_numpy(carried).to(device),
-            self._sources(chunk),
-        )
-
-    def _tracks_of(self, chunk: Chunk) -> Tracks | None:
-        from pipeline.tracking.tracks import Tracks
-
-        if self.tracks is None:
-            return None
-        frames = chunk.frames
-        return Tracks(*(self.tracks.read(name, frames.start, frames.stop) for name in ("yx", "visible", "start")))
-
-    def _sources(self, chunk: Chunk) -> range:
-        indices = self.clip.attrs["source_indices"][chunk.frames.start : chunk.frames.stop]
-        step = indices[1] - indices[0] if len(indices) > 1 else 1
-        return range(indices[0], indices[-1] + step, step)
-
-
-def _carried(soft: StoreWriter, plan: Sequence[Chunk], number: int) -> np.ndarray | None:
-    """What the chunk before ended with, of the frames that both have."""
-    carried = plan[number].carried
-    return soft.read("maps", number - 1, number)[0, -carried:] if carried else None
-
-
-def _soft_arrays(
-    plan: Sequence[Chunk], latents: Store, clip: Store, segments: int, sections: Sections
-) -> dict[str, ArraySpec]:
-    from pipeline.fewshot.chunks import groups
-    from pipeline.stores.schemas import ArraySpec
-
-    count, frames = len(plan), len(plan[0].frames)
-    maps = (count, frames, segments, *latents.array("latents").shape[2:])
-    arrays = {
-        "initial": ArraySpec(maps, "float16", 1),
-        "maps": ArraySpec(maps, "float32", 1),
-        "numbers": ArraySpec((count, frames, *clip.attrs["source_size"]), "uint8", 1),
-    }
-    guidance = sections.guidance
-    steps = len(sections.apply.timesteps) - 1
-    if guidance.moves and steps:
-        energies = (count, steps, guidance.iterations, len(groups(frames, guidance.group)), 3)
-        arrays["energies"] = ArraySpec(energies, "float32", 1)
-    return arrays
-
-
-def _write(soft: StoreWriter, number: int, found: Segmented) -> None:
-    """Write one chunk. The maps come last: what follows carries them."""
-    values = {"initial": found.initial, "numbers": found.labels, "energies": found.energies, "maps": found.maps}
-    for name, tensor in values.items():
-        if tensor.numel():
-            soft.write(name, number, tensor.detach().cpu().numpy()[None])
-
-
-def _label_arrays(clip: Store, table: SegmentTable) -> dict[str, ArraySpec]:
-    from pipeline.stores.schemas import ArraySpec, label_dtype
-    from pipeline.stores.store import shard_frames
-
-    shape = (clip.frames("frames"), *clip.attrs["source_size"])
-    dtype = label_dtype(max(segment.id for segment in table.segments))
-    return {"labels": ArraySpec(shape, dtype, shard_frames(clip.array("frames")))}
-
-
-def _write_labels(soft: Store, labels: StoreWriter, plan: Sequence[Chunk], table: SegmentTable) -> None:
-    """The ids of each frame's segments, from the chunk that the frame is taken of."""
-    from pipeline.stores.shard_buffer import ShardBuffer
-
-    buffer = ShardBuffer(labels, len(labels.shards()[0]))
-    for number, chunk in enumerate(plan):
-        first = chunk.taken.start - chunk.frames.start
-        numbers = soft.read("numbers", number, number + 1)[0, first : first + len(chunk.taken)]
-        buffer.add({"labels": table.labels(numbers)})
-    buffer.flush()
-
-
-def _modulation(
-    soft: Store,
-    plan: Sequence[Chunk],
-    clip: Store,
-    latents: Store,
-    rules: Rules,
-    backbone: Backbone,
-    small: SmallDecoder | None,
-) -> Modulation:
-    """What upsamples the labels of a clip's maps."""
-    import torch
-
-    from pipeline.fewshot.apply import coarse_numbers
-    from pipeline.stores.frames import Frames
-    from stages.upsample import Modulation
-
-    height, width = clip.array("frames").shape[1:3]
-    grid = backbone.token_shape(rules.upsample.block, (height, width))[:2]
-
-    def read(start: int, stop: int) -> np.ndarray:
-        import numpy as np
-
-        parts = []
-        for number, chunk in enumerate(plan):
-            first, last = (min(max(bound, chunk.taken.start), chunk.taken.stop) for bound in (start, stop))
-            if first < last:
-                own = slice(first - chunk.frames.start, last - chunk.frames.start)
-                maps, numbers = (soft.read(name, number, number + 1)[0, own] for name in ("maps", "numbers"))
-                parts.append(coarse_numbers(torch.from_numpy(maps), numbers, grid))
-        return np.concatenate(parts)
-
-    planes = Frames(clip.frames("frames"), read)
-    return Modulation(clip, latents, planes, tuple(clip.attrs["source_size"]), rules, backbone, small)
-
-
-def _write_modulated(labels: StoreWriter, table: SegmentTable, modulation: Modulation, progress: cli.Progress) -> None:
-    """The ids of each frame's segments, upsampled shard by shard."""
-    missing = labels.missing()
+    soft = open_store(out / "soft.zarr", SOFT)
+    if task.sections.rules is None:
+        buffer = ShardBuffer(labels, len(labels.shards()[0]))
+        for numbers in taken_numbers(soft, task.plan):
+            buffer.add({"labels": table.labels(numbers)})
+        buffer.flush()
+        return labels.commit()
+    modulation, missing = _modulation(task, soft, task.sections.rules), labels.missing()
     with progress("upsample", sum(len(shard) for shard in missing)) as advance:
         for shard in missing:
             labels.write("labels", shard.start, table.labels(modulation.labels(shard, advance)))
+    return labels.commit()
+
+
+def _modulation(task: Task, soft: Store, rules: Rules) -> Modulation:
+    """What upsamples the labels of a clip's maps."""
+    from pipeline.fewshot.soft_store import coarse_planes
+    from stages.upsample import Modulation
+
+    clip, backbone = task.clip, task.model.load()
+    height, width = clip.array("frames").shape[1:3]
+    grid = backbone.token_shape(rules.upsample.block, (height, width))[:2]
+    planes, small = coarse_planes(soft, task.plan, grid), small_decoder(rules.upsample, task.backbone)
+    return Modulation(clip, task.latents, planes, tuple(clip.attrs["source_size"]), rules, backbone, small)
 
 
 def _note_size(inputs: Inputs) -> None:

@@ -14,6 +14,7 @@ from pipeline.parameters import BackboneParams, LearnParams, MapsParams
 from stages import references
 from stages.common import cli
 from stages.common.applied import concept_of
+from stages.common.backbones import in_single_precision, segment_model
 from stages.common.layout import DATA
 from stages.common.printing import counted
 from stages.common.resources import stage_version
@@ -21,7 +22,7 @@ from stages.common.settings import Settings, load, plain
 
 if TYPE_CHECKING:
     from pipeline.backbone import Backbone
-    from pipeline.fewshot.learning import SegmentModel, Step
+    from pipeline.fewshot.learning import Step
     from pipeline.fewshot.references import References
     from stages.common.backbones import DeferredBackbone
 
@@ -103,26 +104,6 @@ def _diverged(folder: Path, when: str) -> DataError:
         f"{folder}: learning diverged{when}, nothing is written; lower learn.lr_tokens, learn.lr_weights and "
         "learn.lr_tokens_phase2"
     )
-
-
-def in_single_precision(params: BackboneParams) -> BackboneParams:
-    """`dtype: auto` as float32 on a GPU too: the small steps of learning and guidance are lost in less."""
-    return replace(params, dtype="float32") if params.dtype == "auto" else params
-
-
-def segment_model(backbone: Backbone) -> SegmentModel:
-    """The backbone itself, in which segments can be learned.
-
-    Raises:
-        UsageError: they cannot.
-    """
-    from pipeline.backbone import PredictsNoise
-
-    if not isinstance(backbone, PredictsNoise):
-        raise UsageError(
-            f"no segments can be learned with {backbone.name}, a video model; set backbone.name to compact or sd21"
-        )
-    return backbone
 
 
 def run_references(

@@ -10,9 +10,9 @@ import typer
 from pipeline.errors import DataError
 from stages import references
 from stages.common import cli
+from stages.common.backbones import in_single_precision, segment_model
 from stages.common.printing import text_table
 from stages.common.settings import load
-from stages.learn import in_single_precision, segment_model
 
 #: Share of its references in which a concept must find what it found in them first; other machines round otherwise.
 SAME = 0.99

@@ -7,7 +7,7 @@ import json
 import os
 import runpy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pipeline.backbone import Backbone
     from pipeline.backbone.family import WeightsSource
+    from pipeline.fewshot.learning import SegmentModel
 
 LOCK = Path("backbone.lock")
 #: What the hashes of a lock cover: 2 = weights that are loaded and the effective configuration.
@@ -96,6 +97,26 @@ def model_of(params: BackboneParams, given: Backbone | DeferredBackbone | None) 
     if given is None:
         return deferred(params, find(params))
     return given if isinstance(given, DeferredBackbone) else DeferredBackbone(given.fingerprint, lambda: given)
+
+
+def in_single_precision(params: BackboneParams) -> BackboneParams:
+    """`dtype: auto` as float32 on a GPU too: the small steps of learning and guidance are lost in less."""
+    return replace(params, dtype="float32") if params.dtype == "auto" else params
+
+
+def segment_model(backbone: Backbone) -> SegmentModel:
+    """The backbone itself, in which segments can be learned.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    from pipeline.backbone import PredictsNoise
+
+    if not isinstance(backbone, PredictsNoise):
+        raise UsageError(
+            f"no segments can be learned with {backbone.name}, a video model; set backbone.name to compact or sd21"
+        )
+    return backbone
 
 
 def outline(params: BackboneParams) -> Backbone:

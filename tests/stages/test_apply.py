@@ -28,8 +28,8 @@ from pipeline.parameters import (
 from pipeline.stores.schemas import CONCEPT, LABELS, SOFT
 from pipeline.stores.store import Store, open_store
 from stages import apply, extract, ingest, learn, references, track
-from stages.apply import Inputs, Sections
 from stages.common import cli
+from stages.common.apply_task import Inputs, Sections
 from stages.common.settings import at_learned_size, load
 from stages.upsample import Modulation
 from tests.support import killing, tiny, yaml

@@ -15,6 +15,7 @@ from pipeline.fewshot.concept_store import load_concept, open_concept
 from pipeline.parameters import BackboneParams, MapsParams
 from stages import learn, references
 from stages.commands import doctor
+from stages.common.backbones import segment_model
 from stages.common.settings import load
 from tests.support import tiny
 from tests.support.commands import error_line, tree_bytes, vidseg
@@ -176,7 +177,7 @@ def test_a_video_model_is_refused() -> None:
         name = "svd"
 
     with pytest.raises(UsageError, match="no segments can be learned with svd, a video model"):
-        learn.segment_model(Video())  # type: ignore[arg-type]
+        segment_model(Video())  # type: ignore[arg-type]
 
 
 def test_results_lie_under_the_key_of_the_concept(tmp_path: Path, tiny_model: Path) -> None:
