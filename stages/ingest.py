@@ -77,6 +77,8 @@ def run(
     listed = _classes(classes, ground_truth)
     truth = _annotations(ground_truth, scan.names, source.size, listed)
     seed = _seed(mask, truth, params.seed, scan.names, source.size, listed)
+    if seed is not None:
+        _say_what_is_lost(seed, size, mask)
     path = _write_clip(out, source, indices, size, scan)
     _write_truth(out, truth, scan.names)
     _write_seed(out, seed, scan.digest)
@@ -166,6 +168,20 @@ def _seed(
             "give --ground-truth or --mask, or start at an annotated frame (ingest.frames)"
         )
     return truth.read(0, 1)[0]
+
+
+def _say_what_is_lost(seed: np.ndarray, size: tuple[int, int], mask: Path | None) -> None:
+    """A line where labels of the first frame's mask are smaller than the tokens that carry them."""
+    from pipeline.truth.masks import FEW, TOKEN, lost_labels, size_that_keeps
+
+    if lost := lost_labels(seed, size):
+        named = f"label {lost[0]} covers" if len(lost) == 1 else f"labels {', '.join(map(str, lost))} cover"
+        keeps = size_that_keeps(seed, size)
+        cli.note(
+            f"ingest: {mask or 'the first frame'}: {named} fewer than {FEW} tokens (of {TOKEN} pixels, at "
+            f"{size[0]}x{size[1]}) and may be in no frame; "
+            + (f"ingest.size={keeps} gives every label as many" if keeps else "crop the video around what is so small")
+        )
 
 
 def _write_clip(out: Out, source: FrameSource, indices: FrameRange, size: tuple[int, int], scan: _Scan) -> Path:

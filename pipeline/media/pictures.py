@@ -24,6 +24,9 @@ FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
 #: Pixels of a picture or of a video's frame; a small file may claim to hold far more.
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 
+#: So many values that fill no 2x2 pixels may be thin or tiny objects; more, and most of all, are blends.
+MOST_BLENDS = 4
+
 #: Pillow spreads grey PNGs of 2 and 4 bits over 0..255; this undoes it for label values.
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
 
@@ -111,14 +114,18 @@ def read_label_png(path: Path, colours: Mapping[int, Colour] | None = None) -> n
         colours: id -> (r, g, b), for files that hold colours instead of ids.
 
     Raises:
-        DataError: unreadable, a JPEG, colours without a list of them, or a colour that is not listed.
+        DataError: unreadable, a JPEG, grey values of smoothed edges, colours without a list of them, or a colour that
+            is not listed.
     """
     with _opened(path) as image:
         if image.format in ("JPEG", "MPO"):  # MPO: a JPEG with further pictures behind it
             raise DataError(f"{path}: a JPEG, which changes label values; store label maps as PNG")
         if image.mode in ("P", "L", "1"):
             step = _GREY_STEPS.get(_raw_mode(image), 1)  # known only until the pixels are loaded
-            return np.array(image).astype(np.uint8) // np.uint8(step)
+            values = np.array(image).astype(np.uint8) // np.uint8(step)
+            if image.mode == "L":
+                _check_hard_edges(path, values)
+            return values
         if image.mode.startswith("I"):
             return _as_u16(path, np.array(image))
         if image.mode not in ("RGB", "RGBA"):
@@ -174,6 +181,21 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def _raw_mode(image: Image.Image) -> str:
     tiles = getattr(image, "tile", [])
     return str(tiles[0][3]) if tiles else ""
+
+
+def _check_hard_edges(path: Path, values: np.ndarray) -> None:
+    """Refuse a grey mask in which most values are nothing but blends of others: no 2x2 pixels share them."""
+    found = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    if len(found) <= MOST_BLENDS:
+        return
+    corner = values[:-1, :-1]
+    solid = (corner == values[1:, :-1]) & (corner == values[:-1, 1:]) & (corner == values[1:, 1:])
+    blends = len(found) - len(np.unique(corner[solid]))
+    if blends >= MOST_BLENDS and 2 * blends >= len(found):
+        raise DataError(
+            f"{path}: {len(found)} values in a mask, {blends} of them on edges only: are its edges smoothed, or was it "
+            "a JPEG? Save it as PNG without anti-aliasing, and change its size with nearest neighbour"
+        )
 
 
 def _as_u16(path: Path, values: np.ndarray) -> np.ndarray:

@@ -204,8 +204,9 @@ def test_whatever_does_not_keeps_the_hash(name: str, change: Change, made: Any, 
 )
 def test_every_field_of_a_network_counts(name: str, part: str, network: str, made: Any, tmp_path: Path) -> None:
     model = made(name, tmp_path / "model")
-    refused = ("shift_factor", "latents_mean", "latents_std")
-    for field in NETWORK_DEFAULTS[network].keys() - set(refused):
+    refused = {"shift_factor", "latents_mean", "latents_std", "latent_channels", "addition_embed_type"}
+    refused |= {"class_embed_type", "num_class_embeds"} | ({"in_channels"} if part == "unet" else set())
+    for field in NETWORK_DEFAULTS[network].keys() - (refused if name == "image" else set()):
         before, path = MODELS[name][1](model), model / part / "config.json"
         kept = path.read_text()
         edit(f"{part}/config.json", **{field: "another"})(model)
@@ -257,6 +258,42 @@ def test_what_a_schedule_says_is_honoured_or_refused(
     edit(SCHEDULER, **fields)(model)
     with pytest.raises(WeightsError, match=f"model: its scheduler has .*{message.removeprefix('a ')}"):
         MODELS[name][1](model)
+
+
+OTHER_KINDS = [
+    ({"in_channels": 9}, "is an inpainting model, which needs a mask"),
+    ({"in_channels": 5}, "is a depth-to-image model"),
+    ({"in_channels": 8}, "is an instruction model"),
+    ({"in_channels": 7}, "is a model with 7 input channels"),
+    ({"addition_embed_type": "text_time"}, "is a model of SDXL's kind"),
+    ({"num_class_embeds": 1000}, "is an upscaler or a variation model"),
+    ({"_name_or_path": "stabilityai/sd-turbo"}, "is a turbo model"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), OTHER_KINDS)
+def test_models_of_other_kinds_are_refused_by_name(
+    fields: dict[str, Any], message: str, made: Any, tmp_path: Path
+) -> None:
+    model = made("image", tmp_path / "model")
+    edit("unet/config.json", **fields)(model)
+    with pytest.raises(WeightsError, match=f"model: {message}.*; VidSeg reads Stable Diffusion 1.x and 2.x"):
+        image_hash(model)
+
+
+def test_a_turbo_model_is_known_by_its_folder(made: Any, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="sd-turbo: is a turbo model"):
+        image_hash(made("image", tmp_path / "sd-turbo"))
+    image_hash(made("image", tmp_path / "turbocharged"))
+
+
+def test_a_folder_of_stable_diffusion_1_loads(tmp_path: Path) -> None:
+    """Convolutions in place of linear projections, one number of heads, and a scheduler that names no prediction."""
+    folder = tiny.save_model(tmp_path / "model")
+    tiny.make_unet(use_linear_projection=False).save_pretrained(folder / "unet")
+    edit(SCHEDULER, prediction_type=..., skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1)(folder)
+    model = load_model(identify("sd21", folder, None), torch.float32, torch.device("cpu"))
+    assert not model.unet.config.use_linear_projection  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("fields", [{"shift_factor": 0.1}, {"latents_mean": [0, 0, 0, 1]}])

