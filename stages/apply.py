@@ -220,7 +220,7 @@ def run_video(
     segments, pictures = len(learned.attrs["segments"]), len(learned.attrs["names"])
     sections, stores = Sections.of(settings), out / "artifacts"
     source, size = whole.check_video(video, out, settings)
-    whole.check_names(names, Numbering.of_segments(learned.fingerprint, learned.attrs["segments"]))
+    whole.check_names(names, out, Numbering.of_segments(learned.fingerprint, learned.attrs["segments"]))
     if sections.guidance.needs_tracks:
         check_window(settings["track"].window, sections)
     encoders.check_weights(settings, ("track",) if sections.guidance.needs_tracks else ())

@@ -183,6 +183,10 @@ def read_names(path: Path) -> NamesFile:
         content = json.loads(written, object_pairs_hook=_once)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file of names") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{path}: is a folder; give the file of names, like {path / FILE}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a JSON file of names (it is no text)") from error
     except (ValueError, OSError, RecursionError) as error:
         raise DataError(f"{path}: not a JSON file of names ({error})") from error
     except DataError as error:

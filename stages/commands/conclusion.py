@@ -28,7 +28,10 @@ def of_folder(videos: int, out: Path) -> Path:
     page, folder = out / "index.html", shlex.quote(str(out))
     cli.note(f"found: the segments of {videos} videos, each in its folder")
     cli.note(f"look at it: {page}")
-    cli.note(f"next: vidseg report --compare {folder}/A {folder}/B shows two runs side by side")
+    cli.note(
+        f"next: name the segments of a video in its page, save names.json, then: vidseg name {folder}/VIDEO "
+        "--names names.json"
+    )
     return page
 
 

@@ -11,7 +11,7 @@ import typer
 
 from pipeline.errors import DataError, UsageError
 from stages.common import cli
-from stages.common.applied import applied_of, is_applied
+from stages.common.applied import applied_keys, applied_of, is_applied
 from stages.common.layout import KEY, VIDEOS, Place, item_keys, names_of, place, videos_of
 from stages.common.results import Results
 
@@ -88,7 +88,7 @@ def videos_to_export(target: str, unnamed: bool = False) -> list[Video]:
         unnamed: the labels as they were found, also where there are named ones.
 
     Raises:
-        DataError: neither, or labels that cannot be used.
+        UsageError, DataError: neither, or labels that cannot be used.
     """
     if not (Path(target) / "artifacts").is_dir() and VIDEOS.is_file() and KEY.fullmatch(target):
         if is_applied(target):
@@ -114,6 +114,9 @@ def videos_to_export(target: str, unnamed: bool = False) -> list[Video]:
                 )
                 for video in videos_of(target)
             ]
+        if not Path(target).exists():
+            known = ", ".join([*item_keys(), *applied_keys()])
+            raise UsageError(f"{target}: neither a folder nor a key in {VIDEOS}; there are: {known}")
     results = Results(Path(target)).check()
     source = results.stores / "source"
     return [Video(_name(source, Path(target).resolve().name), open_labels(results, unnamed), results.clip, source)]

@@ -109,17 +109,14 @@ def write(results: Results, content: NamesFile, where: str) -> Path:
     Args:
         where: the file that the names are from, for messages.
     """
-    from pipeline.files import refuse_foreign
-    from pipeline.naming.names import MARK, write_names
+    from pipeline.naming.names import write_names
     from pipeline.naming.stores import NAMED, NamedLabels
     from pipeline.stores import shard_claims
     from pipeline.stores.schemas import LABELS
     from pipeline.stores.store import is_current, open_store
 
     labels = NamedLabels(open_store(results.labels, LABELS), content, where)
-    if results.names.exists() and not MARK.on(results.folder):
-        raise DataError(f"{results.names}: was not written by vidseg; move it away, names are kept there")
-    refuse_foreign(results.named, NAMED.mark)
+    check_replaceable(results)
     if not is_current(results.named, NAMED, labels.named_fingerprint()):
         writer = labels.writer(results.named, results.stores / "tmp")
         with cli.progress("name", labels.frames("labels")) as advance:
@@ -130,6 +127,21 @@ def write(results: Results, content: NamesFile, where: str) -> Path:
     write_names(results.names, content)
     cli.note(_said(labels))
     return results.named
+
+
+def check_replaceable(results: Results) -> None:
+    """Refuse to write names.json and named.zarr over what others wrote.
+
+    Raises:
+        DataError: something of others is there.
+    """
+    from pipeline.files import refuse_foreign
+    from pipeline.naming.names import MARK
+    from pipeline.naming.stores import NAMED
+
+    if results.names.exists() and not MARK.on(results.folder):
+        raise DataError(f"{results.names}: was not written by vidseg; move it away, names are kept there")
+    refuse_foreign(results.named, NAMED.mark)
 
 
 def _said(labels: NamedLabels) -> str:

@@ -288,6 +288,8 @@ def main(
         page = out or Path("compare.html")
         print(compare(found[0][0], found[1][0], page if page.suffix else page / "compare.html", settings))
         return
+    if out is not None and out.suffix == ".html" and not out.is_dir():
+        raise UsageError(f"-o {out}: must be a folder, for the pages of items and the index; --compare takes a file")
     flat = [target for one in found for target in one]
     index = _index(given, flat, out)
     if index is not None:

@@ -49,7 +49,7 @@ def run(
     from stages.common import backbones, encoders
 
     source, size = check_video(video, out, settings)
-    check_names(names, None if context is None else numbering_of_context(context))
+    check_names(names, out, None if context is None else numbering_of_context(context))
     encoders.check_weights(settings, ("segment", "correspond"))
     if backbone is None:
         backbone = backbones.load_backbone(settings["backbone"])
@@ -149,14 +149,18 @@ def numbering_of_context(context: Path) -> Numbering:
     return load_context(context).numbering
 
 
-def check_names(names: Path | None, numbering: Numbering | None) -> None:
-    """Refuse what is no names.json, or one that cannot fit, before anything is computed.
+def check_names(names: Path | None, out: Path, numbering: Numbering | None) -> None:
+    """Refuse what is no names.json, or one that cannot fit, or be kept, before anything is computed.
 
     Args:
+        out: where the run keeps them.
         numbering: that the labels will have; None = only the run will tell.
     """
-    from pipeline.naming.names import read_names
+    from pipeline.naming.names import MARK, read_names
+    from stages.commands import name
 
+    if names is not None or MARK.on(out):
+        name.check_replaceable(Results(out))
     if names is None:
         return
     content = read_names(names)

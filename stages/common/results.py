@@ -57,10 +57,18 @@ class Results:
         Raises:
             DataError: there are none.
         """
+        if not self.folder.is_dir():
+            raise DataError(f"{self.folder}: no such folder; give the one that followed `vidseg run ... -o`")
         for store in (self.clip, self.labels):
             if not (store / "zarr.json").is_file():
                 raise DataError(
-                    f"{self.folder}: holds no results of `vidseg run` (no artifacts/{store.name}); "
-                    "give the folder that followed its -o"
+                    f"{self.folder}: holds no results of `vidseg run` (no artifacts/{store.name}); {self._instead()}"
                 )
         return self
+
+    def _instead(self) -> str:
+        """What to give in place of a folder without results."""
+        inside = sorted(labels.parent.parent for labels in self.folder.glob("*/artifacts/labels.zarr"))
+        if not inside:
+            return "give the folder that followed its -o"
+        return f"give one of those in it: {', '.join(map(str, inside[:3]))}{', ...' if len(inside) > 3 else ''}"

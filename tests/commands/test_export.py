@@ -58,8 +58,8 @@ def test_items_of_one_and_of_several_videos(made: Path, tmp_path: Path, monkeypa
     assert {str(path.parent) for path in Path("two-out").rglob("00000.png")} == {
         f"two-out/{video}/Annotations/{video}" for video in "ab"
     }
-    message = error_line(vidseg("export", "three", "-f", "npz", "-o", "new", check=3))
-    assert "three: holds no results of `vidseg run`" in message
+    message = error_line(vidseg("export", "three", "-f", "npz", "-o", "new", check=2))
+    assert "three: neither a folder nor a key in videos.yaml; there are: one, two" in message
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,7 @@ def test_naming_again_gives_the_same_bytes(folder: Path) -> None:
         (["--drop", "3", "--name", "3=a"], 2, "label 3 is named and dropped"),
         (["--color", "3=red"], 2, "a colour must be like #80b1d3, not 'red'"),
         (["--names", "nowhere.json"], 3, "nowhere.json: no such file of names"),
+        (["--names", "."], 3, ".: is a folder; give the file of names, like names.json"),
         ([], 2, "nothing to name: give --names FILE, or --name 3=road"),
     ],
 )
@@ -140,6 +141,17 @@ def test_what_others_wrote_is_not_replaced(folder: Path, tmp_path: Path, place: 
     assert tree_bytes(folder) == before
 
 
-def test_a_folder_without_results(tmp_path: Path) -> None:
-    message = error_line(vidseg("name", tmp_path, "--name", "3=car", check=3))
-    assert "holds no results of `vidseg run` (no artifacts/clip.zarr); give the folder that followed its -o" in message
+@pytest.mark.parametrize(
+    ("inside", "given", "message"),
+    [
+        ((), "here", "here: holds no results of `vidseg run` (no artifacts/clip.zarr); give the folder that followed"),
+        (("b", "a"), "here", "(no artifacts/clip.zarr); give one of those in it: here/a, here/b"),
+        (tuple("dcba"), "here", "give one of those in it: here/a, here/b, here/c, ..."),
+        ((), "nowhere", "nowhere: no such folder; give the one that followed `vidseg run ... -o`"),
+    ],
+)
+def test_a_folder_without_results(tmp_path: Path, inside: tuple[str, ...], given: str, message: str) -> None:
+    (tmp_path / "here").mkdir()
+    for name in inside:
+        (tmp_path / "here" / name / "artifacts/labels.zarr").mkdir(parents=True)
+    assert message in error_line(vidseg("name", given, "--name", "3=car", cwd=tmp_path, check=3))

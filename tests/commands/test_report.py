@@ -130,6 +130,7 @@ def test_items_of_a_project(run: Path, tmp_path: Path, monkeypatch: pytest.Monke
         (["--compare", "RUN"], 2, "--compare takes two runs of one video each"),
         (["empty"], 3, "empty: holds no results of `vidseg run`"),
         (["--compare", "RUN", "SHORT"], 3, "are of different frames; --compare takes two runs on the same ones"),
+        (["RUN", "-o", "all.html"], 2, "-o all.html: must be a folder, for the pages of items and the index"),
         (["FOREIGN"], 3, "report.html: was not written by vidseg"),
         (["DAMAGED"], 3, "run.json: not valid JSON; run `vidseg run` again, or delete it"),
     ],

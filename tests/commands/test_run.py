@@ -104,6 +104,7 @@ def test_a_folder_of_videos_is_several_runs(video: Path, tiny_model: Path, tmp_p
     printed = vidseg("run", folder, "-o", tmp_path / "out", *sets).stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b.mov", "b.mp4", "index.html"]
     assert printed.splitlines()[-2] == f"look at it: {tmp_path / 'out' / 'index.html'}"
+    assert f"vidseg name {tmp_path / 'out'}/VIDEO --names names.json" in printed.splitlines()[-1]
     index = (tmp_path / "out" / "index.html").read_text()
     assert "in &amp; out" in index and 'href="b.mov/report.html"' in index
     line = error_line(vidseg("run", folder, "-o", tmp_path / "out", "--mask", "m.png", *sets, check=2))
@@ -283,6 +284,11 @@ def test_a_context_of_another_clip_begins_this_one(video: Path, tiny_model: Path
     assert "was made for other segments (others)" in error_line(vidseg(*run, check=3))
     assert not (tmp_path / "out").exists()
     names.write_text(json.dumps({**content, "fits": origin}))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/names.json").write_text("[]")
+    assert "out/names.json: was not written by vidseg; move it away" in error_line(vidseg(*run, check=3))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["names.json"]
+    (tmp_path / "out/names.json").unlink()
     said = vidseg(*run).stderr
     assert names_of(tmp_path / "out")[1] == "car" and "\nnext: vidseg export " in said
     labels = zarr.open_group(tmp_path / "out" / "artifacts" / "labels.zarr", mode="r")["labels"]

@@ -103,6 +103,12 @@ def test_what_is_no_file_of_names(tmp_path: Path, text: str, message: str) -> No
         read_names(write(tmp_path, text))
 
 
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "names.json").write_bytes(b"\xff\xd8")
+    with pytest.raises(DataError, match=r"names.json: not a JSON file of names \(it is no text\)"):
+        read_names(tmp_path / "names.json")
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file of names"):
         read_names(tmp_path / "names.json")

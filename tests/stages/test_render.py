@@ -318,5 +318,8 @@ def test_command_line(stores: dict[str, Path], tmp_path: Path) -> None:
     failed = vidseg(*arguments, "--set", "render.opacity=2", check=2)
     assert error_line(failed).startswith("error: render.opacity must be between 0.0 and 1.0, not 2.0")
     assert "give CLIP, LABELS and OUT_DIR, or --item KEY" in error_line(vidseg("render", check=2))
+    for option in ("--names", "--compare"):
+        line = error_line(vidseg("render", "--item", "one", option, "x", check=2))
+        assert f"{option} does not go with --item, whose paths stand in videos.yaml" in line
     failed = vidseg("render", stores["clip"], tmp_path / "none.zarr", tmp_path / "other", check=3)
     assert "none.zarr: no such store; run `vidseg upsample` to make it" in error_line(failed)
