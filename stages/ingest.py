@@ -178,7 +178,7 @@ def _say_what_is_lost(seed: np.ndarray, size: tuple[int, int], mask: Path | None
         named = f"label {lost[0]} covers" if len(lost) == 1 else f"labels {', '.join(map(str, lost))} cover"
         keeps = size_that_keeps(seed, size)
         cli.note(
-            f"ingest: {mask or 'the first frame'}: {named} fewer than {FEW} tokens (of {TOKEN} pixels, at "
+            f"ingest: warning: {mask or 'the first frame'}: {named} fewer than {FEW} tokens (of {TOKEN} pixels, at "
             f"{size[0]}x{size[1]}) and may be in no frame; "
             + (f"ingest.size={keeps} gives every label as many" if keeps else "crop the video around what is so small")
         )

@@ -48,7 +48,7 @@ def write_alpha_video(path: Path, frames: Iterable[np.ndarray], fps: float, code
         DataError: no frames.
     """
     how, rate, count = CODECS[codec], Fraction(fps).limit_denominator(1001), 0
-    with replacing(path) as temporary, av.open(str(temporary), "w") as file:
+    with replacing(path) as temporary, av.open(f"file:{temporary}", "w") as file:
         stream: Any = file.add_stream(how.encoder, rate=rate, options=how.options)
         for count, frame in enumerate(frames, 1):
             if count == 1:

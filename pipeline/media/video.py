@@ -259,7 +259,7 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
     muxer = {"movflags": "faststart"}
     # One thread, and no macroblock tree: x264's lookahead for it reads uninitialised memory, so bytes would vary.
     encoder = {"crf": "18", "preset": "medium", "threads": "1", "mbtree": "0"}
-    with replacing(Path(path)) as temporary, av.open(str(temporary), "w", options=muxer) as file:
+    with replacing(Path(path)) as temporary, av.open(f"file:{temporary}", "w", options=muxer) as file:
         stream = file.add_stream("libx264", rate=rate, options=encoder)
         for number, frame in enumerate(frames):
             if size is None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 
 from stages.common import cli, run_record
-from stages.common.printing import counted
+from stages.common.printing import counted, in_command
 
 
 def of_video(out: Path) -> Path:
@@ -18,14 +17,14 @@ def of_video(out: Path) -> Path:
     frames, seconds, found = labels["frames"], took["total_seconds"], len(labels["labels"])
     cli.note(
         f"found: {counted(found, 'segment')} in {counted(frames, 'frame')}; "
-        f"{seconds:.0f} seconds, {seconds / frames:.2g} per frame"
+        f"{counted(round(seconds), 'second')}, {seconds / frames:.2g} per frame"
     )
     return look_and_go_on(out)
 
 
 def of_folder(videos: int, out: Path) -> Path:
     """Say in three lines what a run of several videos left in a folder; returns the page that lists them."""
-    page, folder = out / "index.html", shlex.quote(str(out))
+    page, folder = out / "index.html", in_command(out)
     cli.note(f"found: the segments of {videos} videos, each in its folder")
     cli.note(f"look at it: {page}")
     cli.note(
@@ -39,9 +38,9 @@ def look_and_go_on(out: Path) -> Path:
     """Say what to look at in a folder of results, and what to try next: naming, or, with names, an export."""
     page = next(path for path in (out / "report.html", out / "overlay.mp4") if path.exists())
     cli.note(f"look at it: {page}")
-    folder = shlex.quote(str(out))
+    folder = in_command(out)
     if any(entry.get("name") for entry in json.loads((out / "labels.json").read_text())["labels"]):
-        cli.note(f"next: vidseg export {folder} --format coco-instances -o {shlex.quote(f'{out}-coco')}")
+        cli.note(f"next: vidseg export {folder} --format coco-instances -o {in_command(f'{out}-coco')}")
     else:
         cli.note(f"next: name the segments in the page, save names.json, then: vidseg name {folder} --names names.json")
     return page

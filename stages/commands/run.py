@@ -231,23 +231,32 @@ def _check_params(settings: Settings, backbone: Backbone, size: tuple[int, int])
 
 @contextmanager
 def output_folder(out: Path) -> Iterator[None]:
-    """Make the folder for a video's results; when the run fails with nothing in it, remove it again.
+    """Make the folder for a video's results, for one run at a time; one that fails with nothing in it removes it again.
 
     Raises:
         DataError: it has results of another origin.
         ResourceError: it cannot be written.
+        UsageError: another run is writing there.
     """
+    from filelock import FileLock, Timeout
+
     from stages import render
 
     render.check_replaceable(out)
     run_record.check_replaceable(out)
+    lock = FileLock(out / ".running.lock", blocking=False)
     try:
         out.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise UsageError(f"{out}: another run is writing here; wait until it ends, or choose another folder") from error
     except OSError as error:
         raise ResourceError(f"{out}: cannot be written ({error.strerror}); choose another folder with -o") from error
     try:
         yield
     finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
         for folder in (out / "artifacts", out):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 
 from stages.common.cli import printable
 
@@ -10,6 +12,11 @@ from stages.common.cli import printable
 def counted(number: int, what: str) -> str:
     """So many of something: `1 frame`, `3 frames`."""
     return f"{number} {what}{'s' * (number != 1)}"
+
+
+def in_command(path: Path | str) -> str:
+    """A path as a word of a command that can be copied: quoted, and not to be taken for an option."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
 def text_table(

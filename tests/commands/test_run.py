@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import webbrowser
 from pathlib import Path
@@ -14,6 +15,7 @@ import av
 import numpy as np
 import pytest
 import zarr
+from filelock import FileLock
 from PIL import Image
 
 from pipeline.media.video import open_source, write_video
@@ -60,6 +62,25 @@ def test_outputs_are_those_of_the_design(result: Path) -> None:
     stored = zarr.open_group(result / "artifacts" / "labels.zarr", mode="r")["labels"]
     np.testing.assert_array_equal(np.asarray(picture), stored[0])
     assert not list(result.rglob("tmp"))
+
+
+@pytest.mark.parametrize("name", ["holiday:v2", "2024-11-14T22:57:44", "-dash", "ünï cödé", "n" * 255])
+def test_any_name_of_a_folder_works(name: str, video: Path, tiny_model: Path, tmp_path: Path) -> None:
+    sets = options(tiny_model, "upsample.method=nearest", "ingest.frames=0:1")
+    said = vidseg("run", video, "-o", name, *sets, cwd=tmp_path).stderr
+    shown = shlex.split(said.rpartition("then: ")[2])
+    assert (tmp_path / shown[2]).samefile(tmp_path / name) and not shown[2].startswith("-")
+    assert len(list(open_source(tmp_path / name / "overlay.mp4").frames())) == 1
+
+
+def test_two_runs_into_one_folder(video: Path, tiny_model: Path, tmp_path: Path) -> None:
+    out, sets = tmp_path / "out", options(tiny_model, "upsample.method=nearest", "ingest.frames=0:1")
+    out.mkdir()
+    with FileLock(out / ".running.lock"):
+        refused = error_line(vidseg("run", video, "-o", out, *sets, check=2))
+    assert f"{out}: another run is writing here; wait until it ends, or choose another folder" in refused
+    vidseg("run", video, "-o", out, *sets)
+    assert (out / "report.html").is_file() and not (out / ".running.lock").exists()
 
 
 def names_of(folder: Path) -> dict[int, str | None]:
