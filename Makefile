@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed-faiss-$(FAISS)-torch-$(or $(TORCH_BACKEND),default)
 PYTEST := OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: env demo check lint types test test-all clean
+.PHONY: env repository demo check lint types test test-all clean
 .DELETE_ON_ERROR:
 
 # FAISS=cpu|gpu. TORCH_BACKEND=cpu|cu128|... is handed to uv's --torch-backend; without it torch comes from the ordinary index.
@@ -29,10 +29,15 @@ else
 endif
 	touch $(STAMP)
 
-demo: env
+demo: repository env
 	dvc repro
 	vidseg summarize data/evaluate . --items videos.yaml
 	@echo "overlay: $(CURDIR)/data/render/sample/overlay.mp4"
+
+# A ZIP has no .git, and DVC works only with it: said before anything is installed.
+repository:
+	@git rev-parse --is-inside-work-tree > /dev/null 2>&1 || { echo "error: $(CURDIR) is no git repository, which DVC needs; \
+	run: git init && git add -A && git -c user.name=me -c user.email=me@localhost commit -qm start (or git clone instead of a ZIP)" >&2; exit 2; }
 
 lint: env
 	ruff check .
