@@ -137,6 +137,8 @@ def _problems(one: Swept, sets: Sequence[str], base: Settings) -> list[str]:
     section = one.name.partition(".")[0]
     if section in base.sections and section not in (read := scored_sections()):
         return [f"--over {one.name}: no score depends on `{section}` ({', '.join(read)} lead to scores)"]
+    if section == "evaluate":
+        return [f"--over {one.name}: is about how labels are scored; scores by different rules cannot be compared"]
     values: dict[str, str] = {}
     for text in one.texts:
         made = _attempt(found, partial(load, PARAMS, [*sets, f"{one.name}={text}"]))

@@ -50,6 +50,7 @@ def plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("--over", "segment.memory=last_window,all"), "segment.memory must be last_window, first_and_last or"),
         (("--over", "render.opacity=0.1,0.2"), "--over render.opacity: no score depends on `render`"),
         (("--over", "learn.epochs=1,2"), "--over learn.epochs: no score depends on `learn`"),
+        (("--over", "evaluate.protocol=strict,official"), "scores by different rules cannot be compared"),
         (("--over", "correspond.max_squared_distance=2,8"), "changes nothing with these parameters; add `--set segm"),
         (("--over", "upsample.strength=10,50"), "changes nothing with these parameters; add `--set upsample.method="),
         (("--over", "segment.encoder_weight=1,2", "--set", "extract.encoder=none"), "but extract.encoder is none; set"),
