@@ -1,6 +1,6 @@
 """A registration: a folder of links to a data set's files, in the layout that ingest and DVC can work with.
 
-    registration.json                    what was registered
+    registration.json                    what was registered, and which label maps were looked at
     [<item>/]<video>/frames/<frame>.*    links to the frames
     [<item>/]<video>/labels/<frame>.png  links to the label maps, under the frames' names; and classes.json
 
@@ -9,14 +9,15 @@ DVC reads through links to files (not through links to folders), so it notices w
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pipeline.datasets.listing import Video
 from pipeline.errors import DataError
 from pipeline.files import Mark, refuse_foreign, replacing_folder
-from pipeline.truth.class_list import write_classes
+from pipeline.truth.class_list import class_list_record, write_classes
 
 FILE = "registration.json"
 SCHEMA = "registration"
@@ -61,6 +62,23 @@ def write_registration(folder: Path, source: Mapping[str, str], videos: Mapping[
                 (labels / "README").write_text("This video has no ground truth.\n")
             elif video.classes is not None:
                 write_classes(labels / "classes.json", video.classes)
-        content = {"schema": SCHEMA, "source": dict(source), "videos": list(videos)}
+        checked = {str(file): mark for video in videos.values() for file, mark in _marks(video).items()}
+        content = {"schema": SCHEMA, "source": dict(source), "videos": list(videos), "checked": checked}
         (scratch / FILE).write_text(json.dumps(content, indent=1) + "\n")
     return folder
+
+
+def checked_maps(folder: Path, videos: Iterable[Video]) -> set[Path]:
+    """The label maps that an earlier registration looked at, if neither they nor their classes have changed."""
+    if not MARK.on(folder):
+        return set()
+    known = json.loads((folder / FILE).read_text()).get("checked", {})
+    return {file for video in videos for file, mark in _marks(video).items() if known.get(str(file)) == mark}
+
+
+def _marks(video: Video) -> dict[Path, str]:
+    """File -> what tells that neither it nor what explains it has changed."""
+    listed = None if video.classes is None else class_list_record(video.classes)
+    classes = hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()[:16]
+    states = {file: file.stat() for file in video.annotated}
+    return {file: f"{state.st_size} {state.st_mtime_ns} {classes}" for file, state in states.items()}

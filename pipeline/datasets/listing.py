@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Container, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.errors import DataError
-from pipeline.media.pictures import image_size, label_maps
+from pipeline.media.pictures import VOID, image_size, label_maps
 from pipeline.media.video import images_by_stem, list_images
-from pipeline.truth.annotations import read_checked
+from pipeline.truth.annotations import unknown_values
 from pipeline.truth.class_list import ClassList
 
 
@@ -116,12 +117,11 @@ def require_annotations(frames: Sequence[Frame], labels: Path) -> None:
         )
 
 
-def check_video(video: Video) -> None:
-    """Check all files' headers, and one label map's pixels; the stage `ingest` reads the others.
+def check_headers(video: Video) -> tuple[int, int]:
+    """Check the headers of all files; returns the size (H, W) of the frames.
 
     Raises:
-        DataError: a file that is missing or no picture, of another size than the first frame, or a label map
-            that its class list does not explain.
+        DataError: a file that is missing or no picture, or of another size than the first frame.
     """
     size = image_size(video.frames[0].image)
     for frame in video.frames:
@@ -131,5 +131,42 @@ def check_video(video: Video) -> None:
                     f"{file}: the {kind} is {found[1]}x{found[0]} pixels, the first frame of {video.name} is "
                     f"{size[1]}x{size[0]}"
                 )
-    if video.annotated:
-        read_checked(video.annotated[0], size, video.classes)
+    return size
+
+
+def unexplained(
+    video: Video, size: tuple[int, int], skip: Container[Path], seen: Callable[[Path], object]
+) -> dict[int, Path]:
+    """Look at every pixel of a video's label maps, several at a time: values that no class explains, with a file each.
+
+    Args:
+        size: (H, W) of the frames.
+        skip: label maps that are known to be good.
+        seen: called with every file, in order.
+
+    Raises:
+        DataError: a label map that cannot be read.
+    """
+    found: dict[int, Path] = {}
+
+    def look(file: Path) -> frozenset[int]:
+        return frozenset() if file in skip else unknown_values(file, size, video.classes)
+
+    with ThreadPoolExecutor() as pool:
+        for file, values in zip(video.annotated, pool.map(look, video.annotated), strict=True):
+            for value in values:
+                found.setdefault(value, file)
+            seen(file)
+    return found
+
+
+def with_void(video: Video, values: Collection[int]) -> Video:
+    """A video whose class list takes some stored values that it does not have as ignored."""
+    classes = video.classes
+    if classes is None:
+        return video
+    if classes.values is None:
+        return replace(video, classes=replace(classes, ignore=(*classes.ignore, *sorted(values))))
+    void = classes.ignore[0] if classes.ignore else next(n for n in range(VOID, 65535) if n not in classes.ids)
+    means = {**classes.values, **dict.fromkeys(sorted(values), void)}
+    return replace(video, classes=replace(classes, ignore=classes.ignore or (void,), values=means))

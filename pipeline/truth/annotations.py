@@ -86,20 +86,31 @@ def read_checked(file: Path, size: tuple[int, int], classes: ClassList | None = 
     Raises:
         DataError: unreadable, of another size, or with a value that is neither a class nor ignored.
     """
+    labels, unknown = _read(file, size, classes)
+    if unknown:
+        raise DataError(
+            f"{file}: holds the value {min(unknown)}, which is neither a class nor ignored; "
+            "add it to the class list (`classes`, `ignore` or `values`)"
+        )
+    return labels
+
+
+def unknown_values(file: Path, size: tuple[int, int], classes: ClassList | None) -> frozenset[int]:
+    """The stored values of a label map that its class list does not explain; raises as `read_checked` otherwise."""
+    return _read(file, size, classes)[1]
+
+
+def _read(file: Path, size: tuple[int, int], classes: ClassList | None) -> tuple[np.ndarray, frozenset[int]]:
     reader = classes or ClassList(())
     height, width = label_size(file)
     if (height, width) != tuple(size):
         raise DataError(f"{file}: the label map is {width}x{height} pixels, the frames are {size[1]}x{size[0]}")
     stored = reader.read_stored(file)
     labels = reader.decode(stored)
-    if classes:
-        unknown = ~np.isin(labels, list(classes.ids))
-        if unknown.any():
-            raise DataError(
-                f"{file}: holds the value {stored[unknown].min()}, which is neither a class nor ignored; "
-                "add it to the class list (`classes`, `ignore` or `values`)"
-            )
-    return labels
+    if classes is None:
+        return labels, frozenset()
+    unknown = ~np.isin(labels, list(classes.ids))
+    return labels, frozenset(np.unique(stored[unknown]).tolist())
 
 
 def is_placeholder(folder: Path) -> bool:

@@ -37,6 +37,13 @@ class Dataset(StrEnum):
     FOLDERS = "folders"
 
 
+class Unknown(StrEnum):
+    """What becomes of values that no class list explains."""
+
+    REFUSE = "refuse"
+    VOID = "void"
+
+
 app = cli.new_app("Register data sets in their published layouts: VSPW, Cityscapes, CamVid, DAVIS, folders.")
 
 
@@ -64,8 +71,14 @@ def register(
         int | None,
         typer.Option(min=1, help=f"videos in an item, at most; default: 1, {TOGETHER} with more than {SINGLE} videos"),
     ] = None,
+    unknown: Annotated[
+        Unknown,
+        typer.Option(help="values of label maps that are no class: refuse them, or take them as void"),
+    ] = Unknown.REFUSE,
 ) -> None:
     """Check a data set's layout and write its videos into videos.yaml; registering again replaces them.
+
+    Every label map is looked at; those that have not changed since an earlier registration are not looked at again.
 
     Example: vidseg dataset register /data/VSPW_480p --dataset vspw --split val --first 30
     """
@@ -82,9 +95,10 @@ def register(
     folder = REGISTRATIONS / name
     source = {"dataset": str(dataset), "root": str(root.resolve()), "split": split or "all"}
     check_registration(folder, source)
-    found = _checked(list(islice(adapter.videos(root, split), first)))
+    listed = list(islice(adapter.videos(root, split), first))
+    _check_count(len(grouped(name, listed, per_item)), videos.count_others(name), len(listed))
+    found = _checked(listed, folder, unknown)
     items = grouped(name, found, per_item)
-    _check_count(len(items), videos.count_others(name), len(found))
     size = None if downsample is None else f"1/{downsample}"
     entries = {key: [_entry(folder, key, part, fps, size)] for key, part in items.items()}
     videos.check_keys(entries, name)
@@ -109,8 +123,10 @@ def _key(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name)
 
 
-def _checked(found: list[Video]) -> list[Video]:
-    from pipeline.datasets.listing import check_video
+def _checked(found: list[Video], folder: Path, unknown: Unknown) -> list[Video]:
+    """The videos, once all their files were looked at; values without a class are void, or refused."""
+    from pipeline.datasets.links import checked_maps
+    from pipeline.datasets.listing import Video, check_headers, unexplained, with_void
 
     keys = [_key(video.name) for video in found]
     for video in found:
@@ -119,10 +135,26 @@ def _checked(found: list[Video]) -> list[Video]:
                 f"'{video.name}': videos need different names of letters, digits, '.', '_' and '-'; rename the folder"
             )
     with cli.progress("check", len(found), "videos") as advance:
+        sizes = []
         for video in found:
-            check_video(video)
+            sizes.append(check_headers(video))
             advance(1)
-    return found
+    known, kept, void = checked_maps(folder, found), list[Video](), dict[int, Path]()
+    with cli.progress("look at label maps", sum(len(video.annotated) for video in found)) as advance:
+        for video, size in zip(found, sizes, strict=True):
+            values = unexplained(video, size, known, lambda file: advance(1))
+            if values and unknown is Unknown.REFUSE:
+                value, file = min(values.items())
+                raise DataError(
+                    f"{file}: holds the value {value}, which is neither a class nor ignored; correct the file, or take "
+                    "such pixels as void with --unknown void"
+                )
+            void |= values
+            kept.append(with_void(video, values) if values else video)
+    if void:
+        listed = ", ".join(f"{value} (first in {file})" for value, file in sorted(void.items()))
+        cli.note(f"warning: values without a class are void, as --unknown void has it: {listed}")
+    return kept
 
 
 def grouped(name: str, found: Sequence[Video], per_item: int | None = None) -> dict[str, list[Video]]:

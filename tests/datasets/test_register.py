@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,18 +14,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.datasets import cityscapes
+from pipeline.datasets import cityscapes, listing
 from pipeline.datasets.listing import Video
 from pipeline.stores.schemas import CLIP, TRUTH
 from pipeline.stores.store import Store, open_store
-from pipeline.truth.class_list import read_classes
+from pipeline.truth.annotations import unknown_values
+from pipeline.truth.class_list import parse_classes, read_classes
 from stages.commands import dataset, videos
 from stages.common.resources import resource
 from tests.support import fake_datasets as fake
 from tests.support import yaml
 from tests.support.commands import error_line, vidseg
 from tests.support.fake_datasets import write_map, write_picture
-from tests.support.places import ROOT
+from tests.support.places import DATA, ROOT
 from tests.support.project import Project
 
 
@@ -552,3 +554,56 @@ def test_real_folders(project: Path, shared_data: Path, folder: str, key: str, v
     truth = truth_of(project, key)
     assert truth.attrs["indices"] == [0, 1]
     assert len(truth.attrs["classes"]) == classes
+
+
+# Every label map
+
+
+def test_a_value_without_a_class_is_found_in_any_label_map(project: Path) -> None:
+    """VSPW-dataset-download#3: the second of three masks holds 252."""
+    root = DATA / "cases" / "vspw_252"
+    line = error_line(register(project, root, "vspw", "--split", "val", check=3))
+    assert "00000001.png: holds the value 252, which is neither a class nor ignored" in line
+    assert "or take such pixels as void with --unknown void" in line
+    assert not (project / "inputs" / "vspw-val").exists()
+    said = register(project, root, "vspw", "--split", "val", "--unknown", "void").stderr
+    assert re.search(r"warning: values without a class are void, .*: 252 \(first in .*00000001.png\)", said)
+    vidseg("ingest", "--item", "vspw-val-v1", "--set", "ingest.size=64", cwd=project)
+    assert 252 in truth_of(project, "vspw-val-v1").attrs["ignore"]
+
+
+def test_label_maps_that_have_not_changed_are_looked_at_once(
+    project: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+
+    def look(file: Path, *rest: Any) -> frozenset[int]:
+        looked.append(file.name)
+        return unknown_values(file, *rest)
+
+    monkeypatch.setattr(listing, "unknown_values", look)
+    for name in ("a", "b"):
+        write_picture(root / "one" / "frames" / f"{name}.png")
+        write_map(root / "one" / "labels" / f"{name}.png", 0, 1)
+    register(project, root, "folders")
+    assert sorted(looked) == ["a.png", "b.png"]
+    looked.clear()
+    register(project, root, "folders")
+    assert looked == []
+    write_map(root / "one" / "labels" / "b.png", 0, 1, 2)
+    register(project, root, "folders")
+    assert looked == ["b.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "ignore", "values"),
+    [
+        ({"classes": ["a", "b"]}, (255, 7, 9), None),
+        ({"classes": ["a", "b"], "void_id": None}, (7, 9), None),
+        ({"classes": ["a", "b"], "values": {"3": 0, "4": 1, "0": 255}}, (255,), {3: 0, 4: 1, 0: 255, 7: 255, 9: 255}),
+        ({"classes": ["a", "b"], "ignore": [], "values": {"3": 0, "4": 1}}, (255,), {3: 0, 4: 1, 7: 255, 9: 255}),
+    ],
+)
+def test_void_values_of_a_class_list(content: dict[str, Any], ignore: Any, values: Any) -> None:
+    made = listing.with_void(Video("v", (), None, parse_classes(content)), {9, 7}).classes
+    assert made is not None and (made.ignore, made.values) == (ignore, values)
