@@ -170,6 +170,11 @@ def forget_the_truth(project: Project) -> None:
     project.write("videos.yaml", yaml.videos({"a": [project.entry("a") | {"ground_truth": "inputs/none"}]}))
 
 
+def go_back_a_version(project: Project) -> None:
+    entry = {key: value for key, value in project.entry("a").items() if key != "names"}
+    project.write("videos.yaml", yaml.videos({"a": [entry]}))
+
+
 def use_a_relative_path(project: Project) -> None:
     (project.root / "here").mkdir(exist_ok=True)
     project.write("videos.yaml", yaml.videos({"a": [project.entry("a") | {"path": "here"}]}))
@@ -206,6 +211,7 @@ def conflict(project: Project) -> None:
     [
         (unregister, 2, "videos.yaml: lists no items; `vidseg videos add VIDEO` writes them"),
         (forget_the_truth, 3, "videos.yaml: no chosen video has ground truth: nothing to score"),
+        (go_back_a_version, 2, "videos.yaml: item 'a' is of an earlier version, without `names`; `vidseg videos list`"),
         (use_a_relative_path, 2, "videos.yaml: path of item 'a' is relative and not in git"),
         (
             use_a_relative_encoder,
