@@ -14,7 +14,7 @@ import typer
 from pipeline.errors import DataError
 from stages.common import cli
 from stages.common.layout import DATA
-from stages.common.printing import text_table
+from stages.common.printing import in_command, text_table
 
 if TYPE_CHECKING:
     from pipeline.stores.inventory import Shard, StoreEntry
@@ -52,7 +52,9 @@ def list_stores(folder: FolderArgument = DATA, as_json: cli.JsonOption = False) 
     print(text_table(rows, heads, left=(0, 1, 5, 6)))
     for entry in entries:
         if entry.state != COMPLETE:
-            print(f"{entry.path}: {entry.state}")
+            scratch = entry.path.parent if "tmp" in entry.path.parts else None
+            remedy = f"; if no run is to go on with it, remove it: rm -r {in_command(scratch)}" if scratch else ""
+            print(f"{entry.path}: {entry.state}{remedy}")
 
 
 @app.command()

@@ -13,7 +13,7 @@ import typer
 from pipeline.errors import ResourceError, UsageError
 from stages.commands import conclusion, estimates
 from stages.common import cli, run_record
-from stages.common.printing import counted
+from stages.common.printing import counted, in_command
 from stages.common.results import Results
 from stages.common.settings import Settings, load
 
@@ -254,12 +254,24 @@ def output_folder(out: Path) -> Iterator[None]:
         raise ResourceError(f"{out}: cannot be written ({error.strerror}); choose another folder with -o") from error
     try:
         yield
+        _say_what_is_left(out / "artifacts" / "tmp")
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
         for folder in (out / "artifacts", out):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def _say_what_is_left(scratch: Path) -> None:
+    """Scratch stores that a finished run leaves are of one that was stopped and had other parameters."""
+    from pipeline.stores.inventory import folder_bytes
+
+    if scratch.is_dir() and (held := folder_bytes(scratch)):
+        cli.note(
+            f"left by a run with other parameters that did not end ({held / 1e6:.0f} MB); if you will not go on with "
+            f"it, remove it: rm -r {in_command(scratch)}"
+        )
 
 
 def _remove_earlier_scores(out: Path) -> None:

@@ -58,6 +58,10 @@ def test_ls_tells_unfinished_and_old_stores(data: Path) -> None:
     assert found[f"{data}/extract/new/tmp/mark/latents.zarr"].startswith("incomplete, its stage was interrupted")
     assert found[f"{data}/extract/one/latents.zarr"].startswith("schema version 0, this program reads 1")
     assert found[f"{data}/extract/one/features.zarr"] == "complete"
+    said = vidseg("cache", "ls", data).stdout.splitlines()
+    assert any(
+        line.endswith(f"if no run is to go on with it, remove it: rm -r {data}/extract/new/tmp/mark") for line in said
+    )
 
 
 def test_one_store_can_be_given(data: Path) -> None:

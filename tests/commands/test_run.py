@@ -79,8 +79,13 @@ def test_two_runs_into_one_folder(video: Path, tiny_model: Path, tmp_path: Path)
     with FileLock(out / ".running.lock"):
         refused = error_line(vidseg("run", video, "-o", out, *sets, check=2))
     assert f"{out}: another run is writing here; wait until it ends, or choose another folder" in refused
-    vidseg("run", video, "-o", out, *sets)
+    left = out / "artifacts" / "tmp" / "of another run"
+    left.mkdir(parents=True)
+    (left / "shard").write_bytes(bytes(2_000_000))
+    said = vidseg("run", video, "-o", out, *sets).stderr
     assert (out / "report.html").is_file() and not (out / ".running.lock").exists()
+    assert "left by a run with other parameters that did not end (2 MB); " in said
+    assert f"if you will not go on with it, remove it: rm -r {left.parent}" in said
 
 
 def names_of(folder: Path) -> dict[int, str | None]:
