@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -34,21 +34,38 @@ class Speed:
     moved: float
 
 
-def learning_flops(outline: Backbone, maps: MapsParams, segments: int, size: Size) -> float:
-    """Operations of one step of learning with one picture of size (H, W)."""
-    return WITH_GRADIENT * _look_flops(outline, maps, segments, size, 1)
+@dataclass(frozen=True)
+class Sight:
+    """What one look is at, and with what.
+
+    Attributes:
+        outline: the backbone on the meta device.
+        maps: how its attention is read.
+        segments: how many there are.
+        size: (H, W) of pictures or frames.
+    """
+
+    outline: Backbone
+    maps: MapsParams
+    segments: int
+    size: Size
+
+    def flops(self, frames: int) -> float:
+        """Operations of a look at frames that are seen together, with the maps that come of it."""
+        reader, latents = _reader(self.outline, self), _latents(self.outline, self.size, frames)
+        _, flops = flops_of(lambda: reader.look(latents, 100, frames).maps())
+        return flops
+
+
+def learning_flops(sight: Sight) -> float:
+    """Operations of one step of learning with one picture."""
+    return WITH_GRADIENT * sight.flops(1)
 
 
 def applying_flops(
-    outline: Backbone,
-    maps: MapsParams,
-    segments: int,
-    size: Size,
-    apply: ApplyParams,
-    guidance: GuidanceParams,
-    frames: int | None = None,
+    sight: Sight, apply: ApplyParams, guidance: GuidanceParams, frames: int | None = None
 ) -> dict[str, float]:
-    """Operations per frame of a clip of frames of size (H, W): of the passes, and of guidance beside them.
+    """Operations per frame of a clip: of the passes, and of guidance beside them.
 
     Frames that chunks share are computed in each of them.
 
@@ -63,26 +80,25 @@ def applying_flops(
         else sum(len(chunk.frames) for chunk in chunks(frames, apply.chunk, apply.overlap)) / frames
     )
     steps = len(apply.timesteps) if guidance.moves else 1
-    found = {"passes": repeated * steps * _look_flops(outline, maps, segments, size, together) / together}
+    found = {"passes": repeated * steps * sight.flops(together) / together}
     if guidance.moves:
         parts = Counter(map(len, groups(together, guidance.group)))
-        moved = sum(count * _look_flops(outline, maps, segments, size, part) for part, count in parts.items())
+        moved = sum(count * sight.flops(part) for part, count in parts.items())
         found["guidance"] = repeated * (steps - 1) * guidance.iterations * WITH_GRADIENT * moved / together
     return found
 
 
-def speed_of(backbone: Backbone, outline: Backbone, maps: MapsParams, segments: int, size: Size, frames: int) -> Speed:
-    """How fast this machine looks at frames of size (H, W), by a short calibration through the real code.
+def speed_of(backbone: Backbone, sight: Sight, frames: int) -> Speed:
+    """How fast this machine looks at frames, by a short calibration through the real code.
 
     Begins with small frames, which also warm up, and doubles their sides as long as that is quick; small frames take
     longer per operation, so this errs on the long side.
 
     Args:
-        backbone: whose weights need not mean anything.
-        outline: the same on the meta device.
+        backbone: that of the outline, whose weights need not mean anything.
         frames: that are seen together.
     """
-    reader, part = _reader(backbone, maps, segments), (MULTIPLE, MULTIPLE)
+    reader, part, size = _reader(backbone, sight), (MULTIPLE, MULTIPLE), sight.size
     while True:
         latents = _latents(backbone, part, frames)
         with torch.no_grad():
@@ -94,32 +110,24 @@ def speed_of(backbone: Backbone, outline: Backbone, maps: MapsParams, segments: 
         if part == size or growth * (seen + moved) > LONGEST:
             break
         part = following
-    flops = _look_flops(outline, maps, segments, part, frames)
+    flops = replace(sight, size=part).flops(frames)
     return Speed(seen / flops, moved / (WITH_GRADIENT * flops))
 
 
-def learning_seconds(backbone: Backbone, outline: Backbone, maps: MapsParams, segments: int, size: Size) -> float:
-    """Seconds of one step of learning with one picture of size (H, W), as `speed_of` finds them."""
-    speed = speed_of(backbone, outline, maps, segments, size, 1)
+def learning_seconds(backbone: Backbone, sight: Sight) -> float:
+    """Seconds of one step of learning with one picture, as `speed_of` finds them."""
+    speed = speed_of(backbone, sight, 1)
     with torch.no_grad():
-        _, encode = timed(backbone.device, lambda: backbone.encode(np.zeros((1, *size, 3), np.uint8)))
-    return encode + speed.moved * learning_flops(outline, maps, segments, size)
+        _, encode = timed(backbone.device, lambda: backbone.encode(np.zeros((1, *sight.size, 3), np.uint8)))
+    return encode + speed.moved * learning_flops(sight)
 
 
 def applying_seconds(
-    backbone: Backbone,
-    outline: Backbone,
-    maps: MapsParams,
-    segments: int,
-    size: Size,
-    apply: ApplyParams,
-    guidance: GuidanceParams,
-    frames: int | None = None,
+    backbone: Backbone, sight: Sight, apply: ApplyParams, guidance: GuidanceParams, frames: int | None = None
 ) -> float:
     """Seconds per frame of a clip, as `speed_of` finds them; arguments as `applying_flops`."""
-    together = min(guidance.group, apply.chunk, frames or apply.chunk)
-    speed = speed_of(backbone, outline, maps, segments, size, together)
-    flops = applying_flops(outline, maps, segments, size, apply, guidance, frames)
+    speed = speed_of(backbone, sight, min(guidance.group, apply.chunk, frames or apply.chunk))
+    flops = applying_flops(sight, apply, guidance, frames)
     return speed.seen * flops["passes"] + speed.moved * flops.get("guidance", 0.0)
 
 
@@ -139,18 +147,11 @@ def applied_bytes(
     return tracks + seen * (6 * segments * points + pixels) + frames * pixels
 
 
-def _look_flops(outline: Backbone, maps: MapsParams, segments: int, size: Size, frames: int) -> float:
-    """Operations of a look at frames that are seen together, with the maps that come of it."""
-    reader, latents = _reader(outline, maps, segments), _latents(outline, size, frames)
-    _, flops = flops_of(lambda: reader.look(latents, 100, frames).maps())
-    return flops
-
-
-def _reader(backbone: Backbone, maps: MapsParams, segments: int) -> SegmentReader:
+def _reader(backbone: Backbone, sight: Sight) -> SegmentReader:
     assert isinstance(backbone, PredictsNoise)
-    tokens, channels = backbone.context.shape
+    (tokens, channels), segments = backbone.context.shape, sight.segments
     context = torch.zeros(tokens + segments, channels, device=backbone.device)
-    return SegmentReader(backbone, context, tuple(range(tokens, tokens + segments)), 0, maps)
+    return SegmentReader(backbone, context, tuple(range(tokens, tokens + segments)), 0, sight.maps)
 
 
 def _latents(backbone: Backbone, size: Size, frames: int) -> torch.Tensor:

@@ -70,31 +70,6 @@ def vote(maps: Tensor, tracks: Tracks, window: int, ends: Ends = "shifted", firs
     return tracked.view_as(maps)
 
 
-def vote_labels(labels: Tensor, tracks: Tracks, window: int, ends: Ends = "shifted", first: int = 0) -> Tensor:
-    """The vote on labels instead of maps: the most frequent label along each point's track.
-
-    For votes in the pixels of a picture (SMITE's Baseline II) the tracks' grid is the picture's size.
-
-    Args:
-        labels: (f, h, w) integers, at least 0; the others as for `vote`.
-
-    Returns:
-        (f, h, w) labels of the same dtype.
-
-    Raises:
-        DataError, UsageError: as `vote`.
-    """
-    present, ranks = torch.unique(labels, return_inverse=True)  # ascending, so that the smallest id wins among equals
-    flat = ranks.flatten(1)
-    tracked = flat.clone()
-    for frame in range(len(labels)):
-        shape = torch.Size((len(labels), 1, *labels.shape[1:]))
-        ballot = _ballot(frame, shape, tracks, window, ends, first, labels.device)
-        winner, votes = _elected(flat[ballot.frames].gather(1, ballot.index), ballot.visible, len(present))
-        tracked[frame] = torch.where(votes > 0, winner, flat[frame])
-    return present[tracked].view_as(labels)
-
-
 def _elected(votes: Tensor, visible: Tensor, segments: int) -> tuple[Tensor, Tensor]:
     """The most frequent of the visible votes (m, n): winner (n,) and its number of votes (n,)."""
     counts = torch.zeros(votes.shape[1], segments, dtype=torch.int32, device=votes.device)

@@ -131,20 +131,22 @@ def _shown(outline: Backbone, task: Workload, settings: Settings, backbone: Back
         return {}
     maps, side = settings["maps"], settings["learn"].size
     size = model_size(*task.source_size, at_learned_size(settings, side)["ingest"].size)
-    asked = outline, maps, task.labels, size, settings["apply"], settings["guidance"]
     shown = (side, side) if settings["learn"].shape == "square" else model_size(*task.source_size, side)
+    learning, applying = (concepts.Sight(outline, maps, task.labels, one) for one in (shown, size))
+    sections = settings["apply"], settings["guidance"]
+    flops = concepts.applying_flops(applying, *sections)
     learn: dict[str, Any] = {
-        "tflop_per_step": concepts.learning_flops(outline, maps, task.labels, shown) / 1e12,
+        "tflop_per_step": concepts.learning_flops(learning) / 1e12,
         "steps_per_reference": settings["learn"].epochs,
         "most_steps": settings["learn"].most_iterations,
     }
     apply: dict[str, Any] = {
         "model_size": list(size),
-        **{f"{name}_tflop_per_frame": flops / 1e12 for name, flops in concepts.applying_flops(*asked).items()},
+        **{f"{name}_tflop_per_frame": count / 1e12 for name, count in flops.items()},
     }
     if backbone is not None:
-        learn["seconds_per_step"] = concepts.learning_seconds(backbone, outline, maps, task.labels, shown)
-        apply["seconds_per_frame"] = concepts.applying_seconds(backbone, *asked)
+        learn["seconds_per_step"] = concepts.learning_seconds(backbone, learning)
+        apply["seconds_per_frame"] = concepts.applying_seconds(backbone, applying, *sections)
     return {"learn": learn, "apply": apply}
 
 

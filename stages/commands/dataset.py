@@ -113,6 +113,33 @@ def register(
     )
 
 
+@app.command()
+def smite50(
+    folder: Annotated[Path, typer.Argument(help="ground truth of a video: frames_numbers.txt, and masks by frame")],
+    out: Annotated[Path, typer.Argument(help="folder for the label PNGs and classes.json; must not be there")],
+) -> None:
+    """Turn the ground truth of a SMITE-50 video, masks by part, into label PNGs named like the frames of a video file.
+
+    Example: vidseg dataset smite50 SMITE50/gt/car_01 labels/car_01
+    """
+    from pipeline.fewshot.segments import BACKGROUND
+    from pipeline.fewshot.smite50 import read_smite50
+    from pipeline.files import replacing_folder
+    from pipeline.media.pictures import davis_palette, write_label_png
+    from pipeline.truth.class_list import ClassList, LabelClass, write_classes
+
+    if out.exists():
+        raise UsageError(f"{out}: is there already; choose another folder")
+    truth, palette = read_smite50(folder), davis_palette().tolist()
+    classes = [LabelClass(number, name, tuple(palette[number])) for number, name in enumerate(truth.parts)]
+    with replacing_folder(out) as made:
+        for frame, labels in zip(truth.frames, truth.labels, strict=True):
+            write_label_png(made / f"{frame:05d}.png", labels)
+        write_classes(made / "classes.json", ClassList(tuple(classes)))
+    parts = ", ".join(name for name in truth.parts if name != BACKGROUND)
+    cli.note(f"{out}: {len(truth.frames)} frames with {parts}; give it to `vidseg apply` with --ground-truth")
+
+
 def _base_name(dataset: Dataset, root: Path) -> str:
     if dataset is Dataset.FOLDERS:
         return _key(root.resolve().name)

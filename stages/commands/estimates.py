@@ -60,7 +60,8 @@ def of_applying(
     encoder, outline = encoders.loaded(settings, backbone.device), backbones.outline(settings["backbone"])
     sections = settings["apply"], settings["guidance"]
     seconds = cost.seconds_per_frame(backbone, plain, encoder)["extract"]
-    seconds += concepts.applying_seconds(backbone, outline, settings["maps"], segments, size, *sections, frames)
+    sight = concepts.Sight(outline, settings["maps"], segments, size)
+    seconds += concepts.applying_seconds(backbone, sight, *sections, frames)
     stores = cache_bytes(backbone, plain, settings["extract"].dtype)
     window = settings["track"].window if settings["guidance"].needs_tracks else None
     grid = size[0] // backbone.latent_stride, size[1] // backbone.latent_stride
@@ -75,7 +76,7 @@ def of_learning(images: int, segments: int, size: Size, settings: Settings, back
     from stages.common import backbones
 
     params, outline = settings["learn"], backbones.outline(settings["backbone"])
-    step = concepts.learning_seconds(backbone, outline, settings["maps"], segments, size)
+    step = concepts.learning_seconds(backbone, concepts.Sight(outline, settings["maps"], segments, size))
     return _computing(params.batch * step * Plan(images, params).iterations)
 
 

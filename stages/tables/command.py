@@ -211,49 +211,32 @@ def smite(
 
     Example: vidseg table smite --rows knn,baseline1,smite
     """
-    from itertools import pairwise
-
-    from pipeline.tables.table import Pair, Table
+    from pipeline.tables.table import Table
     from stages.tables import run as table_run
     from stages.tables import smite as plans
-    from stages.tables.rows import LADDER_PAIRS, ladder_rows
 
-    settings = _settings()
-    specs, ladder = _choose(plans.all_rows(datasets), rows), {spec.key for spec in ladder_rows()}
-    first = tuple(spec for spec in specs if spec.key in ladder)
-    second = tuple(spec for spec in specs if spec.key not in ladder)
-    made = {
-        **({"smite": plans.ladder_plan(first, datasets, settings, out)} if first else {}),
-        **({"smite_references": plans.references_plan(second, datasets, settings)} if second else {}),
-    }
+    made = plans.smite_tables(_choose(plans.all_rows(datasets), rows), datasets, _settings(), out)
     if dry_run:
-        for plan in made.values():
-            _show(plan)
+        for each in made:
+            _show(each.plan)
         return
     plans.check_frames(datasets)
-    titles = {
-        "smite": ("SMITE: the ladder", "row", "Tables 1 and 2"),
-        "smite_references": ("SMITE: by number of references", "references", "Table 3"),
-    }
-    for place, (name, plan) in enumerate(made.items()):
+    for place, each in enumerate(made):
         if place:
             print()
-        run, (title, head, quoted) = table_run.run(plan, out, jobs), titles[name]
-        pairs: tuple[Pair, ...] = LADDER_PAIRS
-        if name == "smite_references":
-            pairs = tuple(Pair(f"{a.cells[0]} → {b.cells[0]}", a.key, b.key) for a, b in pairwise(plan.specs))
+        run = table_run.run(each.plan, out, jobs)
         here = {row.key for row in run.rows}
         table = Table(
-            name=name,
-            title=title,
+            name=each.name,
+            title=each.title,
             notes=(
                 *run.notes,
-                f"Quoted figures are those of SMITE's {quoted}, of Stable Diffusion 2.1 on SMITE-50; nothing here "
+                f"Quoted figures are those of SMITE's {each.quoted}, of Stable Diffusion 2.1 on SMITE-50; nothing here "
                 "measured them. `unclear`: the interval holds zero.",
             ),
-            heads=(head,),
+            heads=(each.head,),
             rows=run.rows,
-            pairs=tuple(pair for pair in pairs if {pair.base, pair.other} <= here),
+            pairs=tuple(pair for pair in each.pairs if {pair.base, pair.other} <= here),
             datasets=run.datasets,
             windows=run.windows,
             pooled=True,

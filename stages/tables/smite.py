@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from pipeline.errors import UsageError
+from pipeline.tables.table import Pair
 from stages.common.applied import Applied, concept_of, known_frames
 from stages.common.settings import Settings, check_backbone, preset_backbones
 from stages.tables import experiments, propagated
 from stages.tables.experiments import Cost, Experiment, Result
 from stages.tables.items import Selection, Series, dataset_of, select_applied, series_of
-from stages.tables.rows import PROPAGATED, RowSpec, ladder_rows, reference_rows
+from stages.tables.rows import LADDER_PAIRS, PROPAGATED, RowSpec, ladder_rows, reference_rows
 from stages.tables.run import Plan, checked_project
 
 #: Scores beside mIoU and VC, by their headings. F is of `evaluate.objects: parts`.
@@ -22,6 +24,45 @@ SCORES = {"f_mean": "F", "smite_miou": "mIoU, SMITE's", "smite_f": "F, SMITE's",
 def all_rows(datasets: str | None) -> tuple[RowSpec, ...]:
     """The rows of both tables; those of the second are as many as there are numbers of references."""
     return (*ladder_rows(), *reference_rows(_counts(series_of(select_applied(datasets)))))
+
+
+@dataclass(frozen=True)
+class SmiteTable:
+    """One of the two tables before it is measured.
+
+    Attributes:
+        name: of its files.
+        title, head: above it, and above the names of its rows.
+        quoted: the paper's tables that are quoted beside it.
+        plan: its rows.
+        pairs: rows that are compared.
+    """
+
+    name: str
+    title: str
+    head: str
+    quoted: str
+    plan: Plan
+    pairs: tuple[Pair, ...]
+
+
+def smite_tables(
+    specs: Sequence[RowSpec], datasets: str | None, settings: Settings, out: Path
+) -> tuple[SmiteTable, ...]:
+    """The tables that some of `all_rows` make; arguments and errors as of `ladder_plan` and `references_plan`."""
+    ladder = {spec.key for spec in ladder_rows()}
+    first = tuple(spec for spec in specs if spec.key in ladder)
+    second = tuple(spec for spec in specs if spec.key not in ladder)
+    tables = []
+    if first:
+        plan = ladder_plan(first, datasets, settings, out)
+        tables.append(SmiteTable("smite", "SMITE: the ladder", "row", "Tables 1 and 2", plan, LADDER_PAIRS))
+    if second:
+        plan = references_plan(second, datasets, settings)
+        pairs = tuple(Pair(f"{a.cells[0]} → {b.cells[0]}", a.key, b.key) for a, b in pairwise(plan.specs))
+        title = "SMITE: by number of references"
+        tables.append(SmiteTable("smite_references", title, "references", "Table 3", plan, pairs))
+    return tuple(tables)
 
 
 def ladder_plan(specs: Sequence[RowSpec], datasets: str | None, settings: Settings, out: Path) -> Plan:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.cost.concepts import applied_bytes, applying_flops, learning_flops
+from pipeline.cost.concepts import Sight, applied_bytes, applying_flops, learning_flops
 from pipeline.parameters import ApplyParams, BackboneParams, GuidanceParams, MapsParams
 from stages.common import backbones
 
@@ -21,28 +21,29 @@ def outline(tiny_model):  # type: ignore[no-untyped-def]
 
 
 def test_a_step_of_learning_grows_with_the_picture(outline) -> None:  # type: ignore[no-untyped-def]
-    small, large = (learning_flops(outline, MapsParams(), 2, (size, size)) for size in (64, 128))
+    small, large = (learning_flops(Sight(outline, MapsParams(), 2, (size, size))) for size in (64, 128))
     assert 4 * small < large < 16 * small  # pixels, and pairs of them
 
 
 def test_what_chunks_share_is_computed_twice(outline) -> None:  # type: ignore[no-untyped-def]
-    found = [applying_flops(outline, MapsParams(), 2, SIZE, replace(APPLY, overlap=n), FREE) for n in (0, 2)]
+    found = [applying_flops(Sight(outline, MapsParams(), 2, SIZE), replace(APPLY, overlap=n), FREE) for n in (0, 2)]
     assert set(found[0]) == {"passes"}
     assert found[1]["passes"] == pytest.approx(2 * found[0]["passes"])
 
 
 def test_guidance_is_counted_by_its_iterations(outline) -> None:  # type: ignore[no-untyped-def]
     one, three = (
-        applying_flops(outline, MapsParams(), 2, SIZE, APPLY, GuidanceParams(iterations=n, group=2)) for n in (1, 3)
+        applying_flops(Sight(outline, MapsParams(), 2, SIZE), APPLY, GuidanceParams(iterations=n, group=2))
+        for n in (1, 3)
     )
     assert three["guidance"] == pytest.approx(3 * one["guidance"])
-    free = applying_flops(outline, MapsParams(), 2, SIZE, APPLY, FREE)
+    free = applying_flops(Sight(outline, MapsParams(), 2, SIZE), APPLY, FREE)
     assert one["passes"] == three["passes"] == pytest.approx(2 * free["passes"])  # two timesteps instead of one
 
 
 def test_frames_alone_cost_less_than_frames_together(outline) -> None:  # type: ignore[no-untyped-def]
-    alone = applying_flops(outline, MapsParams(frames="one", norm="frame"), 2, SIZE, APPLY, FREE)
-    together = applying_flops(outline, MapsParams(), 2, SIZE, APPLY, FREE)
+    alone = applying_flops(Sight(outline, MapsParams(frames="one", norm="frame"), 2, SIZE), APPLY, FREE)
+    together = applying_flops(Sight(outline, MapsParams(), 2, SIZE), APPLY, FREE)
     assert alone["passes"] < together["passes"]
 
 
@@ -50,8 +51,8 @@ def test_frames_alone_cost_less_than_frames_together(outline) -> None:  # type: 
 def test_a_short_clip_is_counted_chunk_by_chunk(outline, frames: int, computed: int) -> None:  # type: ignore[no-untyped-def]
     """Frames alone cost the same wherever they are; the last chunk is moved back so that it is full."""
     alone = MapsParams(frames="one", norm="frame")
-    whole = applying_flops(outline, alone, 2, SIZE, replace(APPLY, overlap=0), FREE)["passes"]
-    found = applying_flops(outline, alone, 2, SIZE, APPLY, FREE, frames)["passes"]
+    whole = applying_flops(Sight(outline, alone, 2, SIZE), replace(APPLY, overlap=0), FREE)["passes"]
+    found = applying_flops(Sight(outline, alone, 2, SIZE), APPLY, FREE, frames)["passes"]
     assert frames * found == pytest.approx(computed * whole)
 
 

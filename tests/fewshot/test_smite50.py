@@ -10,6 +10,9 @@ import pytest
 from pipeline.errors import DataError
 from pipeline.fewshot.smite50 import read_smite50
 from pipeline.media.pictures import write_image
+from pipeline.truth.annotations import find_annotations
+from pipeline.truth.class_list import read_classes
+from tests.support.commands import error_line, vidseg
 
 PARTS = ("eye", "mouth10", "mouth9")
 
@@ -43,6 +46,18 @@ def test_parts_are_numbered_in_natural_order(inner: str, tmp_path: Path) -> None
 def test_label_maps_at_another_size(tmp_path: Path) -> None:
     truth = read_smite50(video(tmp_path), (16, 16))
     assert truth.labels.shape == (2, 16, 16) and set(np.unique(truth.labels)) == {0, 1, 2, 3}
+
+
+def test_as_label_maps_that_videos_are_scored_by(tmp_path: Path) -> None:
+    said = vidseg("dataset", "smite50", video(tmp_path / "gt"), "labels", cwd=tmp_path).stderr
+    assert "labels: 2 frames with eye, mouth9, mouth10; give it to `vidseg apply` with --ground-truth" in said
+    found = find_annotations(
+        tmp_path / "labels", ["00004", "00005"], (8, 12), read_classes(tmp_path / "labels/classes.json")
+    )
+    assert found.indices == (1,) and found.read(0, 1)[0, 2, 1:5].tolist() == [3, 1, 1, 3]
+    assert [each.name for each in found.listed.classes] == ["background", "eye", "mouth9", "mouth10"]
+    line = error_line(vidseg("dataset", "smite50", "gt", "labels", cwd=tmp_path, check=2))
+    assert "labels: is there already; choose another folder" in line
 
 
 def spoiled(folder: Path, what: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import DataError, UsageError
-from pipeline.fewshot.voting import Ends, vote, vote_labels
+from pipeline.fewshot.voting import Ends, vote
 from pipeline.tracking.tracks import FrameTracks, Tracks, grid_points, window_of
 
 GRID = (3, 4)
@@ -121,22 +121,10 @@ def test_the_smallest_id_wins_ties() -> None:
     maps[1, 1] = 3
     voted = vote(maps, identity(2, 3), 3)
     assert torch.equal(voted, maps[1:].expand(2, -1, -1, -1))
-    assert (vote_labels(maps.argmax(dim=1) + 5, identity(2, 3), 3) == 6).all()
 
 
 def test_no_gradient_flows_through_the_vote() -> None:
     assert not vote(random_maps(3).requires_grad_(), identity(3, 3), 3).requires_grad
-
-
-@pytest.mark.parametrize("ends", ["shifted", "truncated"])
-def test_labels_are_voted_alike(ends: Ends) -> None:
-    """The labels of the voted maps are the voted labels of the maps, where no mean can change the largest."""
-    maps = torch.nn.functional.one_hot(random_maps(9).argmax(dim=1), SEGMENTS).movedim(-1, 1).double()
-    tracks = random_tracks(9, 5)
-    expected = vote(maps, tracks, 5, ends).argmax(dim=1)
-    values = torch.tensor([3, 8, 250], dtype=torch.uint8)
-    voted = vote_labels(values[maps.argmax(dim=1)], tracks, 5, ends)
-    assert voted.dtype == torch.uint8 and torch.equal(voted, values[expected])
 
 
 @pytest.mark.parametrize(
