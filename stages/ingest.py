@@ -74,7 +74,7 @@ def run(
     source = open_source(video, fps or params.fps)
     size = model_size(*source.size, params.size)
     scan = _scan(source, indices, size)
-    listed = _classes(classes, ground_truth)
+    listed = _classes(classes, ground_truth) or _colours(ground_truth, mask)
     truth = _annotations(ground_truth, scan.names, source.size, listed)
     seed = _seed(mask, truth, params.seed, scan.names, source.size, listed)
     if seed is not None:
@@ -131,6 +131,19 @@ def _classes(classes: Path | None, ground_truth: Path | None) -> ClassList | Non
         return read_classes(classes, ground_truth)
     beside = ground_truth / "classes.json" if ground_truth is not None else None
     return read_classes(beside, ground_truth) if beside is not None and beside.is_file() else None
+
+
+def _colours(ground_truth: Path | None, mask: Path | None) -> ClassList | None:
+    """What the colours of label maps without a class list stand for, said once."""
+    from pipeline.media.pictures import label_maps
+    from pipeline.truth.colours import classes_of_colours
+
+    maps = label_maps(ground_truth).values() if ground_truth is not None and ground_truth.is_dir() else ()
+    listed = classes_of_colours([*maps, *([mask] if mask is not None else [])])
+    if listed is not None:
+        named = ", ".join(f"{entry.id} {entry.name}" for entry in listed.classes)
+        cli.note(f"ingest: {mask or ground_truth}: colours without a class list; ids: {named}")
+    return listed
 
 
 def _annotations(

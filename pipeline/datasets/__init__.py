@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pipeline.datasets import camvid, cityscapes, davis, folders, vspw
+from pipeline.datasets import camvid, cityscapes, davis, folders, vspw, youtube_vos
 from pipeline.datasets.listing import Video
 
 
@@ -30,5 +30,7 @@ ADAPTERS = {
     "camvid": Adapter(camvid.videos, None),
     "davis2016": Adapter(partial(davis.videos, year=2016), "val"),
     "davis2017": Adapter(partial(davis.videos, year=2017), "val"),
+    "youtube-vos": Adapter(partial(youtube_vos.videos, fps=youtube_vos.YOUTUBE_FPS), "valid"),
+    "mose": Adapter(partial(youtube_vos.videos, fps=None), "valid"),
     "folders": Adapter(folders.videos, None),
 }

@@ -18,6 +18,7 @@ from pipeline.datasets.listing import Video, pair_frames, read_names
 from pipeline.errors import DataError
 from pipeline.truth.annotations import is_placeholder
 from pipeline.truth.class_list import read_classes
+from pipeline.truth.colours import classes_of_colours
 
 
 def videos(root: Path, split: str | None) -> Iterator[Video]:
@@ -40,5 +41,6 @@ def videos(root: Path, split: str | None) -> Iterator[Video]:
         if not annotated and labels.is_dir() and not is_placeholder(labels):
             raise DataError(f"{labels}: no label PNGs in this folder; remove it if {name} has no ground truth")
         file = next((file for file in (labels / "classes.json", classes) if file.is_file()), None)
-        listed = read_classes(file, labels) if annotated and file else None
+        maps = [frame.labels for frame in frames if frame.labels is not None]
+        listed = read_classes(file, labels) if annotated and file else classes_of_colours(maps)
         yield Video(name, frames, None, listed)

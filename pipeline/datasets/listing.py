@@ -117,6 +117,16 @@ def require_annotations(frames: Sequence[Frame], labels: Path) -> None:
         )
 
 
+def require_first(frames: Sequence[Frame], labels: Path) -> None:
+    """Check a video whose first frame at least must have a mask; objects may begin later, with masks of their own.
+
+    Raises:
+        DataError: the first frame has no label map.
+    """
+    if frames[0].labels is None:
+        raise DataError(f"{labels}: the first frame, {frames[0].name}, has no mask ({frames[0].image})")
+
+
 def check_headers(video: Video) -> tuple[int, int]:
     """Check the headers of all files; returns the size (H, W) of the frames.
 

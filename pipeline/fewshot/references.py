@@ -1,7 +1,7 @@
 """References: images in which a person has drawn the segments to be found. (An I/O module.)
 
     REFS/images/NAME.jpg|png|...      one image or more, of any sizes
-    REFS/labels/NAME.png              its label map: palette or grey, the pixel values are ids
+    REFS/labels/NAME.png              its label map: palette or grey, the pixel values are ids; or colours
     REFS/labels/NAME.npy              the same as an array of integers
     REFS/labels/NAME.PART.png         or a mask per part: white is the part, what no part covers is background
     REFS/labels/NAME/PART.png         the same in a folder per image
@@ -28,6 +28,7 @@ from pipeline.media.resize import model_size, resize_frame, resize_nearest
 from pipeline.media.video import IMAGE_SUFFIXES, SourceFrame
 from pipeline.parameters import LearnParams
 from pipeline.truth.class_list import UNKNOWN, ClassList, LabelClass, read_classes
+from pipeline.truth.colours import classes_of_colours
 
 #: A segment that covers fewer cells of the maps' grid is hard to learn.
 FEW_CELLS = 4
@@ -87,7 +88,9 @@ def read_references(folder: Path, classes: Path | None = None) -> References:
     pictures = {name: read_image(images[name]) for name in names}
     sizes = {name: (picture.shape[0], picture.shape[1]) for name, picture in pictures.items()}
     if all(isinstance(source, Path) for source in sources.values()):
-        maps = {name: _read_map(source, sizes[name], listed) for name, source in _files(sources).items()}
+        files = _files(sources)
+        listed = listed or classes_of_colours(file for file in files.values() if file.suffix != ".npy")
+        maps = {name: _read_map(file, sizes[name], listed) for name, file in files.items()}
         table = _table_of_maps(labelled, maps, listed)
     else:
         maps, table = _combine(labelled, {name: _parts(name, sources[name]) for name in names}, sizes, listed)

@@ -118,8 +118,7 @@ def read_label_png(path: Path, colours: Mapping[int, Colour] | None = None) -> n
             is not listed.
     """
     with _opened(path) as image:
-        if image.format in ("JPEG", "MPO"):  # MPO: a JPEG with further pictures behind it
-            raise DataError(f"{path}: a JPEG, which changes label values; store label maps as PNG")
+        _refuse_jpeg(path, image)
         if image.mode in ("P", "L", "1"):
             step = _GREY_STEPS.get(_raw_mode(image), 1)  # known only until the pixels are loaded
             values = np.array(image).astype(np.uint8) // np.uint8(step)
@@ -137,6 +136,22 @@ def read_label_png(path: Path, colours: Mapping[int, Colour] | None = None) -> n
             "or convert it to a palette PNG"
         )
     return _from_colours(path, pixels, colours)
+
+
+def read_colours(path: Path, most: int) -> set[Colour] | None:
+    """The colours of a label map that holds colours, at least `most` + 1 where it has more; None if it holds ids.
+
+    Raises:
+        DataError: unreadable, a JPEG, or colours of smoothed edges.
+    """
+    with _opened(path) as image:
+        if image.mode not in ("RGB", "RGBA"):
+            return None
+        _refuse_jpeg(path, image)
+        packed = _packed(np.array(image.convert("RGB")))
+    values, places = np.unique(packed, return_inverse=True)
+    _check_hard_edges(path, places.reshape(packed.shape))
+    return {(value >> 16, value >> 8 & 255, value & 255) for value in values[: most + 1].tolist()}
 
 
 def write_label_png(path: Path, labels: np.ndarray) -> Path:
@@ -183,9 +198,14 @@ def _raw_mode(image: Image.Image) -> str:
     return str(tiles[0][3]) if tiles else ""
 
 
+def _refuse_jpeg(path: Path, image: Image.Image) -> None:
+    if image.format in ("JPEG", "MPO"):  # MPO: a JPEG with further pictures behind it
+        raise DataError(f"{path}: a JPEG, which changes label values; store label maps as PNG")
+
+
 def _check_hard_edges(path: Path, values: np.ndarray) -> None:
-    """Refuse a grey mask in which most values are nothing but blends of others: no 2x2 pixels share them."""
-    found = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    """Refuse a mask in which most values are nothing but blends of others: no 2x2 pixels share them."""
+    found = np.flatnonzero(np.bincount(values.ravel()))
     if len(found) <= MOST_BLENDS:
         return
     corner = values[:-1, :-1]

@@ -34,6 +34,8 @@ class Dataset(StrEnum):
     CAMVID = "camvid"
     DAVIS2016 = "davis2016"
     DAVIS2017 = "davis2017"
+    YOUTUBE_VOS = "youtube-vos"
+    MOSE = "mose"
     FOLDERS = "folders"
 
 
@@ -44,12 +46,14 @@ class Unknown(StrEnum):
     VOID = "void"
 
 
-app = cli.new_app("Register data sets in their published layouts: VSPW, Cityscapes, CamVid, DAVIS, folders.")
+app = cli.new_app(
+    "Register data sets in their published layouts: VSPW, Cityscapes, CamVid, DAVIS, YouTube-VOS, MOSE, folders."
+)
 
 
 @app.callback()
 def group() -> None:
-    """Register data sets in their published layouts: VSPW, Cityscapes, CamVid, DAVIS, folders."""
+    """Register data sets in their published layouts: VSPW, Cityscapes, CamVid, DAVIS, YouTube-VOS, MOSE, folders."""
 
 
 @app.command()

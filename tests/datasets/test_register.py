@@ -114,6 +114,16 @@ CASES = {
     ),
     "davis2016 in the edition of 2017": Case(fake.davis, "davis2016", (), ["camel"], 24, {0, 1}, 2, [], [0, 1, 2]),
     "davis2016": Case(fake.davis2016, "davis2016", (), ["camel"], 24, {0, 1}, 2, [], [0, 1, 2]),
+    "davis2017, a split of first masks": Case(
+        fake.davis_test, "davis2017", ("--split", "test-dev"), ["carousel"], 24, {0, 1, 2}, 3, [255], [0]
+    ),
+    "vspw, a split without masks": Case(
+        fake.vspw_test, "vspw", ("--split", "test"), ["0_a-b0"], 15, set(), 0, [255], []
+    ),
+    "youtube-vos": Case(
+        fake.youtube_vos, "youtube-vos", (), ["0062f687f1", "01c783268c"], 6, {0, 1}, 2, [255], [0]
+    ),
+    "mose": Case(fake.youtube_vos, "mose", (), ["0062f687f1", "01c783268c"], None, {0, 1}, 2, [255], [0]),
     "folders": Case(
         fake.folders, "folders", ("--fps", 5), ["cat", "dog", "plain"], 5, {0, 1}, 2, [255], [0, 1, 2]
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,40 @@ def davis(root: Path) -> Path:
     for year, names in ((2016, "camel\n"), (2017, "dogs-jump\ncamel\n")):
         (root / f"ImageSets/{year}").mkdir(parents=True)
         (root / f"ImageSets/{year}/val.txt").write_text(names)
+    return root
+
+
+def davis_test(root: Path) -> Path:
+    """Test-dev: the first frame alone has a mask."""
+    for frame in range(3):
+        write_picture(root / f"JPEGImages/480p/carousel/{frame:05d}.jpg")
+    write_map(root / "Annotations/480p/carousel/00000.png", 0, 1, 2)
+    (root / "ImageSets/2017").mkdir(parents=True)
+    (root / "ImageSets/2017/test-dev.txt").write_text("carousel\n")
+    return root
+
+
+def vspw_test(root: Path) -> Path:
+    """The split without masks."""
+    vspw(root, 1)
+    (root / "val.txt").rename(root / "test.txt")
+    shutil.rmtree(root / "data/0_a-b0/mask")
+    return root
+
+
+def youtube_vos(root: Path) -> Path:
+    """Two videos of the valid split: in the second an object begins later."""
+    for name, masks in (
+        (
+            "0062f687f1",
+            {0: (0, 1)},
+        ),
+        ("01c783268c", {0: (0, 2), 10: (0, 2, 3)}),
+    ):
+        for frame in range(0, 15, 5):
+            write_picture(root / f"valid/JPEGImages/{name}/{frame:05d}.jpg")
+        for frame, values in masks.items():
+            write_map(root / f"valid/Annotations/{name}/{frame:05d}.png", *values)
     return root
 
 
