@@ -38,6 +38,9 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 #: A single step of denoising, to be quick.
 ONE_STEP = ("diffusion.start_step=24", "upsample.modulate_step=24", "upsample.parity.blend_last_step=24")
 
+#: Without what is drawn beside the labels, where a test is about something else.
+PLAIN = ("upsample.method=nearest", "render.extras=false", "render.report=false")
+
 
 def options(model: Path, *more: str) -> list[str]:
     sets = [f"backbone.path={model}", "ingest.size=native", "segment.clusters=3", *ONE_STEP, *more]
@@ -165,7 +168,8 @@ def test_the_estimate_comes_whenever_something_is_to_be_computed(
     video: Path, tiny_model: Path, result: Path, tmp_path: Path, change: tuple[str, ...], estimated: bool
 ) -> None:
     shutil.copytree(result, tmp_path / "out")
-    printed = vidseg("run", video, "-o", tmp_path / "out", *options(tiny_model, *change)).stderr
+    drawn = ("render.extras=false", "render.report=false")
+    printed = vidseg("run", video, "-o", tmp_path / "out", *options(tiny_model, *drawn, *change)).stderr
     assert printed.count(" of computing and") == estimated
 
 
@@ -175,15 +179,15 @@ def test_the_estimate_heeds_lost_stores_and_other_contexts(
     shutil.copytree(result, tmp_path / "out")
     shutil.rmtree(tmp_path / "out" / "artifacts" / "features.zarr")
     given = ("--context", result / "artifacts" / "context")
-    for context, estimated in (((), True), (given, True), (given, False), ((), True)):
-        printed = vidseg("run", video, "-o", tmp_path / "out", *options(tiny_model), *context).stderr
+    for context, estimated in (((), True), (given, True), (given, False)):
+        printed = vidseg("run", video, "-o", tmp_path / "out", *options(tiny_model, *PLAIN), *context).stderr
         assert printed.count(" of computing and") == estimated
 
 
 def test_a_folder_of_frames_gives_labels_of_their_names(tiny_model: Path, tmp_path: Path) -> None:
     folder = write_frames(tmp_path / "frames", np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8))
     (folder / "00000.png").rename(folder / "only one.PNG")
-    vidseg("run", folder, "-o", tmp_path / "out", *options(tiny_model))
+    vidseg("run", folder, "-o", tmp_path / "out", *options(tiny_model, *PLAIN))
     assert [path.name for path in (tmp_path / "out" / "labels").iterdir()] == ["only one.png"]
 
 
@@ -210,7 +214,7 @@ def test_a_preset_lies_under_the_parameter_file(video: Path, tiny_model: Path, t
 
 def test_segments_is_short_for_clusters(video: Path, tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    vidseg("run", video, "-o", out, "--segments", 2, *options(tiny_model, "upsample.method=nearest"))
+    vidseg("run", video, "-o", out, "--segments", 2, *options(tiny_model, *PLAIN))
     coarse = zarr.open_group(out / "artifacts" / "coarse.zarr", mode="r")
     assert len(np.unique(coarse["refined"][:])) == 2
 
@@ -277,11 +281,11 @@ def test_earlier_scores_do_not_stay_beside_other_labels(
     video: Path, tiny_model: Path, tmp_path: Path, rng: np.random.Generator
 ) -> None:
     truth = write_labels(tmp_path / "truth", rng.integers(0, 2, (5, *SIZE), dtype=np.uint8))
-    run = ("run", video, "-o", tmp_path / "out", *options(tiny_model, "upsample.method=nearest"))
+    run = ("run", video, "-o", tmp_path / "out", *options(tiny_model, *PLAIN))
     printed = vidseg(*run, "--ground-truth", truth).stderr
     assert "mIoU 0." in printed
     assert (tmp_path / "out" / "scores.json").is_file()
-    vidseg("name", tmp_path / "out", "--name", "1=car")
+    vidseg("name", tmp_path / "out", "--name", "1=car", "--set", "render.extras=false", "--set", "render.report=false")
     vidseg(*run)
     assert not (tmp_path / "out" / "scores.json").exists()
     assert names_of(tmp_path / "out")[1] == "car"  # the same segments: what was said of them holds
@@ -304,7 +308,7 @@ def test_a_context_of_another_clip_begins_this_one(video: Path, tiny_model: Path
     """Names of that clip's segments fit this one's, before it is computed."""
     context, names = result / "artifacts" / "context", tmp_path / "names.json"
     origin = json.loads((context / "meta.json").read_text())["numbering"]["origin"]
-    run = ("run", video, "-o", tmp_path / "out", "--context", context, "--names", names, *options(tiny_model))
+    run = ("run", video, "-o", tmp_path / "out", "--context", context, "--names", names, *options(tiny_model, *PLAIN))
     content = {"schema": "names", "schema_version": 1, "fits": "others", "names": {"1": {"name": "car"}}}
     names.write_text(json.dumps(content))
     assert "was made for other segments (others)" in error_line(vidseg(*run, check=3))
@@ -331,7 +335,7 @@ def test_a_real_clip(shared_data: Path, tiny_model: Path, tmp_path: Path) -> Non
     """Real video: a few frames of a camvid sequence, scored against its ground truth."""
     sequence = shared_data / "camvid" / "0016E5_15hz"
     classes = shared_data / "camvid" / "classes.json"
-    sets = ["ingest.size=128", "ingest.frames=0:3", "upsample.method=bilinear"]
+    sets = ["ingest.size=128", "ingest.frames=0:3", *PLAIN]
     vidseg(
         "run", sequence / "frames", "-o", tmp_path / "out", "--ground-truth", sequence / "labels",
         "--classes", classes, *options(tiny_model, *sets),
@@ -346,7 +350,7 @@ def test_a_real_video_file(shared_data: Path, tiny_model: Path, tmp_path: Path) 
     clip = shared_data / "clips" / "highway_drive.mp4"
     if not clip.is_file():
         pytest.skip(f"the real clip {clip.name} is not here (../shared/data/clips)")
-    sets = ["ingest.size=128", "ingest.frames=0:2", "upsample.method=bilinear"]
+    sets = ["ingest.size=128", "ingest.frames=0:2", *PLAIN]
     vidseg("run", clip, "-o", tmp_path / "out", *options(tiny_model, *sets))
     height, width = next(open_source(clip).frames([0])).image.shape[:2]
     files = sorted((tmp_path / "out" / "labels").iterdir())
