@@ -25,7 +25,7 @@ from pipeline.scoring.assignment import IDENTITY, Assignment, assign
 from pipeline.scoring.coarse_truth import coarse_truth
 from pipeline.scoring.davis import contour_accuracy
 from pipeline.scoring.metrics import Confusion
-from pipeline.upsampling.difference import root_difference
+from pipeline.upsampling.contrast import contrast, magnitude
 from pipeline.upsampling.responses import Response
 from stages.common import backbones
 from stages.common.settings import Settings, load
@@ -40,14 +40,6 @@ UPSAMPLINGS: Mapping[str, tuple[str, ...]] = {
     "modulation, no blending": ("upsample.method=modulation", "upsample.blend=false"),
 }
 COARSE = ("truth", "method")
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Mean |I+ - I-| in grey levels inside and outside one segment."""
-
-    inside: float
-    outside: float
 
 
 @dataclass(frozen=True)
@@ -98,7 +90,7 @@ def print_responses(runners: list[Runner], blended: Settings, plain: Settings, p
         found = [_largest(runner.pairs(planes, settings)[0]) for settings in (plain, blended)]
         for without, with_blending in zip(*found, strict=True):
             pair = contrast(without), contrast(with_blending)
-            ratios.append((pair[0].inside / pair[0].outside, pair[1].inside / pair[1].outside))
+            ratios.append((pair[0].ratio, pair[1].ratio))
             cells = (f"{one.inside:.2f} / {one.outside:.3f} ({one.inside / one.outside:.1f})" for one in pair)
             name = runner.clip.name
             group = without.group
@@ -112,20 +104,13 @@ def print_responses(runners: list[Runner], blended: Settings, plain: Settings, p
         print(f"| median ratio | | | {medians[0]:.1f} | {medians[1]:.1f} |\n")
 
 
-def contrast(pair: Response) -> Contrast:
-    """Mean difference inside and outside one segment, at model size; its mask is enlarged by nearest."""
-    difference = _magnitude(pair)
-    inside = resize_nearest(pair.group.mask.astype(np.uint8), difference.shape) > 0
-    return Contrast(float(difference[inside].mean()), float(difference[~inside].mean()))
-
-
 def response_sheet(frame: np.ndarray, plain: list[Response], blended: list[Response]) -> np.ndarray:
     """Rows of frame with the segment, map without and with blending (each by its own maximum), uint8 RGB."""
     rows = []
     for without, with_blending in zip(plain, blended, strict=True):
         inside = resize_nearest(without.group.mask.astype(np.uint8), frame.shape[:2])[..., None] > 0
         shown = np.where(inside, frame, frame // 3)
-        maps = [_magnitude(pair) for pair in (without, with_blending)]
+        maps = [magnitude(pair) for pair in (without, with_blending)]
         gray = [np.repeat((255 * one / one.max()).astype(np.uint8)[..., None], 3, -1) for one in maps]
         rows.append(np.concatenate([shown, *gray], axis=1))
     return np.concatenate(rows)
@@ -179,10 +164,6 @@ def _majority(clip: LabelledClip, first: np.ndarray) -> Assignment:
 
 def _largest(pairs: list[Response]) -> list[Response]:
     return sorted(pairs, key=lambda pair: -pair.group.mask.sum())[:SEGMENTS]
-
-
-def _magnitude(pair: Response) -> np.ndarray:
-    return root_difference((pair.plus - pair.minus).permute(1, 2, 0).cpu().numpy() * np.float32(127.5))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,14 @@ import json
 import platform
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from pipeline.errors import DataError, UsageError
 from stages.common import cli
 from stages.common.printing import text_table
-from stages.common.settings import backbone_names
+from stages.common.settings import Settings, backbone_names, load
 
 PACKAGES = (
     "vidseg",
@@ -81,7 +84,6 @@ def _faiss() -> str:
 def _weights(name: str) -> str:
     from pipeline.errors import WeightsError
     from stages.common.backbones import find
-    from stages.common.settings import load
 
     try:
         source = find(load(sets=[f"backbone.name={name}"])["backbone"])
@@ -96,7 +98,6 @@ def _encoder() -> str:
     from pipeline.encoder.locate import EMBEDDED
     from pipeline.errors import WeightsError
     from stages.common import encoders
-    from stages.common.settings import load
 
     settings = load()
     try:
@@ -117,7 +118,6 @@ def _concept(folder: Path) -> str:
     from pipeline.errors import VidsegError
     from pipeline.fewshot.concept_store import is_current_concept, open_concept
     from stages.common.backbones import find
-    from stages.common.settings import load
 
     try:
         store = open_concept(folder)
@@ -166,11 +166,25 @@ def _dvc_cache(project: Path) -> str | dict[str, Any]:
     }
 
 
-def main(as_json: cli.JsonOption = False) -> None:
-    """Report versions, devices, FAISS build, weights, concepts, DVC cache and free disk.
+def main(
+    as_json: cli.JsonOption = False,
+    try_: Annotated[
+        bool, typer.Option("--try", help="two frames of the sample through the networks that the parameters name")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="with --try: a JSON file of what was found, without names or paths")
+    ] = None,
+    params: cli.ParamsOption = None,
+    set_: cli.SetOption = None,
+) -> None:
+    """Report versions, devices, FAISS build, weights, concepts, DVC cache and free disk; or try a backbone.
 
-    Example: vidseg doctor
+    Example: vidseg doctor --try --set backbone.name=sd21
     """
+    if try_:
+        return _try(load(params, set_ or ()), as_json, report)
+    if report is not None or params is not None or set_:
+        raise UsageError("--report, --params and --set are of `vidseg doctor --try`; add --try")
     findings = collect()
     if as_json:
         print(json.dumps(findings, indent=2))
@@ -183,3 +197,26 @@ def main(as_json: cli.JsonOption = False) -> None:
             print(text_table(value.items(), indent=2))
         else:
             print(f"{name:<16} {value}")
+
+
+def _try(settings: Settings, as_json: bool, report: Path | None) -> None:
+    """Print what a trial found.
+
+    Raises:
+        DataError: a number is not what it should be.
+    """
+    from stages.commands import trial
+
+    found = trial.run(settings)
+    if report is not None:
+        trial.write(found, report)
+    if as_json:
+        print(json.dumps(found.record(), indent=2))
+    else:
+        found.show()
+    if not found.is_fine:
+        names = ", ".join(one.name for one in found.findings if not one.is_fine)
+        raise DataError(
+            f"backbone.name = '{settings['backbone'].name}': {names} too low; check that the weights are whole and of "
+            "this model, and attach the file of --report to a report of the problem"
+        )
