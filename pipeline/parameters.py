@@ -102,6 +102,16 @@ class IngestParams:
     fps: float | None = param(
         None, "frame rate of the source; null = what it says, 25 for a folder", low=0.01, high=MOST_FPS
     )
+    stream: int | None = param(
+        None, "number of the video stream in its file; null = the default one, else the largest", low=0
+    )
+    damaged: Literal["refuse", "skip", "repeat"] = param(
+        "refuse", "frames that cannot be decoded: refuse, skip (the others keep their numbers), repeat the one before"
+    )
+    hdr: Literal["tonemap", "asis"] = param(
+        "tonemap", "videos of high dynamic range (PQ, HLG): tone-mapped to BT.709, or their values as they are"
+    )
+    deinterlace: Literal["auto", "never"] = param("auto", "auto: frames that are marked as interlaced are deinterlaced")
     seed: Literal["none", "truth"] = param("none", "truth: the first frame's ground truth becomes the mask in seed/")
 
 

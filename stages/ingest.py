@@ -18,7 +18,7 @@ from stages.common.settings import load
 if TYPE_CHECKING:
     import numpy as np
 
-    from pipeline.media.video import FrameRange, FrameSource
+    from pipeline.media.frame_source import FrameRange, FrameSource, Notes, Reading
     from pipeline.truth.annotations import Annotations
     from pipeline.truth.class_list import ClassList
 
@@ -63,17 +63,19 @@ def run(
     Raises:
         DataError: the source or what belongs to it is damaged or does not fit, or files of others are in the way.
     """
+    from pipeline.media.frame_source import FrameRange
     from pipeline.media.resize import model_size
-    from pipeline.media.video import FrameRange, open_source
+    from pipeline.media.video import open_source
     from pipeline.stores.clip_source import ClipSource, write_source
 
     if isinstance(out, Path) and out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file; give a folder for the outputs")
     _check_replaceable(out)
     indices = FrameRange.parse(params.frames, params.stride)
-    source = open_source(video, fps or params.fps)
+    source = open_source(video, fps or params.fps, reading_of(params))
     size = model_size(*source.size, params.size)
     scan = _scan(source, indices, size)
+    _tell(video, source.notes)
     listed = _classes(classes, ground_truth) or _colours(ground_truth, mask)
     truth = _annotations(ground_truth, scan.names, source.size, listed)
     seed = _seed(mask, truth, params.seed, scan.names, source.size, listed)
@@ -82,7 +84,7 @@ def run(
     path = _write_clip(out, source, indices, size, scan)
     _write_truth(out, truth, scan.names)
     _write_seed(out, seed, scan.digest)
-    origin = ClipSource(recorded or video.resolve(), source.fps / indices.stride)
+    origin = ClipSource(recorded or video.resolve(), source.fps / indices.stride, reading_of(params))
     write_source(out / "source", origin, out / "tmp" / f"source-{scan.digest[:32]}" / "source")
     return path
 
@@ -100,9 +102,22 @@ def _check_replaceable(out: Out) -> None:
         refuse_foreign(out / name, mark)
 
 
+def reading_of(params: IngestParams) -> Reading:
+    """How the parameters say that a file is read."""
+    from pipeline.media.frame_source import Reading
+
+    return Reading(params.stream, params.damaged, params.hdr, params.deinterlace)
+
+
+def _tell(video: Path, notes: Notes) -> None:
+    """Say what is done with a video that is not taken just as it is."""
+    for note in notes.found:
+        cli.note(f"{'warning: ' if note.warns else ''}{video}: {note.text}")
+
+
 def count_frames(source: FrameSource, params: IngestParams) -> int:
     """How many frames the parameters select; decodes a video, because only that tells."""
-    from pipeline.media.video import FrameRange
+    from pipeline.media.frame_source import FrameRange
 
     return sum(1 for _ in source.frames(FrameRange.parse(params.frames, params.stride)))
 

@@ -23,9 +23,10 @@ import numpy as np
 from pipeline.errors import DataError
 from pipeline.fewshot.masks import combined, masks_of_folder, natural_order, read_mask
 from pipeline.fewshot.segments import BACKGROUND, IGNORE, SegmentTable
+from pipeline.media.frame_source import SourceFrame
 from pipeline.media.pictures import by_stem, davis_palette, label_maps, label_size, read_image
 from pipeline.media.resize import model_size, resize_frame, resize_nearest
-from pipeline.media.video import IMAGE_SUFFIXES, SourceFrame
+from pipeline.media.video import IMAGE_SUFFIXES
 from pipeline.parameters import LearnParams
 from pipeline.truth.class_list import UNKNOWN, ClassList, LabelClass, read_classes
 from pipeline.truth.colours import classes_of_colours

@@ -11,9 +11,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, UsageError
+from pipeline.media.frame_source import FrameRange, FrameSource
 from pipeline.media.resize import resize_frame
-from pipeline.media.video import FOLDER_FPS, FrameRange, FrameSource, open_source
+from pipeline.media.video import FOLDER_FPS, open_source
 from pipeline.stores.clip_source import ClipSource
 from pipeline.stores.store import Store, shard_frames
 
@@ -79,9 +80,9 @@ def open_pictures(clip: Store, origin: ClipSource | None) -> ClipPictures:
         rate = f"shown at {FOLDER_FPS:g} frames per second"
         return ClipPictures(clip, FOLDER_FPS, None, f"its source is not known; {instead}, {rate}")
     try:
-        source = open_source(origin.path)
+        source = open_source(origin.path, reading=origin.reading)
         reason = _mismatch(source, clip, origin.path)
-    except DataError as error:
+    except (DataError, UsageError) as error:
         reason = str(error)
     if reason is None:
         return ClipPictures(clip, origin.fps, source)

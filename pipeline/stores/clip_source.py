@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pipeline.errors import DataError
 from pipeline.files import Mark, refuse_foreign, replacing_folder
+from pipeline.media.frame_source import Reading
 
 FILE = "source.json"
 SCHEMA = "source"
@@ -22,13 +23,14 @@ MARK = Mark(FILE, SCHEMA, holds=frozenset({FILE}))
 
 @dataclass(frozen=True)
 class ClipSource:
-    """A clip's video or folder of frames, and the clip's own frames per second.
+    """A clip's video or folder of frames, the clip's own frames per second, and how the video is read.
 
     The path is absolute, or relative to the project's folder where videos.yaml says so.
     """
 
     path: Path
     fps: float
+    reading: Reading = field(default_factory=Reading)
 
 
 def write_source(folder: Path, source: ClipSource, scratch: Path) -> None:
@@ -38,7 +40,10 @@ def write_source(folder: Path, source: ClipSource, scratch: Path) -> None:
         DataError: something else lies there.
     """
     refuse_foreign(folder, MARK)
-    content = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "path": str(source.path), "fps": source.fps}
+    content: dict[str, object] = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION}
+    content |= {"path": str(source.path), "fps": source.fps}
+    if source.reading != Reading():
+        content["reading"] = asdict(source.reading)
     with replacing_folder(folder, scratch) as made:
         (made / FILE).write_text(json.dumps(content, indent=1) + "\n")
 
@@ -54,7 +59,8 @@ def read_source(folder: Path) -> ClipSource:
         content = json.loads(path.read_text())
         if (content["schema"], content["schema_version"]) != (SCHEMA, SCHEMA_VERSION):
             raise ValueError(f"it holds {content['schema']} {content['schema_version']}")
-        source = ClipSource(Path(content["path"]), float(content["fps"]))
+        reading = Reading(**content.get("reading", {}))
+        source = ClipSource(Path(content["path"]), float(content["fps"]), reading)
         if not 0 < source.fps < math.inf:
             raise ValueError(f"fps is {source.fps}")
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -19,7 +19,7 @@ from stages.common.settings import Settings, load
 
 if TYPE_CHECKING:
     from pipeline.backbone import Backbone
-    from pipeline.media.video import FrameSource
+    from pipeline.media.frame_source import FrameSource
     from pipeline.stores.numbering import Numbering
     from stages.common.run_record import RunRecord
 
@@ -134,8 +134,9 @@ def check_video(video: Path, out: Path, settings: Settings) -> tuple[FrameSource
     """The video, and the size (H, W) at which it is seen; refuses what cannot be read, or written."""
     from pipeline.media.resize import model_size
     from pipeline.media.video import open_source
+    from stages.ingest import reading_of
 
-    source = open_source(video, settings["ingest"].fps)
+    source = open_source(video, settings["ingest"].fps, reading_of(settings["ingest"]))
     size = model_size(*source.size, settings["ingest"].size)
     if video.is_dir() and out.resolve().is_relative_to(video.resolve()):
         raise UsageError(f"-o {out}: lies in the folder of frames; choose another folder")

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import DataError, UsageError
+from pipeline.media.frame_source import FrameRange
 from pipeline.media.pictures import write_image
-from pipeline.media.video import FrameRange, open_source, write_video
+from pipeline.media.video import open_source, write_video
 
 HEIGHT, WIDTH = 48, 80
 

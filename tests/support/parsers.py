@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from pipeline.errors import DataError, VidsegError
+from pipeline.media.frame_source import FrameRange
 from pipeline.media.pictures import read_image, read_label_png
 from pipeline.media.resize import model_size
-from pipeline.media.video import FrameRange, open_source
+from pipeline.media.video import open_source
 from pipeline.truth.annotations import find_annotations
 from pipeline.truth.class_list import read_classes, write_classes
 from stages import ingest

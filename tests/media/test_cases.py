@@ -1,0 +1,113 @@
+"""Files that people really have (tests/data/cases), each made after public bug reports of tools like this one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from pipeline.errors import DataError, UsageError
+from pipeline.media.frame_source import FrameRange, Reading, SourceFrame
+from pipeline.media.video import open_source
+from tests.support.places import ROOT
+
+CASES = ROOT / "tests" / "data" / "cases"
+
+
+def read(
+    name: str | Path, frames: str | None = None, reading: Reading = Reading()
+) -> tuple[list[SourceFrame], list[str]]:
+    """The frames of a file, and what is said about it."""
+    source = open_source(CASES / name, reading=reading)
+    found = list(source.frames(FrameRange.parse(frames)))
+    assert all(frame.image.shape == (*source.size, 3) for frame in found)
+    return found, [note.text for note in source.notes.found]
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "said"),
+    [
+        ("dropped_frames.avi", 36, "it states 96 frames and holds 36, but ends as it should: frames were dropped"),
+        ("stale_duration.mkv", 50, "it states 10.00 s and holds 2.00 s, but ends as it should"),
+        ("matrix_8.mp4", 3, "matrix_coefficients 8 (YCgCo), and converted as such"),
+        ("matrix_10.mp4", 3, "matrix_coefficients 10 (BT.2020 constant luminance); they are read as BT.2020"),
+        ("hourly.mp4", 4, None),
+        ("anamorphic.mp4", 3, None),
+    ],
+)
+def test_what_others_play_is_read(name: str, count: int, said: str | None) -> None:
+    found, notes = read(name)
+    assert [frame.index for frame in found] == list(range(count))
+    assert len(notes) == (said is not None) and all(str(said) in note for note in notes)
+
+
+def test_the_frames_of_a_recording_with_drops_keep_their_times() -> None:
+    times = [frame.time for frame in read("dropped_frames.avi")[0]]
+    assert times[:4] == pytest.approx([0, 0.04, 0.08, 0.12]) and times[-2:] == pytest.approx([3.6, 3.8])
+    assert [frame.time for frame in read("hourly.mp4")[0]] == [0, 3600, 7200, 10800]
+
+
+@pytest.mark.parametrize("name", ["stale_duration.mkv", "dropped_frames.avi", "lost_packets.ts"])
+def test_a_file_that_is_really_cut_off_is_still_found(tmp_path: Path, name: str) -> None:
+    data = (CASES / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match="truncated or damaged, only the first "):
+        read(tmp_path / name)
+    found, notes = read(tmp_path / name, reading=Reading(damaged="skip"))
+    assert len(found) > 5 and "cut off after frame" in notes[-1]
+
+
+def test_a_range_behind_damage_is_read() -> None:
+    found, notes = read("lost_packets.ts", "90:100")
+    assert [frame.name for frame in found] == [f"{number:05d}" for number in range(90, 100)] and not notes
+
+
+def test_damage_is_refused_with_its_place_and_the_remedy() -> None:
+    with pytest.raises(DataError, match=r"frame 65 is damaged \(.*ingest\.damaged: skip.*ingest\.frames: 0:65"):
+        read("lost_packets.ts")
+
+
+def test_damaged_frames_are_skipped_or_repeated_and_numbers_stay() -> None:
+    whole = list(range(120))
+    skipped, said = read("lost_packets.ts", reading=Reading(damaged="skip"))
+    assert [frame.index for frame in skipped] == whole[:65] + whole[66:]
+    assert said == ["damaged frames are left out: 65 (ingest.damaged)"]
+    repeated, said = read("lost_packets.ts", reading=Reading(damaged="repeat"))
+    assert [frame.index for frame in repeated] == whole
+    assert said == ["damaged frames are replaced by the frame before: 65 (ingest.damaged)"]
+    np.testing.assert_array_equal(repeated[65].image, repeated[64].image)
+    np.testing.assert_array_equal(repeated[66].image, skipped[65].image)
+    only, _ = read("lost_packets.ts", "65:66", Reading(damaged="repeat"))
+    np.testing.assert_array_equal(only[0].image, repeated[65].image)
+
+
+def flipped(source: Path, path: Path, number: int) -> Path:
+    """A copy with the second half of one packet flipped."""
+    data = bytearray(source.read_bytes())
+    with av.open(str(source)) as file:
+        packet = [packet for packet in file.demux(video=0) if packet.size][number]
+        at = data.index(bytes(packet)) + packet.size // 2
+        data[at : at + packet.size // 3] = bytes(value ^ 0xFF for value in data[at : at + packet.size // 3])
+    path.write_bytes(data)
+    return path
+
+
+def test_a_damaged_jpeg_frame_is_refused_as_those_of_other_codecs(tmp_path: Path) -> None:
+    path = flipped(CASES / "dropped_frames.avi", tmp_path / "a.avi", 20)
+    with pytest.raises(DataError, match=r"a\.avi: frame 20 is damaged \(decoding fails"):
+        read(path)
+    found, said = read(path, reading=Reading(damaged="skip"))
+    assert len(found) == 35 and "damaged frames are left out" in said[-1]
+    assert found[-1].index == 35
+
+
+def test_the_default_stream_is_taken_else_the_one_that_is_chosen() -> None:
+    found, said = read("two_streams.mkv")
+    assert found[0].image.shape == (480, 854, 3)
+    assert said == ["video stream 1 (854x480) is used, stream 0 (16x16) left out; ingest.stream: 0 chooses it"]
+    chosen, said = read("two_streams.mkv", reading=Reading(stream=0))
+    assert chosen[0].image.shape == (16, 16, 3) and not said
+    with pytest.raises(UsageError, match=r"no video stream 7; there are: 0 \(16x16\), 1 \(854x480\)"):
+        read("two_streams.mkv", reading=Reading(stream=7))
