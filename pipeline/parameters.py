@@ -100,7 +100,7 @@ class IngestParams:
     frames: str | int | None = param(None, "range of source frames like 0:28 or 10:; null = all")
     stride: int = param(1, "take every n-th frame of the range", low=1)
     fps: float | None = param(
-        None, "frame rate of the source; null = what it says, 25 for a folder", low=0.01, high=MOST_FPS
+        None, "frame rate of the source; null = what it says, 25 for a folder", low=1e-6, high=MOST_FPS
     )
     stream: int | None = param(
         None, "number of the video stream in its file; null = the default one, else the largest", low=0

@@ -63,7 +63,7 @@ def run(
     Raises:
         DataError: the source or what belongs to it is damaged or does not fit, or files of others are in the way.
     """
-    from pipeline.media.frame_source import FrameRange
+    from pipeline.media.frame_source import FrameRange, square_size
     from pipeline.media.resize import model_size
     from pipeline.media.video import open_source
     from pipeline.stores.clip_source import ClipSource, write_source
@@ -73,7 +73,7 @@ def run(
     _check_replaceable(out)
     indices = FrameRange.parse(params.frames, params.stride)
     source = open_source(video, fps or params.fps, reading_of(params))
-    size = model_size(*source.size, params.size)
+    size = model_size(*square_size(source), params.size)
     scan = _scan(source, indices, size)
     _tell(video, source.notes)
     listed = _classes(classes, ground_truth) or _colours(ground_truth, mask)

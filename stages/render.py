@@ -229,7 +229,7 @@ class _Drawing:
                 yield frame
                 self.advance(1)
 
-        write_video(self.folder / name, counted(), self.pictures.fps)
+        write_video(self.folder / name, counted(), self.pictures.fps, self.pictures.aspect)
 
     def _pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         from pipeline.rendering.clip_frames import frames_of

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from pipeline.errors import DataError
 from pipeline.files import replacing
+from pipeline.media.video import frame_rate
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def write_alpha_video(path: Path, frames: Iterable[np.ndarray], fps: float, code
     Raises:
         DataError: no frames.
     """
-    how, rate, count = CODECS[codec], Fraction(fps).limit_denominator(1001), 0
+    how, rate, count = CODECS[codec], frame_rate(fps), 0
     with replacing(path) as temporary, av.open(f"file:{temporary}", "w") as file:
         stream: Any = file.add_stream(how.encoder, rate=rate, options=how.options)
         for count, frame in enumerate(frames, 1):

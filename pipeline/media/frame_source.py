@@ -147,6 +147,15 @@ class FrameSource(Protocol):
         ...
 
 
+def square_size(source: FrameSource) -> tuple[int, int]:
+    """(height, width) of a source's frames where their pixels are shown as squares.
+
+    An aspect within 5 % of 1 counts as 1.
+    """
+    height, width = source.size
+    return (height, width) if abs(source.aspect - 1) <= Fraction(1, 20) else (height, round(width * source.aspect))
+
+
 def number_list(numbers: list[int], most: int = 8) -> str:
     """Numbers in words, runs of them as one: "3, 5-9 and 12 more"."""
     runs: list[list[int]] = []

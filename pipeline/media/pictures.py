@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import struct
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +22,8 @@ VOID = 255
 
 #: What is read, whatever a file's name says: Pillow would hand an EPS file to another program.
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
+#: What is read of frames besides; no label map comes in these.
+_OF_FRAMES = ("AVIF", "PPM", "JPEG2000")
 #: Pixels of a picture or of a video's frame; a small file may claim to hold far more.
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 
@@ -49,14 +52,23 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         DataError: missing, not a picture, truncated, or of floating-point pixels.
     """
-    with _opened(path) as image:
-        if image.mode == "F":
-            raise DataError(f"{path}: floating-point pixels; convert it to 8 bits per channel")
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip
-            grey = (np.asarray(upright).astype(np.int64) >> 8).astype(np.uint8)
-            return np.repeat(grey[..., None], 3, axis=2)
-        return np.array(upright.convert("RGB"))
+    with opened_picture(path) as image:
+        return pixels_of(path, image)
+
+
+def pixels_of(path: Path, image: Image.Image) -> np.ndarray:
+    """The frame at which a picture stands, as `read_image` reads one.
+
+    Raises:
+        DataError: of floating-point pixels.
+    """
+    if image.mode == "F":
+        raise DataError(f"{path}: floating-point pixels; convert it to 8 bits per channel")
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip
+        grey = (np.asarray(upright).astype(np.int64) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    return np.array(upright.convert("RGB"))
 
 
 def label_maps(folder: Path) -> dict[str, Path]:
@@ -95,7 +107,7 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         DataError: missing or not a picture.
     """
-    with _opened(path) as image:
+    with opened_picture(path) as image:
         sideways = image.getexif().get(0x0112) in (5, 6, 7, 8)
         return (image.width, image.height) if sideways else (image.height, image.width)
 
@@ -174,11 +186,25 @@ def write_label_png(path: Path, labels: np.ndarray) -> Path:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened_picture(path: Path) -> Iterator[Image.Image]:
+    """A frame's picture, lazily decoded, by Pillow, while this is held.
+
+    Raises:
+        DataError: missing, not a picture, damaged, or of a format that needs another package.
+    """
+    formats: tuple[str, ...] = (*FORMATS, *_OF_FRAMES)
+    if path.suffix.lower() in (".heic", ".heif"):
+        formats = (*formats, _heif(path))
+    with _opened(path, formats) as image:
+        yield image
+
+
+@contextmanager
+def _opened(path: Path, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opened = Image.open(path, formats=FORMATS)
+            opened = Image.open(path, formats=formats)
         with opened as image:
             yield image
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -191,6 +217,14 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, OverflowError, EOFError, struct.error) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path}: damaged picture ({reason})") from error
+
+
+def _heif(path: Path) -> str:
+    try:
+        importlib.import_module("pillow_heif").register_heif_opener()
+    except ImportError as error:
+        raise DataError(f"{path}: reading HEIC needs pillow-heif: pip install 'vidseg[heif]', or convert it") from error
+    return "HEIF"
 
 
 def _raw_mode(image: Image.Image) -> str:

@@ -16,11 +16,21 @@ import numpy as np
 
 from pipeline.errors import DataError
 from pipeline.files import replacing
+from pipeline.media.animation import is_animated, open_animation
 from pipeline.media.frame_source import FrameRange, FrameSource, Notes, Reading, SourceFrame
 from pipeline.media.pictures import by_stem, image_size, read_image
 from pipeline.media.video_file import USUAL_FPS, open_video
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".pnm", ".jp2", ".j2k"}
+    | {".heic", ".heif"}
+)
+
+#: Pictures that are not read: left out of a folder without a word, they would be frames that are missing.
+_OTHER_PICTURES = frozenset(
+    {".gif", ".apng", ".jxl", ".psd", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".tga", ".dpx", ".jfif"}
+    | {".jpe", ".jpx", ".pbm", ".pcx", ".sgi", ".avifs", ".heics"}
+)
 
 #: By which a folder tells that a file in it is a video.
 VIDEO_SUFFIXES = frozenset(
@@ -47,6 +57,8 @@ def open_source(path: Path, fps: float | None = None, reading: Reading = Reading
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     if path.suffix.lower() in IMAGE_SUFFIXES:
+        if animated := open_animation(path, fps):
+            return animated
         return FolderSource((path,), image_size(path), fps or FOLDER_FPS)
     return open_video(path, fps, reading)
 
@@ -100,18 +112,29 @@ class FolderSource:
             yield SourceFrame(index, file.stem, image, index / self.fps)
 
 
-def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
+def frame_rate(fps: float) -> Fraction:
+    """Frames per second as a fraction of small numbers, as files state it; below 1, of the seconds per frame."""
+    return Fraction(fps).limit_denominator(1001) if fps >= 1 else 1 / Fraction(1 / fps).limit_denominator(1001)
+
+
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: float, aspect: Fraction = Fraction(1)) -> Path:
     """Write frames u8 (H, W, 3), RGB, as an H.264 mp4 (yuv420p); the file appears whole or not at all.
 
     Odd sizes are padded to even ones by repeating the last row or column. One encoder thread: the same frames
     give the same bytes.
 
+    Args:
+        fps: any rate above 0, also one frame a day.
+        aspect: width of a pixel by its height, which the file states.
+
     Raises:
         DataError: no frames, or frames of different sizes.
     """
-    rate = Fraction(fps).limit_denominator(1001)
+    rate = frame_rate(fps)
     size: tuple[int, ...] | None = None
     muxer = {"movflags": "faststart"}
+    if rate < Fraction(1, 1000):  # a frame must not last longer than 2^31 of the muxer's units
+        muxer["video_track_timescale"] = "1000"
     # One thread, and no macroblock tree: x264's lookahead for it reads uninitialised memory, so bytes would vary.
     encoder = {"crf": "18", "preset": "medium", "threads": "1", "mbtree": "0"}
     with replacing(Path(path)) as temporary, av.open(f"file:{temporary}", "w", options=muxer) as file:
@@ -121,6 +144,8 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
                 size = frame.shape
                 stream.height, stream.width = (side + side % 2 for side in size[:2])
                 stream.pix_fmt = "yuv420p"
+                if aspect != 1:
+                    stream.codec_context.sample_aspect_ratio = aspect
                 stream.codec_context.colorspace = stream.codec_context.color_primaries = 1  # BT.709
                 stream.codec_context.color_trc = 1
                 stream.codec_context.color_range = 1  # limited
@@ -142,10 +167,27 @@ def _open_folder(folder: Path, fps: float) -> FolderSource:
     files = list(images_by_stem(folder).values())
     if not files:
         raise DataError(f"{folder}: no pictures in this folder ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    present = sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=_natural)
+    others = [path.name for path in present if path.suffix.lower() in _OTHER_PICTURES]
+    if others:
+        raise DataError(
+            f"{folder}: {_some(others)} would be left out, because the format is not read; convert to PNG, or move away"
+        )
     size = image_size(files[0])
     for file in files[1:]:
         _check_size(str(file), image_size(file), size)
-    return FolderSource(tuple(files), size, fps)
+    source = FolderSource(tuple(files), size, fps)
+    for names, why in (
+        ([path.name for path in present if path.suffix.lower() in VIDEO_SUFFIXES], "left out: videos among pictures"),
+        ([path.name for path in files if is_animated(path)], "taken as one picture each: of its frames the first"),
+    ):
+        if names:
+            source.notes.add(f"{_some(names)} {'is' if len(names) == 1 else 'are'} {why}")
+    return source
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _check_size(what: str, size: tuple[int, ...], expected: tuple[int, int]) -> None:

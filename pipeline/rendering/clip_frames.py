@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -43,6 +44,11 @@ class ClipPictures:
     fps: float
     source: FrameSource | None
     warning: str | None = None
+
+    @property
+    def aspect(self) -> Fraction:
+        """Width of a pixel by its height."""
+        return Fraction(1) if self.source is None else self.source.aspect
 
     @property
     def size(self) -> tuple[int, int]:

@@ -132,12 +132,13 @@ def run_folder(
 
 def check_video(video: Path, out: Path, settings: Settings) -> tuple[FrameSource, tuple[int, int]]:
     """The video, and the size (H, W) at which it is seen; refuses what cannot be read, or written."""
+    from pipeline.media.frame_source import square_size
     from pipeline.media.resize import model_size
     from pipeline.media.video import open_source
     from stages.ingest import reading_of
 
     source = open_source(video, settings["ingest"].fps, reading_of(settings["ingest"]))
-    size = model_size(*source.size, settings["ingest"].size)
+    size = model_size(*square_size(source), settings["ingest"].size)
     if video.is_dir() and out.resolve().is_relative_to(video.resolve()):
         raise UsageError(f"-o {out}: lies in the folder of frames; choose another folder")
     return source, size

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.errors import DataError, UsageError
-from pipeline.media.frame_source import FrameRange, Reading, SourceFrame
-from pipeline.media.video import open_source
+from pipeline.media.frame_source import FrameRange, Reading, SourceFrame, square_size
+from pipeline.media.video import open_source, write_video
 from tests.support.places import ROOT
 
 CASES = ROOT / "tests" / "data" / "cases"
@@ -111,3 +115,62 @@ def test_the_default_stream_is_taken_else_the_one_that_is_chosen() -> None:
     assert chosen[0].image.shape == (16, 16, 3) and not said
     with pytest.raises(UsageError, match=r"no video stream 7; there are: 0 \(16x16\), 1 \(854x480\)"):
         read("two_streams.mkv", reading=Reading(stream=7))
+
+
+@pytest.mark.parametrize("name", ["anim.webp", "anim.png"])
+def test_an_animation_is_all_its_frames(name: str) -> None:
+    found, said = read(name)
+    assert [(frame.name, frame.time) for frame in found] == [("00000", 0.0), ("00001", 0.1)] and not said
+    assert found[0].image.shape == (64, 128, 3) and (found[0].image != found[1].image).any()
+    assert [frame.index for frame in read(name, "1:")[0]] == [1]
+
+
+@pytest.mark.parametrize("suffix", ["tiff", "avif"])
+def test_stacks_and_sequences(tmp_path: Path, suffix: str) -> None:
+    pages = [Image.new("RGB", (32, 16), (60 * number, 0, 0)) for number in range(4)]
+    pages[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=pages[1:])
+    found, _ = read(tmp_path / f"a.{suffix}")
+    assert [round(float(frame.image[..., 0].mean()) / 60) for frame in found] == [0, 1, 2, 3]
+    assert [frame.index for frame in read(tmp_path / f"a.{suffix}", "1:3")[0]] == [1, 2]
+
+
+def test_pictures_of_several_formats_are_all_frames() -> None:
+    found, said = read("mixed_pictures")
+    assert [frame.name for frame in found] == ["0", "1", "1b", "2", "3"] and not said
+
+
+@pytest.mark.parametrize("suffix", ["ppm", "pgm", "jp2", "avif"])
+def test_more_formats(tmp_path: Path, suffix: str) -> None:
+    Image.new("L" if suffix == "pgm" else "RGB", (32, 16)).save(tmp_path / f"a.{suffix}")
+    assert len(read(tmp_path)[0]) == 1
+
+
+def test_nothing_of_a_folder_is_left_out_silently(tmp_path: Path) -> None:
+    shutil.copytree(CASES / "mixed_pictures", tmp_path / "f")
+    shutil.copy(CASES / "anamorphic.mp4", tmp_path / "f" / "clip.mp4")
+    assert read(tmp_path / "f")[1] == ["clip.mp4 is left out: videos among pictures"]
+    for name in ("4.jxl", "5.gif"):
+        (tmp_path / "f" / name).touch()
+    with pytest.raises(DataError, match=r"f: 4\.jxl, 5\.gif would be left out, because the format is not read"):
+        read(tmp_path / "f")
+
+
+def test_heic_without_its_package_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "a.heic").touch()
+    with pytest.raises(DataError, match=r"a\.heic: reading HEIC needs pillow-heif: pip install 'vidseg\[heif\]'"):
+        read(tmp_path / "a.heic")
+
+
+def test_the_shape_of_pixels_is_known_and_written(tmp_path: Path) -> None:
+    source = open_source(CASES / "anamorphic.mp4")
+    assert source.aspect == Fraction(16, 11) and square_size(source) == (96, 209)
+    written = write_video(tmp_path / "a.mp4", (frame.image for frame in source.frames()), source.fps, source.aspect)
+    assert open_source(written).aspect == Fraction(16, 11)
+
+
+@pytest.mark.parametrize("fps", [1 / 86400, 1 / 3600, 0.3, 25, 1000])
+def test_any_rate_is_written(tmp_path: Path, fps: float) -> None:
+    written = write_video(tmp_path / "a.mp4", [np.zeros((16, 16, 3), np.uint8)] * 3, fps)
+    source = open_source(written)
+    assert source.fps == pytest.approx(fps, rel=1e-3) and source.expected == 3
