@@ -196,17 +196,20 @@ class MemoryPolicy:
     Attributes:
         keep_first: whether what the model was fitted on stays for good.
         windows: how many of the latest windows are kept.
+        prototypes: how many tokens of every label ever seen are kept beside them.
     """
 
     keep_first: bool
     windows: int
+    prototypes: int = 0
 
 
 def parse_memory(text: str) -> MemoryPolicy:
     """Read `segment.memory`.
 
     `last_window`: the window before (the paper). `first_and_last`: that and, for good, the frame that the
-    model was fitted on, against drift. `sliding:N`: the last N windows.
+    model was fitted on, against drift. `sliding:N`: the last N windows. `prototypes:N`: the window before, and N
+    representative tokens of every label ever seen, so that segments are recognised that leave and come back.
 
     Raises:
         UsageError: anything else.
@@ -215,11 +218,14 @@ def parse_memory(text: str) -> MemoryPolicy:
         return MemoryPolicy(keep_first=False, windows=1)
     if text == "first_and_last":
         return MemoryPolicy(keep_first=True, windows=1)
-    sliding = re.fullmatch(r"sliding:\s*([1-9]\d*)", text)
-    if sliding:
-        return MemoryPolicy(keep_first=False, windows=int(sliding[1]))
+    numbered = re.fullmatch(r"(sliding|prototypes):\s*([1-9]\d*)", text)
+    if numbered and numbered[1] == "sliding":
+        return MemoryPolicy(keep_first=False, windows=int(numbered[2]))
+    if numbered:
+        return MemoryPolicy(keep_first=False, windows=1, prototypes=int(numbered[2]))
     raise UsageError(
-        f"segment.memory must be last_window, first_and_last or sliding:N (the last N windows), not '{text}'"
+        "segment.memory must be last_window, first_and_last, sliding:N (the last N windows) or prototypes:N (N tokens "
+        f"of every label), not '{text}'"
     )
 
 
@@ -241,7 +247,7 @@ class SegmentParams:
     """Section `segment`.
 
     Raises:
-        UsageError: `memory` is none of its forms.
+        UsageError: `memory` is none of its forms, or nothing could ever be born where something should.
     """
 
     init: Literal["kmeans", "mask"] = param("kmeans", "K-Means on frame 1, or mask: its labels are given")
@@ -262,7 +268,30 @@ class SegmentParams:
     window: int = param(14, "B, frames per window", low=1)
     neighbors: int = param(4, "k of the nearest-neighbour vote", low=1)
     memory: str = param(
-        "last_window", "what the context remembers: last_window, first_and_last, sliding:N (last N windows)"
+        "last_window",
+        "what the context remembers: last_window, first_and_last, sliding:N (last N windows), prototypes:N (the last "
+        "window, and N tokens of every label ever seen)",
+    )
+    births: Literal["none", "distance"] = param(
+        "none",
+        "segments that are born after frame 1: none (the paper), or of tokens unlike all that was near their place",
+        before="none",
+    )
+    birth_quantile: float = param(
+        0.9,
+        "how far tokens usually are from what was near their place: this quantile over the window before",
+        low=0.0,
+        high=1.0,
+        before=0.9,
+    )
+    birth_factor: float = param(
+        2.0, "how many times that distance makes a token new; the higher, the fewer births", low=1.0, before=2.0
+    )
+    birth_reach: int = param(6, "how far around its place a token is compared, tokens", low=1, before=6)
+    birth_tokens: int = param(24, "new tokens that touch, at least, to be born", low=1, before=24)
+    birth_frames: int = param(3, "frames in a row that they must be seen in, at least", low=1, before=3)
+    most_labels: int = param(
+        64, "most segments of a clip, those of frame 1 included, where some are born", low=1, before=64
     )
     vote: Literal["forward", "both", "none"] = param(
         "forward", "vote along tracks: forward (Eq. 5), both directions, none"
@@ -272,6 +301,19 @@ class SegmentParams:
 
     def __post_init__(self) -> None:
         parse_memory(self.memory)
+        if self.births == "none":
+            return
+        if self.window < 2:
+            raise UsageError("segment.births: distance needs a segment.window of at least 2 frames")
+        if self.birth_frames > self.window:
+            raise UsageError(
+                f"segment.birth_frames is {self.birth_frames}, more than the {self.window} frames of segment.window: "
+                "nothing could be born; lower it"
+            )
+        if self.init == "kmeans" and self.clusters > self.most_labels:
+            raise UsageError(
+                f"segment.most_labels is {self.most_labels}, fewer than segment.clusters ({self.clusters}); raise it"
+            )
 
     @property
     def memory_policy(self) -> MemoryPolicy:

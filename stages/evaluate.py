@@ -73,9 +73,10 @@ def run_videos(jobs: list[Job], out: Path, params: EvaluateParams) -> Path:
 def _score(job: Job, params: EvaluateParams) -> dict[str, Any]:
     from pipeline.naming.segments import void_of
     from pipeline.naming.stores import with_names
-    from pipeline.scoring.assignment import assign
+    from pipeline.scoring.assignment import assign, with_born
     from pipeline.scoring.label_sources import StoredFrames
     from pipeline.scoring.scores import ScoredClasses, score_video
+    from pipeline.stores.numbering import born_of
     from pipeline.stores.schemas import LABELS, TRUTH
     from pipeline.stores.store import open_store
 
@@ -117,6 +118,9 @@ def _score(job: Job, params: EvaluateParams) -> dict[str, Any]:
             assignment = _by_name(about["name"], job, labels_store, classes)
         else:
             assignment = assign(rule, labels[0], truth[0], classes.ignore, grid, classes.unassigned)
+            if job.predictions is None and labels_store is not None and (born := born_of(labels_store)):
+                pairs = ((labels[place], truth[place]) for place in range(len(positions)))
+                assignment = with_born(assignment, born, pairs, classes.ignore)
             assignment = assignment.without(None if labels_store is None else void_of(labels_store))
         with cli.progress(f"evaluate {about['name']}", len(positions)) as advance:
             scored = score_video(truth, labels, positions, classes, protocol, assignment, params.windows, advance)

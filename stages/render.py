@@ -134,6 +134,7 @@ def _write_labels(
     from pipeline.naming.segments import void_of
     from pipeline.rendering.clip_frames import frames_of
     from pipeline.rendering.label_summary import LabelTally, listing
+    from pipeline.stores.numbering import born_of
 
     names, tally = clip.attrs["names"], LabelTally()
     for name, plane in zip(names, frames_of(labels, "labels"), strict=True):
@@ -143,7 +144,8 @@ def _write_labels(
         write_label_png(folder / "labels" / f"{name}.png", plane)
         advance(1)
     uses, void = tally.uses(void_of(labels)), void_of(labels)
-    content = listing(uses, names, labels.array("labels").shape[1:], colours, _named(labels), void)
+    size = labels.array("labels").shape[1:]
+    content = listing(uses, names, size, colours, _named(labels), void, born_of(labels))
     (folder / "labels.json").write_text(json.dumps(content, indent=1) + "\n")
     return uses
 

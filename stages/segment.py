@@ -71,6 +71,7 @@ def run(
     else:
         start = stores.start_from(given, source)
     numbering = fit_numbering(start.context, source, params, mask) if given is None else given.numbering
+    made_of = births_made_of(moves, params)
     writer = stores.CoarseWriter(
         path,
         out / "tmp",
@@ -79,7 +80,7 @@ def run(
         features=source.fingerprint,
         frames=range(clip.frames),
         shard=seen.shard,
-        highest=int(start.context.labels.max()),
+        highest=start.highest(params),
         params={**moves.params, "segment": plain(params)},
         numbering=numbering,
     )
@@ -88,7 +89,9 @@ def run(
         for window in window_loop.segment_windows(clip, start, params):
             writer.add(window.initial, window.refined)
             labels |= window.labels
+            numbering = numbering.with_births(window.born, source.fingerprint, made_of)
             advance(len(window.refined))
+    writer.renumber(numbering)
     if warning := window_loop.single_label_note(labels):
         cli.note(f"warning: {features}: {warning}")
     learnt = context_store.StoredContext(
@@ -122,6 +125,11 @@ def fit_numbering(fitted: Context, features: Store, params: SegmentParams, mask:
     seen = None if mask is None else array_fingerprint(mask)
     origin = fingerprint("numbering", stage_version("segment"), features.fingerprint, plain(params), seen)
     return Numbering(origin, tuple(np.unique(fitted.labels).tolist()))
+
+
+def births_made_of(matches: Store, params: SegmentParams) -> list[object]:
+    """What segments that are born follow from, beside what the model and the features do."""
+    return [stage_version("segment"), matches.fingerprint, plain(params)]
 
 
 def first_features(features: JoinedFeatures, params: SegmentParams) -> np.ndarray:

@@ -145,7 +145,7 @@ class NamesFile:
         Raises:
             DataError: they are for another numbering, or one of the labels is not there.
         """
-        if self.fits != numbering.origin:
+        if self.fits not in numbering.origins:
             raise DataError(
                 f"{where}: was made for other segments ({self.fits[:12]}) than these ({numbering.origin[:12]}): names "
                 "fit runs with the same coarse.zarr or concept, and those that began with its context (--context)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,6 +82,7 @@ def listing(
     colours: np.ndarray,
     segments: Mapping[int, str],
     void: int | None = None,
+    born: Collection[int] = (),
 ) -> dict[str, Any]:
     """The content of labels.json.
 
@@ -91,6 +92,7 @@ def listing(
         colours: (k, 3) u8 of the overlays.
         segments: names of labels that have one.
         void: value of pixels that are in no segment; None = all are in one.
+        born: labels of segments that were born after the first frame.
     """
     stored = davis_palette()
     return {
@@ -111,6 +113,7 @@ def listing(
                 "frames": use.frames,
                 "first_frame": names[use.first],
                 "last_frame": names[use.last],
+                **({"born": True} if use.id in born else {}),
             }
             for use in sorted(uses, key=lambda use: use.id)
         ],

@@ -6,7 +6,7 @@ class and counts as wrong wherever it lies.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -48,6 +48,34 @@ class Assignment:
         if self.table is None or cluster not in self.table:
             return self
         return replace(self, table={label: value for label, value in self.table.items() if label != cluster})
+
+
+def with_born(
+    assignment: Assignment,
+    born: Collection[int],
+    frames: Iterable[tuple[np.ndarray, np.ndarray]],
+    ignore: Collection[int],
+) -> Assignment:
+    """An assignment read off the first annotated frame, and classes of the clusters that were born later.
+
+    Each takes the value that is most frequent in it in the first annotated frame where it appears.
+
+    Args:
+        born: clusters; those that have an entry already keep it.
+        frames: labels and truth (H, W) of the annotated frames, in order.
+        ignore: see `majority`.
+    """
+    if assignment.table is None:
+        return assignment
+    table = dict(assignment.table)
+    for labels, truth in frames:
+        waiting = set(born) - set(table)
+        if not waiting:
+            break
+        if not waiting.isdisjoint(np.unique(labels).tolist()):
+            found = majority(labels, truth, ignore)
+            table.update({cluster: value for cluster, value in found.items() if cluster in waiting})
+    return replace(assignment, table=table)
 
 
 #: The labels are classes already (another system's predictions, or a propagated first-frame mask).

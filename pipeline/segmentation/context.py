@@ -18,6 +18,7 @@ from pipeline.errors import DataError, UsageError
 from pipeline.finite import require_finite
 from pipeline.parameters import MemoryPolicy
 from pipeline.segmentation.faiss_library import load_faiss
+from pipeline.segmentation.kmeans import greedy_seeds
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,17 @@ class Context:
     Attributes:
         first: what it was fitted on, None once forgotten.
         windows: refined windows, oldest first.
+        prototypes: representative tokens of every label ever seen, where the policy keeps them.
     """
 
     first: Segment | None
     windows: tuple[Segment, ...] = ()
+    prototypes: Segment | None = None
 
     @property
     def segments(self) -> tuple[Segment, ...]:
-        return ((self.first,) if self.first is not None else ()) + self.windows
+        first, prototypes = ((part,) if part is not None else () for part in (self.first, self.prototypes))
+        return first + self.windows + prototypes
 
     @cached_property
     def features(self) -> np.ndarray:
@@ -53,6 +57,12 @@ class Context:
     def labels(self) -> np.ndarray:
         """(m,) int32, label values of the remembered tokens."""
         return np.concatenate([segment.labels for segment in self.segments])
+
+    @cached_property
+    def latest_labels(self) -> frozenset[int]:
+        """Label values of the last window; before the first one, of what the model was fitted on."""
+        latest = self.windows[-1] if self.windows else self.first
+        return frozenset() if latest is None else frozenset(np.unique(latest.labels).tolist())
 
     def predict(self, features: np.ndarray, neighbors: int, first_frame: int = 0) -> np.ndarray:
         """Label every token by its `neighbors` nearest remembered tokens (Euclidean, exact).
@@ -102,7 +112,12 @@ class Context:
         elif first is None:
             first, past = past[0], past[1:]
         windows = (*past, make_segment(features, labels))
-        return Context(first=first, windows=windows[-memory.windows :])
+        prototypes = representatives((*self.segments, windows[-1]), memory.prototypes) if memory.prototypes else None
+        return Context(first, windows[-memory.windows :], prototypes)
+
+    def joined_by(self, segment: Segment) -> Context:
+        """The model with one more window, and nothing forgotten."""
+        return Context(self.first, (*self.windows, segment), self.prototypes)
 
 
 def fit(features: np.ndarray, labels: np.ndarray) -> Context:
@@ -138,6 +153,23 @@ def make_segment(features: np.ndarray, labels: np.ndarray) -> Segment:
         features=np.ascontiguousarray(features.reshape(-1, features.shape[-1]), np.float32),
         labels=labels.reshape(-1).astype(np.int32),
     )
+
+
+def representatives(segments: Sequence[Segment], count: int) -> Segment:
+    """Up to `count` tokens of every label, spread over its tokens by k-means++; seeded, the same each time."""
+    features = np.concatenate([segment.features for segment in segments])
+    labels = np.concatenate([segment.labels for segment in segments])
+    chosen = []
+    for label in np.unique(labels).tolist():
+        members = np.flatnonzero(labels == label)
+        if len(members) > count:
+            tokens = features[members]
+            squares, weights = np.einsum("nc,nc->n", tokens, tokens), np.ones(len(tokens), np.float32)
+            positions, _ = greedy_seeds(tokens, squares, weights, count, [np.random.default_rng(0)])
+            members = members[np.unique(positions[0])]
+        chosen.append(members)
+    at = np.concatenate(chosen)
+    return Segment(features[at], labels[at])
 
 
 def nearest_tokens(memory: np.ndarray, queries: np.ndarray, neighbors: int) -> np.ndarray:

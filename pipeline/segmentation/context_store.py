@@ -90,6 +90,7 @@ def save_context(folder: Path, stored: StoredContext) -> Path:
         "numbering": None if stored.given is None else stored.given.record(),
         "first": None if context.first is None else len(context.first.labels),
         "windows": [len(window.labels) for window in context.windows],
+        **({} if context.prototypes is None else {"prototypes": len(context.prototypes.labels)}),
     }
     with replacing_folder(folder, folder.parent / "tmp" / f"{folder.name}.writing") as made:
         made.joinpath("index.faiss").write_bytes(faiss.serialize_index(index).tobytes())
@@ -117,14 +118,23 @@ def load_context(folder: Path, kind: FeatureKind | None = None) -> StoredContext
         features = index.reconstruct_n(0, index.ntotal)
         labels = np.load(folder / "labels.npy", allow_pickle=False)
         held = FeatureKind(**meta["features"])
-        first, windows = meta["first"], list(meta["windows"])
+        first, windows, prototypes = meta["first"], list(meta["windows"]), meta.get("prototypes")
         grid = (int(meta["grid"][0]), int(meta["grid"][1]))
         fitted_on = str(meta["fitted_on"])
         given = None if meta.get("numbering") is None else Numbering.of_record(meta["numbering"])
-        sizes = ([] if first is None else [first]) + windows
+        sizes = ([] if first is None else [first]) + windows + ([] if prototypes is None else [prototypes])
         if not len(features) == len(labels) == sum(sizes) or features.shape[1] != held.channels:
             raise ValueError("its files do not belong together")
-    except (OSError, EOFError, ValueError, RuntimeError, KeyError, TypeError, IndexError) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        IndexError,
+        AttributeError,
+    ) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{folder}: damaged context model ({reason}); {REMEDY}") from error
     if kind is not None:
@@ -133,8 +143,9 @@ def load_context(folder: Path, kind: FeatureKind | None = None) -> StoredContext
     segments = [
         Segment(features[end - size : end], labels[end - size : end]) for size, end in zip(sizes, ends, strict=True)
     ]
-    context = Context(None, tuple(segments)) if first is None else Context(segments[0], tuple(segments[1:]))
-    return StoredContext(context, held, grid, fitted_on, given)
+    kept = None if prototypes is None else segments.pop()
+    fitted = None if first is None else segments.pop(0)
+    return StoredContext(Context(fitted, tuple(segments), kept), held, grid, fitted_on, given)
 
 
 def model_fingerprint(stored: StoredContext) -> str:
@@ -146,6 +157,7 @@ def model_fingerprint(stored: StoredContext) -> str:
         stored.fitted_on,
         context.first is None,
         sizes,
+        *(() if context.prototypes is None else ("prototypes",)),
         array_fingerprint(context.features),
         array_fingerprint(context.labels),
     )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import DataError
+from pipeline.segmentation.births import Numbers
 from pipeline.segmentation.context_store import StoredContext
 from pipeline.segmentation.correspondence import Grid, Matches
 from pipeline.segmentation.joined_features import JoinedFeatures
@@ -58,6 +59,7 @@ def make_clip(features: JoinedFeatures, matches: Store) -> Clip:
         frames=features.frames,
         features=features.read,
         matches=lambda start, stop: read_matches(matches, start, stop),
+        grid=store_grid(features.store),
     )
 
 
@@ -120,7 +122,13 @@ def start_from(stored: StoredContext, features: Store, first_frame: int = 0) -> 
     context = stored.context
     fresh = context.first is not None and not context.windows
     own = stored.fitted_on == features.fingerprint and first_frame == 0
-    return Start(context, context.first.labels if fresh and own and context.first is not None else None)
+    first_labels = context.first.labels if fresh and own and context.first is not None else None
+    return Start(context, first_labels, numbers_of(stored.numbering))
+
+
+def numbers_of(numbering: Numbering) -> Numbers:
+    """The label values that a numbering has given."""
+    return Numbers(frozenset(numbering.labels), numbering.born)
 
 
 class CoarseWriter:
@@ -172,6 +180,10 @@ class CoarseWriter:
     def add(self, initial: np.ndarray, refined: np.ndarray) -> None:
         """Append the labels (f, n) of the next frames."""
         self._buffer.add({"initial": initial.reshape(self._shape), "refined": refined.reshape(self._shape)})
+
+    def renumber(self, numbering: Numbering) -> None:
+        """Note a numbering that grew while labels were written."""
+        self._writer.describe({ATTRIBUTE: numbering.record()})
 
     def commit(self) -> Path:
         """Write what is left and move the store to its final path."""

@@ -1,7 +1,8 @@
 """The window loop: predict with the context model, refine by votes, update the model (section 4.1, 4.2).
 
 A clip is cut into windows of B frames, the last one possibly shorter. Frame 1 starts the model; each window
-is predicted from what the model learnt before, refined along its trajectories, and then learnt itself.
+is predicted from what the model learnt before, refined along its trajectories, and then learnt itself. Where
+`segment.births` says so, segments that the model does not know are added before the refinement (`births`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import numpy as np
 from pipeline.errors import DataError
 from pipeline.media.pictures import VOID
 from pipeline.parameters import SegmentParams
+from pipeline.segmentation.births import Numbers, Scene, add_births, sightings
 from pipeline.segmentation.context import Context, fit, merge_by_mask
-from pipeline.segmentation.correspondence import Matches
+from pipeline.segmentation.correspondence import Grid, Matches
 from pipeline.segmentation.kmeans import kmeans
 from pipeline.segmentation.token_weights import balanced_weights
 from pipeline.segmentation.voting import vote
@@ -29,11 +31,13 @@ class Clip:
         frames: how many there are.
         features: (start, stop) -> (f, n, c) float32, max-abs-normalised.
         matches: (start, stop) -> the stop-start-1 transitions between those frames.
+        grid: (h, w) of the tokens.
     """
 
     frames: int
     features: Callable[[int, int], np.ndarray]
     matches: Callable[[int, int], Matches]
+    grid: Grid
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,22 @@ class Start:
     Attributes:
         context: the model before the first window.
         first_labels: M^1, (n,), when the model was fitted on this clip's frame 1, else None.
+        numbers: label values that were given so far; None = those that the model remembers.
     """
 
     context: Context
     first_labels: np.ndarray | None = None
+    numbers: Numbers | None = None
+
+    @property
+    def given(self) -> Numbers:
+        """Label values that were given so far."""
+        return self.numbers or Numbers(frozenset(np.unique(self.context.labels).tolist()))
+
+    def highest(self, params: SegmentParams) -> int:
+        """The largest label value that a clip can come to."""
+        remembered = int(self.context.labels.max())
+        return remembered if params.births == "none" else max(remembered, self.given.highest(params))
 
 
 @dataclass(frozen=True)
@@ -57,17 +73,24 @@ class Window:
         start: its first frame in the clip.
         initial, refined: (f, n) int32 labels before and after the vote.
         context: the model that has learnt it.
+        numbers: label values that were given so far.
     """
 
     start: int
     initial: np.ndarray
     refined: np.ndarray
     context: Context
+    numbers: Numbers
 
     @property
     def labels(self) -> set[int]:
         """The refined label values that occur."""
         return set(np.unique(self.refined).tolist())
+
+    @property
+    def born(self) -> dict[int, tuple[int, int]]:
+        """First and last frame of this window that show a segment that was born, by label."""
+        return sightings(self.refined, self.initial, self.start, self.numbers.born)
 
 
 def window_ranges(frames: int, window: int, start: int = 0) -> list[range]:
@@ -102,6 +125,26 @@ def predict_window(features: np.ndarray, start: Start, params: SegmentParams, fi
     return labels
 
 
+def add_born(
+    labels: np.ndarray,
+    features: np.ndarray,
+    matches: Matches,
+    scene: Scene,
+    params: SegmentParams,
+) -> tuple[np.ndarray, Numbers]:
+    """Initial labels (f, n) of a window with the segments that are born in it, and all label values given by then.
+
+    With `births: none` both are what they were.
+
+    Raises:
+        UsageError: more segments than `segment.most_labels`.
+    """
+    if params.births == "none":
+        return labels, scene.numbers
+    with_births = add_births(labels, features, matches, scene, params)
+    return with_births, scene.numbers.with_born(set(np.unique(with_births).tolist()) - scene.numbers.given)
+
+
 def refine_window(labels: np.ndarray, matches: Matches, params: SegmentParams) -> np.ndarray:
     """Refined labels (f, n) of a window: the vote of equations 4 and 5."""
     return vote(labels, matches, params.vote)
@@ -117,15 +160,18 @@ def segment_windows(clip: Clip, start: Start, params: SegmentParams) -> Iterator
 
     Raises:
         DataError: features are not finite, or matches do not fit.
-        UsageError: more neighbours than the model remembers.
+        UsageError: more neighbours than the model remembers, or more segments than `segment.most_labels`.
     """
+    before: np.ndarray | None = None
     for window in window_ranges(clip.frames, params.window):
-        features = clip.features(window.start, window.stop)
-        initial = predict_window(features, start, params, window.start)
-        refined = refine_window(initial, clip.matches(window.start, window.stop), params)
+        features, matches = clip.features(window.start, window.stop), clip.matches(window.start, window.stop)
+        predicted = predict_window(features, start, params, window.start)
+        scene = Scene(clip.grid, features[:1] if before is None else before, start.context, start.given, window.start)
+        initial, numbers = add_born(predicted, features, matches, scene, params)
+        refined = refine_window(initial, matches, params)
         context = update_context(start.context, features, refined, params)
-        start = Start(context)
-        yield Window(window.start, initial, refined, context)
+        before, start = features, Start(context, numbers=numbers)
+        yield Window(window.start, initial, refined, context, numbers)
 
 
 def single_label_note(labels: Collection[int]) -> str | None:

@@ -160,6 +160,10 @@ class StoreWriter:
             merged = {int(frame): value for frame, value in {**known, **values}.items()}
             group.attrs[name] = {str(frame): value for frame, value in sorted(merged.items())}
 
+    def describe(self, attrs: Mapping[str, Any]) -> None:
+        """Change group attributes, by the time of `commit`: what is known only when all was computed."""
+        self._attrs.update(attrs)
+
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
         """Frames already written to the scratch store."""
         return np.asarray(self._array(name)[start:stop])

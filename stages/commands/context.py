@@ -16,7 +16,7 @@ from pipeline.spans import parse_span
 from stages.common import cli
 from stages.common.resources import stage_version
 from stages.common.settings import Settings, load, plain
-from stages.segment import SeedOption, first_features, fit_numbering, read_mask
+from stages.segment import SeedOption, births_made_of, first_features, fit_numbering, read_mask
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,20 +90,38 @@ def fit_references(refs: Path, out_context: Path, settings: Settings, given: Bac
         return context_store.save_context(out_context, stored)
 
 
-def predict(context: Path, features: Path, out: Path, params: SegmentParams, frames: str | None = None) -> Path:
+def predict(
+    context: Path,
+    features: Path,
+    out: Path,
+    params: SegmentParams,
+    frames: str | None = None,
+    matches: Path | None = None,
+) -> Path:
     """Label frames with a model that stays as it is; returns the path of coarse.zarr.
 
     Both its arrays hold the predicted labels, until `vidseg refine` fills `refined`.
+
+    Args:
+        matches: matches.zarr; with it one window of frames also gets the segments that are born in it.
     """
     from pipeline.segmentation import context_store, stores, window_loop
+    from pipeline.segmentation.births import Scene, sightings
     from pipeline.segmentation.joined_features import context_features
-    from pipeline.stores.schemas import FEATURES
+    from pipeline.stores.schemas import FEATURES, MATCHES
     from pipeline.stores.store import fingerprint, open_store
 
     source = open_store(features, FEATURES)
     seen = context_features(source, params)
     stored = context_store.load_context(context, seen.kind)
     chosen = parse_frames(frames, seen.frames)
+    moves = None
+    if matches is not None:
+        if params.births == "none":
+            raise UsageError("--matches is for segments that are born, but segment.births is none; set it to distance")
+        _require_one_window(chosen, params, str(features), "predict")
+        moves = open_store(matches, MATCHES)
+        stores.require_same_features(moves, source)
     mark = fingerprint(
         "predict",
         stage_version("segment"),
@@ -111,7 +129,9 @@ def predict(context: Path, features: Path, out: Path, params: SegmentParams, fra
         context_store.model_fingerprint(stored),
         [chosen.start, chosen.stop],
         plain(params),
+        *([] if moves is None else [moves.fingerprint, stored.numbering.record()]),
     )
+    numbering = stored.numbering
     writer = stores.CoarseWriter(
         out / "coarse.zarr",
         out / "tmp",
@@ -120,15 +140,25 @@ def predict(context: Path, features: Path, out: Path, params: SegmentParams, fra
         features=source.fingerprint,
         frames=chosen,
         shard=seen.shard,
-        highest=int(stored.context.labels.max()),
+        highest=int(stored.context.labels.max())
+        if moves is None
+        else stores.start_from(stored, source).highest(params),
         params={**source.params, "segment": plain(params)},
-        numbering=stored.numbering,
+        numbering=numbering,
     )
     for window in window_loop.window_ranges(chosen.stop, params.window, chosen.start):
         values = seen.read(window.start, window.stop)
         start = stores.start_from(stored, source, window.start)
         labels = window_loop.predict_window(values, start, params, window.start)
+        if moves is not None:
+            before = seen.read(max(0, window.start - params.window), window.start) if window.start else values[:1]
+            scene = Scene(stores.store_grid(source), before, stored.context, start.given, window.start)
+            in_window = stores.read_matches(moves, window.start, window.stop)
+            labels, numbers = window_loop.add_born(labels, values, in_window, scene, params)
+            born = sightings(labels, labels, window.start, numbers.born)
+            numbering = numbering.with_births(born, source.fingerprint, births_made_of(moves, params))
         writer.add(labels, labels)
+    writer.renumber(numbering)
     return writer.commit()
 
 
@@ -136,7 +166,9 @@ def update(context: Path, features: Path, coarse: Path, out_context: Path, param
     """Teach a model the `refined` labels of one window of frames; returns `out_context`."""
     from pipeline.files import refuse_foreign
     from pipeline.segmentation import context_store, stores, window_loop
+    from pipeline.segmentation.births import sightings
     from pipeline.segmentation.joined_features import context_features
+    from pipeline.stores.numbering import Numbering
     from pipeline.stores.schemas import COARSE, FEATURES
     from pipeline.stores.store import open_store
 
@@ -148,18 +180,27 @@ def update(context: Path, features: Path, coarse: Path, out_context: Path, param
     stored = context_store.load_context(context, seen.kind)
     first = int(labels.attrs["first_frame"])
     window = range(first, first + labels.frames("refined"))
-    if len(window) > params.window:
-        raise UsageError(
-            f"{coarse} has {len(window)} frames, more than segment.window ({params.window}); update window "
-            "by window (`vidseg context predict --frames START:STOP`) or raise segment.window"
-        )
+    _require_one_window(window, params, str(coarse), "update")
     values = seen.read(window.start, window.stop)
     refined = stores.read_labels(labels, "refined", window)
     learnt = window_loop.update_context(stored.context, values, refined, params)
-    grid = stores.store_grid(source)
+    grid, numbering = stores.store_grid(source), Numbering.of_coarse(labels)
+    if stored.numbering.origin not in numbering.origins:
+        numbering = stored.numbering  # labels of another model
+    initial = stores.read_labels(labels, "initial", window)
+    seen_in = sightings(refined, initial, first, numbering.born)  # the vote may have moved where they begin and end
+    numbering = replace(numbering, births=stored.numbering.with_births(seen_in, source.fingerprint, ()).births)
     return context_store.save_context(
-        out_context, context_store.StoredContext(learnt, seen.kind, grid, stored.fitted_on, stored.numbering)
+        out_context, context_store.StoredContext(learnt, seen.kind, grid, stored.fitted_on, numbering)
     )
+
+
+def _require_one_window(frames: range, params: SegmentParams, where: str, command: str) -> None:
+    if len(frames) > params.window:
+        raise UsageError(
+            f"{where} has {len(frames)} frames, more than segment.window ({params.window}); {command} window "
+            "by window (`vidseg context predict --frames START:STOP`) or raise segment.window"
+        )
 
 
 def describe(context: Path) -> dict[str, object]:
@@ -183,6 +224,7 @@ def describe(context: Path) -> dict[str, object]:
         "backbone": stored.kind.backbone,
         "fitted_on": stored.fitted_on,
         "numbering": stored.numbering.origin,
+        "births": {birth.label: [birth.first, birth.last] for birth in stored.numbering.births},
     }
 
 
@@ -261,6 +303,10 @@ def predict_command(
     features: FeaturesArgument,
     out_dir: Annotated[Path, typer.Argument(help="folder for coarse.zarr")],
     frames: Annotated[str | None, typer.Option(help="frames START:STOP, e.g. 14:28; all without it")] = None,
+    matches: Annotated[
+        Path | None,
+        typer.Option(help="matches.zarr of correspond; one window of frames then gets the segments born in it as well"),
+    ] = None,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
 ) -> None:
@@ -268,9 +314,10 @@ def predict_command(
 
     Example: vidseg context predict ctx work/features.zarr step1 --frames 0:14
 
-    Frame 1 of the clip that the context was fitted on keeps its labels (segment.parity.first_frame: keep).
+    Frame 1 of the clip that the context was fitted on keeps its labels (segment.parity.first_frame: keep). Segments are
+    born (segment.births) where --matches is given.
     """
-    predict(context, features, out_dir, load(params, set_ or ())["segment"], frames)
+    predict(context, features, out_dir, load(params, set_ or ())["segment"], frames, matches)
 
 
 @app.command("update")
@@ -302,8 +349,8 @@ def show_command(context: ContextArgument, as_json: cli.JsonOption = False) -> N
     for name, value in values.items():
         if isinstance(value, dict):
             print(f"{name}: {len(value)}")
-            for label, count in value.items():
-                print(f"  {label}: {count} tokens")
+            for label, said in value.items():
+                print(f"  {label}: frames {said[0]} to {said[1]}" if name == "births" else f"  {label}: {said} tokens")
         else:
             print(f"{name}: {value}")
 

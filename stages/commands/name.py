@@ -93,7 +93,7 @@ def named_again(results: Results, names: Path | None) -> Path:
         return write(results, read_names(names), str(names))
     if MARK.on(results.folder):
         content = read_names(results.names)
-        if content.fits == Numbering.of_labels(open_store(results.labels, LABELS)).origin:
+        if content.fits in Numbering.of_labels(open_store(results.labels, LABELS)).origins:
             return write(results, content, str(results.names))
         cli.note(f"warning: {results.names}: was made for other segments than this run found, and is not used")
     elif results.names.exists():

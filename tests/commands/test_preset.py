@@ -107,6 +107,7 @@ NEUTRAL = {
     "correspond.encoder_weight": 0,
     "segment.encoder_weight": 0,
     "segment.balance": 0,
+    "segment.births": "none",
 }
 
 

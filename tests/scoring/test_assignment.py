@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from pipeline.scoring.assignment import (
     hungarian,
     majority,
     official_majority,
+    with_born,
 )
 
 VOID = 255
@@ -105,3 +107,20 @@ def test_assign_by_name() -> None:
 def test_sizes_must_agree() -> None:
     with pytest.raises(DataError, match=r"cluster map of shape \(2, 3\) against ground truth of shape \(3, 2\)"):
         majority(np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8))
+
+
+def test_a_born_cluster_takes_the_class_of_the_first_annotated_frame_that_shows_it() -> None:
+    first, second, third = np.zeros((2, 4), int), np.array([[0, 0, 7, 7]] * 2), np.array([[0, 8, 7, 7]] * 2)
+    truths = [np.full((2, 4), 3), np.array([[3, 3, 5, 255]] * 2), np.array([[3, 4, 6, 6]] * 2)]
+    read = []
+
+    def frames() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for number, pair in enumerate(zip((first, second, third, third), [*truths, truths[2]], strict=True)):
+            read.append(number)
+            yield pair
+
+    rule = assign("majority", first, truths[0], (VOID,), (1, 1), VOID)
+    assert with_born(rule, {7, 8}, frames(), (VOID,)).table == {0: 3, 7: 5, 8: 4}
+    assert read == [0, 1, 2, 3]  # no further than to the frame after the last of them
+    assert with_born(rule, {0}, frames(), (VOID,)).table == {0: 3}
+    assert with_born(IDENTITY, {7}, frames(), (VOID,)) is IDENTITY

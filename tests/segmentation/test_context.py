@@ -142,7 +142,30 @@ def test_changing_to_a_longer_memory_drops_no_window() -> None:
     assert [int(segment.labels[0]) for segment in context.segments] == [1, 2]
 
 
-@pytest.mark.parametrize("text", ["first", "sliding", "sliding:0", "sliding:-1", "sliding:2x", ""])
+def test_prototypes_are_a_few_tokens_of_every_label_ever_seen(rng: np.random.Generator) -> None:
+    groups = np.repeat(np.eye(4), 10, axis=0)
+
+    def tokens(labels: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        values = groups + 0.1 * rng.standard_normal(groups.shape)
+        return values[None].astype(np.float32), np.repeat(labels, 10)[None]
+
+    features, labels = tokens([0, 1, 2, 2])
+    context, memory = fit(features[0], labels[0]), parse_memory("prototypes:3")
+    for named in ([0, 1, 5, 5], [0, 0, 0, 0]):
+        context = context.update(*tokens(named), memory)
+    assert context.first is None
+    assert [len(window.labels) for window in context.windows] == [40]
+    assert context.prototypes is not None
+    values, counts = np.unique(context.prototypes.labels, return_counts=True)
+    assert (values.tolist(), counts.tolist()) == ([0, 1, 2, 5], [3, 3, 3, 3])
+    assert context.latest_labels == {0}
+    known = context.predict(np.eye(4, dtype=np.float32)[None, 1:2], 1)
+    assert known.tolist() in ([[0]], [[1]])
+
+
+@pytest.mark.parametrize(
+    "text", ["first", "sliding", "sliding:0", "sliding:-1", "sliding:2x", "prototypes", "prototypes:0", ""]
+)
 def test_an_unknown_memory_is_named(text: str) -> None:
     with pytest.raises(UsageError, match=rf"segment.memory must be .*, not '{text}'"):
         parse_memory(text)
@@ -186,6 +209,17 @@ def test_a_context_survives_the_disk(tmp_path: Path, stored: StoredContext) -> N
     np.testing.assert_array_equal(loaded.context.labels, stored.context.labels)
     assert replace(loaded, context=stored.context) == stored
     assert model_fingerprint(loaded) == model_fingerprint(stored)
+
+
+def test_prototypes_survive_the_disk(tmp_path: Path, stored: StoredContext) -> None:
+    context = stored.context.update(np.ones((1, 6, 4)), np.arange(6)[None], parse_memory("prototypes:1"))
+    loaded = load_context(save_context(tmp_path / "context", replace(stored, context=context)))
+    assert loaded.context.prototypes is not None
+    assert context.prototypes is not None
+    np.testing.assert_array_equal(loaded.context.prototypes.features, context.prototypes.features)
+    assert [len(window.labels) for window in loaded.context.windows] == [6]
+    without = replace(loaded, context=Context(None, loaded.context.segments))
+    assert model_fingerprint(loaded) != model_fingerprint(without)
 
 
 def test_equal_models_have_equal_bytes(tmp_path: Path, stored: StoredContext) -> None:

@@ -50,7 +50,7 @@ class Scene:
         self.reads: list[tuple[int, int]] = []
 
     def clip(self) -> Clip:
-        return Clip(self.frames, self._read, self._matches)
+        return Clip(self.frames, self._read, self._matches, (4, 6))
 
     def _read(self, start: int, stop: int) -> np.ndarray:
         self.reads.append((start, stop))

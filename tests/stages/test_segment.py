@@ -27,6 +27,7 @@ from tests.support.params import PLAIN
 
 PARAMS = SegmentParams(clusters=4, restarts=2, window=5)
 MATCHING = CorrespondParams()
+BIRTHS = replace(PARAMS, births="distance", birth_reach=1, birth_tokens=3, birth_frames=2)
 
 
 @pytest.fixture
@@ -156,10 +157,13 @@ def test_a_current_store_is_left_alone(work: Path, monkeypatch: pytest.MonkeyPat
             window=3,
         ),
         replace(PARAMS, window=20, vote="none", seed=7),
+        replace(BIRTHS, memory="prototypes:3"),
     ],
-    ids=["defaults", "sliding, both", "first_and_last, matching", "one window"],
+    ids=["defaults", "sliding, both", "first_and_last, matching", "one window", "births, prototypes"],
 )
 def test_the_loop_by_hand_gives_the_same_bytes(work: Path, tmp_path: Path, params: SegmentParams) -> None:
+    if params.births != "none":
+        correspond.run(make_features(work, enters=6), work, MATCHING)
     whole = run_segment(work, tmp_path / "whole", params)
     hand = tmp_path / "hand"
     features, matches = work / "features.zarr", work / "matches.zarr"
@@ -167,7 +171,8 @@ def test_the_loop_by_hand_gives_the_same_bytes(work: Path, tmp_path: Path, param
     steps = []
     for start in range(0, 12, params.window):
         step = hand / str(start)
-        predicted = context.predict(model, features, step, params, f"{start}:{min(12, start + params.window)}")
+        window, moves = f"{start}:{min(12, start + params.window)}", None if params.births == "none" else matches
+        predicted = context.predict(model, features, step, params, window, moves)
         refined = refine.run(predicted, matches, step / "refined", params)
         context.update(model, features, refined, model, params)
         steps.append(open_store(refined, COARSE))
@@ -176,6 +181,53 @@ def test_the_loop_by_hand_gives_the_same_bytes(work: Path, tmp_path: Path, param
         assert by_hand.dtype == whole.array(name).dtype
         np.testing.assert_array_equal(by_hand, whole.read(name))
     assert tree_bytes(model) == tree_bytes(tmp_path / "whole" / "context")
+
+
+def test_births_are_noted_beside_the_labels_and_in_the_context(work: Path, tmp_path: Path) -> None:
+    correspond.run(make_features(work, enters=6), work, MATCHING)
+    store = run_segment(work, tmp_path / "out", BIRTHS)
+    numbering, without = Numbering.of_coarse(store), Numbering.of_coarse(run_segment(work, tmp_path / "none"))
+    assert [(birth.label, birth.first, birth.last) for birth in numbering.births] == [(4, 6, 11)]
+    assert numbering.births[0].clip == open_store(work / "features.zarr", FEATURES).fingerprint
+    assert numbering.labels == (0, 1, 2, 3, 4)
+    assert not without.births
+    assert without.labels == (0, 1, 2, 3)
+    refined = store.read("refined")
+    assert (refined[:6] < 4).all()
+    assert (refined[7:, 1:3, 1:4] == 4).mean() > 0.8
+    shown = context.describe(tmp_path / "out" / "context")
+    assert shown["births"] == {4: [6, 11]}
+    assert "4: frames 6 to 11" in vidseg("context", "show", tmp_path / "out" / "context").stdout
+
+
+def test_names_of_a_context_fit_clips_in_which_more_is_born(work: Path, tmp_path: Path) -> None:
+    given = run_segment(work, tmp_path / "first")
+    correspond.run(make_features(work, enters=6, seed=1), work, MATCHING)
+    store = run_segment(work, tmp_path / "second", BIRTHS, context=tmp_path / "first" / "context")
+    first, second = Numbering.of_coarse(given), Numbering.of_coarse(store)
+    assert first.origin in second.origins
+    assert first.origin != second.origin
+    assert Numbering.of_record(second.record()) == second
+
+
+def test_labels_become_sixteen_bit_when_births_may_need_it(work: Path, tmp_path: Path) -> None:
+    correspond.run(make_features(work, enters=6), work, MATCHING)
+    mask = np.array([[10, 254], [30, 40]], np.uint8).repeat(8, axis=0).repeat(12, axis=1)
+    params = replace(BIRTHS, init="mask")
+    store = run_segment(work, tmp_path / "out", params, seed=make_seed(tmp_path / "seed", mask))
+    assert store.array("refined").dtype == np.uint16
+    assert Numbering.of_coarse(store).born == {256}  # 255 is void in a PNG
+    few = run_segment(work, tmp_path / "few", replace(params, births="none"), seed=tmp_path / "seed")
+    assert few.array("refined").dtype == np.uint8
+
+
+def test_matches_for_births_that_are_off_and_for_more_than_a_window_are_refused(work: Path, tmp_path: Path) -> None:
+    features, matches = work / "features.zarr", work / "matches.zarr"
+    model = context.fit(features, tmp_path / "context", PARAMS)
+    with pytest.raises(UsageError, match="segment.births is none; set it to distance"):
+        context.predict(model, features, tmp_path, PARAMS, "0:5", matches)
+    with pytest.raises(UsageError, match=r"has 12 frames, more than segment.window \(5\)"):
+        context.predict(model, features, tmp_path, BIRTHS, None, matches)
 
 
 def test_predicted_labels_stand_in_for_refined_ones(work: Path, tmp_path: Path) -> None:

@@ -14,12 +14,19 @@ from pipeline.stores.writer import StoreWriter
 GRID, CHANNELS, OF_ENCODER = (4, 6), 8, 5
 
 
-def make_values(frames: int, seed: int = 0) -> np.ndarray:
-    """Features (f, n, c) of the quarters, noisy enough that predictions and votes differ."""
+def make_values(frames: int, seed: int = 0, enters: int | None = None) -> np.ndarray:
+    """Features (f, n, c) of the quarters, noisy enough that predictions and votes differ.
+
+    Args:
+        enters: the frame from which on six tokens show something else; then with little noise.
+    """
     rng = np.random.default_rng(seed)
     rows, columns = np.indices(GRID)
     group = (2 * (rows >= 2) + (columns >= 3)).reshape(-1)
-    values = np.eye(4, CHANNELS)[group] + 0.45 * rng.standard_normal((frames, group.size, CHANNELS))
+    noise = 0.45 if enters is None else 0.1
+    values = np.eye(4, CHANNELS)[group] + noise * rng.standard_normal((frames, group.size, CHANNELS))
+    if enters is not None:
+        values.reshape(frames, *GRID, CHANNELS)[enters:, 1:3, 1:4, 6] += 5
     return values.astype(np.float32)
 
 
@@ -40,6 +47,7 @@ def make_features(
     encoder: str | None = None,
     parts: str = "both",
     clip: str | None = None,
+    enters: int | None = None,
 ) -> Path:
     """features.zarr whose shard (4 frames) and usual window (5) do not divide each other.
 
@@ -47,8 +55,9 @@ def make_features(
         encoder: hash of the encoder whose features lie there too; None = none.
         parts: as `extract.parts`.
         clip: fingerprint of the clip that they say to be of; None = they say nothing.
+        enters: the frame from which on something else is seen in the middle; None = nothing is.
     """
-    raw = make_values(frames, seed)
+    raw = make_values(frames, seed, enters)
     normalized = raw / np.abs(raw).max(axis=-1, keepdims=True)
     arrays = {} if parts == "encoder" else {"aggregated": normalized, "matching": 3 * raw}
     attrs: dict[str, object] = {"grid": list(GRID), "encoding": encoding}
@@ -62,7 +71,7 @@ def make_features(
         folder / "features.zarr",
         folder / "tmp",
         FEATURES,
-        fingerprint("features", frames, encoding, backbone, seed, encoder, parts),
+        fingerprint("features", frames, encoding, backbone, seed, encoder, parts, enters),
         array_specs({name: values.shape for name, values in arrays.items()}, encoding, 4),
         params={"extract": extract},
         backbone=backbone,

@@ -21,12 +21,15 @@ from hypothesis import strategies as st
 
 from pipeline.errors import DataError, ResourceError
 from pipeline.features import micro_batches
-from pipeline.stores.schemas import LABELS, ArraySpec
+from pipeline.parameters import CorrespondParams
+from pipeline.stores.schemas import COARSE, LABELS, ArraySpec
 from pipeline.stores.store import open_store
 from pipeline.stores.writer import StoreWriter
+from stages import correspond
 from stages.common import backbones
 from tests.support import killing, yaml
 from tests.support.commands import error_line, tree_bytes, vidseg, write_frames, write_labels
+from tests.support.feature_store import make_features
 
 STAGES = ("ingest", "extract", "correspond", "segment", "upsample", "evaluate", "render", "summarize")
 PARAMS = {
@@ -147,6 +150,27 @@ def test_killed_and_run_again_gives_the_same_bytes(chain: Chain, tmp_path: Path,
         again = killing.run(command, out, log)
         assert again.code == 0, f"{kill}: {again.output}"
         assert (finished(out) if late else tree_bytes(out)) == expected, kill
+
+
+@pytest.mark.slow
+def test_killed_with_births_and_run_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    made, out, log = tmp_path / "made", tmp_path / "out", tmp_path / "log"
+    correspond.run(make_features(made, enters=6), made, CorrespondParams())
+    values = {"clusters": 4, "window": 5, "encoder_weight": 0, "memory": "prototypes:3", "births": "distance"}
+    values |= {"birth_reach": 1, "birth_tokens": 3, "birth_frames": 2}
+    sets = [part for key, value in values.items() for part in ("--set", f"segment.{key}={value}")]
+    command = ["segment", str(made / "features.zarr"), str(made / "matches.zarr"), str(out), *sets]
+    whole = killing.run(command, out, log)
+    assert whole.code == 0, whole.output
+    expected = tree_bytes(out)
+    assert open_store(out / "coarse.zarr", COARSE).attrs["numbering"]["births"]
+    last = whole.until_the_final_rename
+    for operation in range(1, last + 1, max(1, last // 6)):
+        shutil.rmtree(out)
+        assert killing.run(command, out, log, killing.Kill(operation)).code == -signal.SIGKILL
+        assert_nothing_half_written(out, expected)
+        assert killing.run(command, out, log).code == 0
+        assert tree_bytes(out) == expected, operation
 
 
 def test_killed_while_it_replaces_an_earlier_result(chain: Chain, tmp_path: Path) -> None:

@@ -1,0 +1,288 @@
+"""Segments that are born later: what enters a clip and is unlike all that was near its place. Not in the paper.
+
+Four steps, window by window:
+
+1. A token is *unlike* what was there when its distance to the tokens before it, near its place, is beyond what these
+   have among themselves (`novelty`): the quantile `segment.birth_quantile` of their distances. It is *new* when it is
+   `segment.birth_factor` times as far.
+2. It must be so in `segment.birth_frames` frames in a row, along the matches of equation 3.
+3. Tokens unlike what was there that touch, or that a match joins, are a *region*. A region with `segment.birth_tokens`
+   new tokens, in as many frames, is born; if it is larger than a segment of frame 1 usually is, K-Means cuts it.
+4. But a region that resembles a segment that was born earlier is more of that one; one that resembles a segment that
+   the last window did not have is that one, which came back.
+
+The regions are then remembered, and what else of the window is nearest to them takes their labels as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.errors import UsageError
+from pipeline.media.pictures import VOID
+from pipeline.parameters import SegmentParams
+from pipeline.segmentation.context import Context, make_segment, nearest_tokens
+from pipeline.segmentation.correspondence import NO_MATCH, Grid, Matches
+from pipeline.segmentation.kmeans import kmeans
+from pipeline.segmentation.novelty import distances_nearby
+
+#: Every third of the frames that a window is compared with tells which distances are usual: they are much alike.
+SAMPLED = 3
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Label values that were given so far, also those that nothing remembers any more.
+
+    Attributes:
+        given: all of them.
+        born: those that were given to segments that were born later.
+    """
+
+    given: frozenset[int]
+    born: frozenset[int] = frozenset()
+
+    def next(self) -> int:
+        """The number of the next segment: above all others, and never 255, which PNGs read as void."""
+        number = max(self.given, default=-1) + 1
+        return number + (number == VOID)
+
+    def with_born(self, labels: Collection[int]) -> Numbers:
+        """These, and those of segments that were born just now."""
+        return Numbers(self.given | set(labels), self.born | set(labels))
+
+    def highest(self, params: SegmentParams) -> int:
+        """The largest number that segments can come to that are born."""
+        if len(self.given) >= params.most_labels:
+            return max(self.given)
+        last = self.next() + params.most_labels - len(self.given) - 1
+        return last + (self.next() <= VOID <= last)
+
+
+def sightings(
+    refined: np.ndarray, initial: np.ndarray, start: int, born: Collection[int]
+) -> dict[int, tuple[int, int]]:
+    """First and last frame of a window that show each of the segments `born`, by label, of those that are seen.
+
+    Args:
+        refined, initial: (f, n) labels; a segment that the vote took away is looked for in `initial`.
+        start: position of the first frame in its clip.
+    """
+    seen = {}
+    for label in sorted(born):
+        for labels in (refined, initial):
+            frames = np.flatnonzero((labels == label).any(axis=1))
+            if len(frames):
+                seen[label] = (start + int(frames[0]), start + int(frames[-1]))
+                break
+    return seen
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a window's tokens are compared with.
+
+    Attributes:
+        grid: (h, w) of the tokens.
+        before: (b, n, c) features of the window before; of a clip's first window, its first frame.
+        context: the model that predicted the window.
+        numbers: label values given so far.
+        first_frame: position of the window's first frame in its clip.
+    """
+
+    grid: Grid
+    before: np.ndarray
+    context: Context
+    numbers: Numbers
+    first_frame: int
+
+
+def add_births(
+    labels: np.ndarray, features: np.ndarray, matches: Matches, scene: Scene, params: SegmentParams
+) -> np.ndarray:
+    """The labels of a window with those of the segments that are born in it.
+
+    Args:
+        labels: (f, n) int32, as the context model predicts them.
+        features: (f, n, c) float32.
+        matches: the f-1 transitions inside the window.
+
+    Returns:
+        (f, n) int32; `labels` itself where nothing is born.
+
+    Raises:
+        UsageError: more segments than `segment.most_labels`.
+    """
+    found = new_tokens(features, matches, scene, params)
+    numbers, born = scene.numbers, np.full(labels.shape, -1, np.int32)
+    for whole in _regions(found.unlike, matches.next, scene.grid):
+        known = np.zeros(whole.shape, bool)
+        for label in np.unique(labels[whole]):
+            at = whole & (labels == label)
+            known[at] = _distances(features[at], scene.context, label, params.neighbors) <= found.threshold
+        region = _own_tokens(whole, known, labels, scene.grid)
+        if not region.any():
+            continue
+        number = _recognised(features[region], labels[region], scene, numbers, found.threshold, params)
+        if number is not None:
+            born[region] = number
+        elif _is_large(region & found.new, params):
+            for part in _parts(region, features, params):
+                number = numbers.next()
+                numbers = numbers.with_born([number])
+                _require_few(numbers, scene.first_frame + int(part.any(axis=1).argmax()), params)
+                born[part] = number
+    if (born < 0).all():
+        return labels
+    at = born >= 0
+    learnt = scene.context.joined_by(make_segment(features[at][None], born[at][None]))
+    again = learnt.predict(features, params.neighbors, scene.first_frame)
+    taken = np.isin(again, np.unique(born[at]))
+    if scene.first_frame == 0:
+        taken[0] = False  # a clip's first frame has what it began with
+    return np.where(at, born, np.where(taken, again, labels)).astype(np.int32)
+
+
+def _require_few(numbers: Numbers, frame: int, params: SegmentParams) -> None:
+    if len(numbers.given) > params.most_labels:
+        raise UsageError(
+            f"segment.most_labels is {params.most_labels}, and one more segment would be born in frame {frame}; raise "
+            "it, or raise segment.birth_factor or segment.birth_tokens so that fewer are born"
+        )
+
+
+@dataclass(frozen=True)
+class NewTokens:
+    """Which tokens of a window are unlike what was near their place, and which are so much so that they are new.
+
+    Attributes:
+        unlike, new: (f, n) bool.
+        threshold: the distance beyond which they are new.
+    """
+
+    unlike: np.ndarray
+    new: np.ndarray
+    threshold: float
+
+
+def new_tokens(features: np.ndarray, matches: Matches, scene: Scene, params: SegmentParams) -> NewTokens:
+    """Steps 1 and 2: tokens that are unlike what was near their place, along their tracks.
+
+    A single frame before, as in a clip's first window, has no others to compare it with: the second frame of the window
+    takes their part.
+    """
+    before, search = scene.before, (scene.grid, params.birth_reach, params.neighbors)
+    if len(features) < 2 and len(before) < 2:
+        none = np.zeros(features.shape[:2], bool)
+        return NewTokens(none, none, np.inf)
+    sampled = range(0, len(before), SAMPLED)
+    among = (
+        distances_nearby(before, features[1:2], *search)
+        if len(before) == 1
+        else distances_nearby(before[sampled], before, *search, own=sampled)
+    )
+    usual = float(np.quantile(among, params.birth_quantile))
+    distances = distances_nearby(features, before, *search)
+
+    def seen_long(far: np.ndarray) -> np.ndarray:
+        return far & (_frames_in_a_row(far, matches.next) >= params.birth_frames)
+
+    threshold = params.birth_factor * usual
+    return NewTokens(seen_long(distances > (usual + threshold) / 2), seen_long(distances > threshold), threshold)
+
+
+def _frames_in_a_row(far: np.ndarray, following: np.ndarray) -> np.ndarray:
+    """How many frames (f, n) in a row a token's track is far, of those around the token's own; 0 where it is not."""
+    after, until = far.astype(np.int32), far.astype(np.int32)
+    for frame in range(len(far) - 2, -1, -1):
+        goes_on = following[frame] != NO_MATCH
+        after[frame, goes_on] += after[frame + 1, following[frame, goes_on]]
+        after[frame] *= far[frame]
+    for frame in range(1, len(far)):
+        goes_on = following[frame - 1] != NO_MATCH
+        came = np.zeros(far.shape[1], np.int32)
+        np.maximum.at(came, following[frame - 1, goes_on], until[frame - 1, goes_on])
+        until[frame] = (until[frame] + came) * far[frame]
+    return np.maximum(after + until - 1, 0)
+
+
+def _parts(region: np.ndarray, features: np.ndarray, params: SegmentParams) -> list[np.ndarray]:
+    """Step 4: masks (f, n) of the segments that a region becomes."""
+    usual = region.shape[1] / params.clusters  # tokens of a segment of frame 1
+    count = max(1, int(region.sum(axis=1).max() / usual))
+    if count == 1:
+        return [region]
+    clusters = np.full(region.shape, -1, np.int32)
+    clusters[region] = kmeans(features[region], count, params.restarts, params.seed).labels
+    parts = (clusters == cluster for cluster in range(clusters.max() + 1))
+    return [part for part in parts if _is_large(part, params)]
+
+
+def _own_tokens(region: np.ndarray, known: np.ndarray, labels: np.ndarray, grid: Grid) -> np.ndarray:
+    """A region (f, n) without the tokens that are known and whose labels (f, n) mostly go on beyond it.
+
+    What lies beside something new is unlike what was there as well, because a token sees what is around it; and so is
+    ground that something has left.
+    """
+    from scipy import ndimage
+
+    kept = region & ~known
+    for frame in np.flatnonzero(region.any(axis=1)):
+        inside, values = region[frame].reshape(grid), labels[frame].reshape(grid)
+        for label in np.unique(values[inside]):
+            pieces, count = ndimage.label(values == label)
+            share = ndimage.mean(inside, pieces, range(count + 1))
+            kept[frame] |= (inside & (values == label) & (np.asarray(share)[pieces] > 0.5)).ravel()
+    return kept
+
+
+def _is_large(region: np.ndarray, params: SegmentParams) -> bool:
+    return bool((region.sum(axis=1) >= params.birth_tokens).sum() >= params.birth_frames)
+
+
+def _regions(new: np.ndarray, following: np.ndarray, grid: Grid) -> list[np.ndarray]:
+    """Masks (f, n) of tokens that touch within a frame, or that a match joins to the next one; the largest first."""
+    from scipy import ndimage
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    pieces, total = np.zeros(new.shape, np.int64), 0
+    for frame, mask in enumerate(new):
+        found, count = ndimage.label(mask.reshape(grid))
+        pieces[frame] = np.where(mask, found.ravel() + total, 0)
+        total += count
+    joined = []
+    for frame, goes_to in enumerate(following):
+        here = np.flatnonzero(new[frame] & (goes_to != NO_MATCH))
+        here = here[new[frame + 1, goes_to[here]]]
+        joined.append(np.stack([pieces[frame, here], pieces[frame + 1, goes_to[here]]]))
+    ends = np.concatenate(joined, axis=1) if joined else np.empty((2, 0), np.int64)
+    links = coo_matrix((np.ones(ends.shape[1]), tuple(ends)), shape=(total + 1, total + 1))
+    group = connected_components(links, directed=False)[1][pieces]
+    regions = [new & (group == value) for value in np.unique(group[new])]
+    return sorted(regions, key=np.sum, reverse=True)
+
+
+def _recognised(
+    tokens: np.ndarray, labels: np.ndarray, scene: Scene, numbers: Numbers, threshold: float, params: SegmentParams
+) -> int | None:
+    """The segment that tokens (m, c) are more of, or that came back with them; None = they are a new one.
+
+    It is the one that most of them are nearest to (labels (m,)), if half of them lie within the threshold of it,
+    wherever it was.
+    """
+    values, counts = np.unique(labels, return_counts=True)
+    number = int(values[counts.argmax()])
+    if number not in numbers.born and number in scene.context.latest_labels:
+        return None
+    return number if np.median(_distances(tokens, scene.context, number, params.neighbors)) <= threshold else None
+
+
+def _distances(tokens: np.ndarray, context: Context, label: int, count: int) -> np.ndarray:
+    """Mean distance (m,) of tokens (m, c) to the `count` nearest remembered ones of a label, wherever these were."""
+    known = context.features[context.labels == label]
+    nearest = nearest_tokens(known, np.ascontiguousarray(tokens), min(count, len(known)))
+    return np.linalg.norm(tokens[:, None] - known[nearest], axis=-1).mean(axis=1)
