@@ -90,7 +90,9 @@ class Recording:
     def _first_step(self, mask: str) -> dict[str, np.ndarray]:
         with torch.no_grad(), self.learner(CODE, 0) as learner:
             batch = self.batch(0, f"mask{mask}")
-            terms, maps = losses_of(learner.reader, batch, learner.params, self.meta["epochs_phase1"][0] >= 6)
+            # With other masks the totals were recorded without the Fourier loss, whatever the epoch.
+            spectral = not mask and self.meta["epochs_phase1"][0] >= 6
+            terms, maps = losses_of(learner.reader, batch, learner.params, spectral)
             weights = class_weights(batch.labels, self.meta["K"])
             losses = np.array([*terms.row, float(spectral_error(maps, batch.labels))])
             look, predicted = seen(learner.reader, batch, learner.params.parity.ldm_guidance)
