@@ -47,7 +47,7 @@ def plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ((*OVER_K, "--set", "segment.clusters=4"), "segment.clusters is given by --over and by --set"),
         (("--over", "segment.clusterz=4,8"), "unknown parameter 'segment.clusterz' (in --over); did you mean"),
         (("--over", "nothing.clusters=4,8"), "unknown section 'nothing'"),
-        (("--over", "segment.memory=last_window,all"), "segment.memory must be last_window, first_and_last or"),
+        (("--over", "segment.memory=last_window,all"), "segment.memory must be last_window, first_and_last, sliding:N"),
         (("--over", "render.opacity=0.1,0.2"), "--over render.opacity: no score depends on `render`"),
         (("--over", "learn.epochs=1,2"), "--over learn.epochs: no score depends on `learn`"),
         (("--over", "evaluate.protocol=strict,official"), "scores by different rules cannot be compared"),

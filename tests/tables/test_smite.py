@@ -17,6 +17,7 @@ from pipeline.tables.quoted import Quoted
 from stages import correspond, extract, ingest, references, track
 from stages.common import settings as settings_
 from stages.common.applied import Applied
+from stages.common.layout import NONE
 from stages.tables import experiments, propagated
 from stages.tables import items as table_items
 from stages.tables import rows as table_rows
@@ -116,7 +117,7 @@ def write_project(project: Project, skip: Sequence[int] = (0,), named: str = "h-
     items = {key: [{k: v for k, v in project.entry(key).items() if k != "dataset"}] for key in "ab"}
     concepts = {key: {"references": str(folder)} for key, folder in (("h-1", one), (named, two))}
     applied: dict[str, dict[str, Any]] = {
-        f"{item}-{concept}": {"item": item, "concept": concept} for item in items for concept in concepts
+        f"{item}-{concept}": {"item": item, "concept": concept, "names": NONE} for item in items for concept in concepts
     }
     applied[f"a-{named}"]["skip"] = list(skip)
     project.write("videos.yaml", {"items": items, "concepts": concepts, "applied": applied})
