@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.backbone.files import read_json
 from pipeline.errors import WeightsError
 
 #: Fields of diffusers' schedulers that choose how to sample, not what the model is.
@@ -31,6 +32,16 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "shift_terminal": (None,),
     "sigma_data": (None,),
 }
+
+
+def scheduler_of(model: Path) -> dict[str, Any]:
+    """What a folder's scheduler_config.json holds, or one that lies beside a checkpoint; empty where there is none.
+
+    Raises:
+        WeightsError: it is damaged.
+    """
+    folder = model if model.is_dir() else model.parent
+    return read_json(folder / "scheduler" / "scheduler_config.json")
 
 
 def check_fields(

@@ -38,7 +38,7 @@ class AnimationSource:
 
     def frames(self, indices: FrameRange = FrameRange()) -> Iterator[SourceFrame]:
         """See `FrameSource.frames`."""
-        chosen = range(len(self.times))[indices.start : indices.stop : indices.stride]
+        chosen = indices.of(len(self.times))
         if not chosen:
             raise DataError(f"ingest.frames: {indices} selects none of the {len(self.times)} frames of {self.path}")
         with opened_picture(self.path) as image:

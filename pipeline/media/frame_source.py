@@ -47,9 +47,13 @@ class FrameRange:
     def __contains__(self, index: int) -> bool:
         return index >= self.start and not self.ends_at(index) and (index - self.start) % self.stride == 0
 
+    def of(self, total: int) -> range:
+        """The frames of a source of `total` frames that are in the range."""
+        return range(total)[self.start : self.stop : self.stride]
+
     def count(self, total: int) -> int:
         """How many frames of a source of `total` frames are in the range."""
-        return len(range(self.start, total if self.stop is None else min(self.stop, total), self.stride))
+        return len(self.of(total))
 
     def ends_at(self, index: int) -> bool:
         """Whether neither `index` nor any later frame is in the range."""

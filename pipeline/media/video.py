@@ -102,13 +102,13 @@ class FolderSource:
 
     def frames(self, indices: FrameRange = FrameRange()) -> Iterator[SourceFrame]:
         """See `FrameSource.frames`."""
-        chosen = self.files[indices.start : indices.stop : indices.stride]
+        chosen = indices.of(len(self.files))
         if not chosen:
             raise DataError(f"ingest.frames: {indices} selects none of the {len(self.files)} frames")
-        for number, file in enumerate(chosen):
+        for index in chosen:
+            file = self.files[index]
             image = read_image(file)
             _check_size(str(file), image.shape[:2], self.size)
-            index = indices.start + number * indices.stride
             yield SourceFrame(index, file.stem, image, index / self.fps)
 
 

@@ -13,6 +13,7 @@ import typer
 from pipeline.errors import DataError, UsageError
 from stages.common import cli
 from stages.common.printing import text_table
+from stages.common.run_record import package_version
 from stages.common.settings import Settings, backbone_names, load
 
 PACKAGES = (
@@ -51,12 +52,7 @@ def collect() -> dict[str, Any]:
 
 
 def _version(package: str) -> str:
-    from importlib import metadata
-
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "missing: pip install -e '.[cpu]'"
+    return package_version(package) or "missing: pip install -e '.[cpu]'"
 
 
 def _device() -> str:
@@ -73,7 +69,7 @@ def _faiss() -> str:
         import faiss
     except ImportError:
         return "missing: pip install faiss-cpu (or faiss-gpu), never both"
-    builds = [name for name in ("faiss-cpu", "faiss-gpu") if not _version(name).startswith("missing")]
+    builds = [name for name in ("faiss-cpu", "faiss-gpu") if package_version(name)]
     if len(builds) > 1:
         return (
             "problem: faiss-cpu and faiss-gpu are both installed and overwrite each other; uninstall both, install one"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.common import cli
 from stages.common.printing import text_table
+from stages.common.run_record import package_version
 
 if TYPE_CHECKING:
     from pipeline.backbone import Backbone
@@ -112,7 +113,7 @@ def run(settings: Settings) -> Trial:
         "device": str(backbone.device).partition(":")[0],
         "precision": backbones.dtype_name(settings["backbone"]),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in ("vidseg", "torch", "diffusers", "transformers", "numpy")},
+        "versions": {name: package_version(name) for name in ("vidseg", "torch", "diffusers", "transformers", "numpy")},
     }
     with tempfile.TemporaryDirectory() as scratch:
         _through_the_networks(trial, settings, backbone, Path(scratch))
@@ -184,15 +185,6 @@ def _through_the_networks(trial: Trial, settings: Settings, backbone: Backbone, 
 def _or_none(value: float) -> float | None:
     """JSON has no word for what is no number."""
     return value if math.isfinite(value) else None
-
-
-def _version(package: str) -> str | None:
-    from importlib import metadata
-
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def write(trial: Trial, path: Path) -> None:

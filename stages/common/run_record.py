@@ -91,7 +91,7 @@ class RunRecord:
             "peak_gpu_memory_mb": self._largest("peak_gpu_memory_mb", _peak_gpu_memory_mb()),
             "warnings": self.warnings,
             "parameters": changed_parameters(self.settings, self.sections),
-            "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+            "versions": {"python": platform.python_version(), **{name: package_version(name) for name in PACKAGES}},
         }
 
     def write(self, folder: Path) -> Path:
@@ -171,7 +171,8 @@ def _peak_gpu_memory_mb() -> int | None:
     return round(torch.cuda.max_memory_allocated() / 1e6)
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """The version of an installed package; None = it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

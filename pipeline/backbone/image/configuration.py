@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.backbone.files import EMPTY_PROMPT, configuration, effective, read_json
-from pipeline.backbone.scheduler_config import check_fields, number
+from pipeline.backbone.scheduler_config import check_fields, number, scheduler_of
 from pipeline.errors import WeightsError
 
 SD21_UNET: Mapping[str, Any] = {
@@ -50,17 +50,16 @@ def settings(model: Path) -> dict[str, Any]:
     Raises:
         WeightsError: a configuration is damaged, or says what VidSeg cannot honour.
     """
-    folder = model if model.is_dir() else model.parent
-    beside = model.is_file()
+    unet = configuration(model, "unet", SD21_UNET)
     found: dict[str, Any] = {
-        "unet": effective("UNet2DConditionModel", configuration(model, "unet", SD21_UNET if beside else {})),
-        "vae": effective("AutoencoderKL", configuration(model, "vae", SD21_VAE if beside else {})),
-        "betas": betas(read_json(folder / "scheduler" / "scheduler_config.json"), model),
+        "unet": effective("UNet2DConditionModel", unet),
+        "vae": effective("AutoencoderKL", configuration(model, "vae", SD21_VAE)),
+        "betas": betas(scheduler_of(model), model),
     }
-    check_kind(found["unet"], str(configuration(model, "unet", {}).get("_name_or_path") or ""), model)
+    check_kind(found["unet"], str(unet.get("_name_or_path") or ""), model)
     check_autoencoder(found["vae"], model)
-    if not beside and not (folder / EMPTY_PROMPT).is_file():
-        found["text_encoder"] = text_settings(folder)
+    if model.is_dir() and not (model / EMPTY_PROMPT).is_file():
+        found["text_encoder"] = text_settings(model)
     return found
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from pipeline.backbone.empty_prompt import empty_prompt
-from pipeline.backbone.files import read_json
 from pipeline.backbone.image.configuration import betas, check_prediction_type
 from pipeline.backbone.networks import load_network
+from pipeline.backbone.scheduler_config import scheduler_of
 from pipeline.backbone.text import Text, TextEncoder, has_text
 from pipeline.errors import WeightsError
 
@@ -42,7 +42,7 @@ def load_folder(folder: Path) -> Parts:
     """
     from diffusers import UNet2DConditionModel
 
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = scheduler_of(folder)
     if not scheduler:
         # Only this file tells a v-prediction model from an epsilon one; guessing would give silent garbage.
         raise WeightsError(f"{folder}: no scheduler/scheduler_config.json; fetch this folder of the model as well")

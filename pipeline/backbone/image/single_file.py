@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.backbone.checkpoint import fill, metadata_of, part_of
 from pipeline.backbone.empty_prompt import check_prompt, kept_prompt, stored_prompt
-from pipeline.backbone.files import EMPTY_PROMPT, configuration, read_json, refuse_pickles
+from pipeline.backbone.files import EMPTY_PROMPT, configuration, refuse_pickles
 from pipeline.backbone.image.configuration import (
     SD21_UNET,
     SD21_VAE,
@@ -27,6 +27,7 @@ from pipeline.backbone.image.configuration import (
     check_prediction_type,
 )
 from pipeline.backbone.image.folder import Parts
+from pipeline.backbone.scheduler_config import scheduler_of
 from pipeline.errors import WeightsError
 
 UNET_PREFIX = "model.diffusion_model."
@@ -45,7 +46,7 @@ def load_single_file(path: Path) -> Parts:
         WeightsError: a pickle, a damaged file, another layout or shape, or a model that does not predict epsilon.
     """
     refuse_pickles(path)
-    scheduler = read_json(path.parent / "scheduler" / "scheduler_config.json")
+    scheduler = scheduler_of(path)
     check_prediction_type(_prediction_type(path, metadata_of(path), scheduler), path)
     unet_config = configuration(path, "unet", SD21_UNET)
     unet = UNet2DConditionModel.from_config(unet_config)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.backbone.files import configuration, effective, read_json
-from pipeline.backbone.scheduler_config import check_fields, number
+from pipeline.backbone.files import configuration, effective
+from pipeline.backbone.scheduler_config import check_fields, number, scheduler_of
 from pipeline.errors import WeightsError
 
 SVD_UNET: Mapping[str, Any] = {
@@ -54,14 +54,13 @@ def settings(model: Path) -> dict[str, Any]:
     Raises:
         WeightsError: a configuration is damaged, or says what VidSeg cannot honour.
     """
-    folder = model if model.is_dir() else model.parent
-    beside = model.is_file()
-    unet, vae, vision = (SVD_UNET, SVD_VAE, SVD_IMAGE_ENCODER) if beside else ({}, {}, {})
     return {
-        "unet": effective("UNetSpatioTemporalConditionModel", configuration(model, "unet", unet)),
-        "vae": effective("AutoencoderKLTemporalDecoder", configuration(model, "vae", vae)),
-        "image_encoder": effective("CLIPVisionModelWithProjection", configuration(model, "image_encoder", vision)),
-        "sigmas": noise_levels(read_json(folder / "scheduler" / "scheduler_config.json"), model),
+        "unet": effective("UNetSpatioTemporalConditionModel", configuration(model, "unet", SVD_UNET)),
+        "vae": effective("AutoencoderKLTemporalDecoder", configuration(model, "vae", SVD_VAE)),
+        "image_encoder": effective(
+            "CLIPVisionModelWithProjection", configuration(model, "image_encoder", SVD_IMAGE_ENCODER)
+        ),
+        "sigmas": noise_levels(scheduler_of(model), model),
     }
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from pipeline.backbone.files import read_json, transformers_weights
+from pipeline.backbone.files import transformers_weights
 from pipeline.backbone.networks import cannot_be_loaded, load_network, without_bars
+from pipeline.backbone.scheduler_config import scheduler_of
 from pipeline.backbone.video.configuration import noise_levels
 from pipeline.errors import WeightsError
 
@@ -34,7 +35,7 @@ def load_folder(folder: Path) -> VideoParts:
     from diffusers import UNetSpatioTemporalConditionModel
     from transformers import CLIPVisionModelWithProjection
 
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = scheduler_of(folder)
     levels = noise_levels(scheduler, folder)
     unet = load_network(folder, "unet", UNetSpatioTemporalConditionModel)
     vae = load_autoencoder(folder)

@@ -19,7 +19,8 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from pipeline.backbone.checkpoint import fill, part_of
-from pipeline.backbone.files import configuration, read_json, refuse_pickles
+from pipeline.backbone.files import configuration, refuse_pickles
+from pipeline.backbone.scheduler_config import scheduler_of
 from pipeline.backbone.video.configuration import SVD_IMAGE_ENCODER, SVD_UNET, SVD_VAE, noise_levels
 from pipeline.backbone.video.folder import VideoParts, check_widths
 
@@ -163,7 +164,7 @@ def load_single_file(path: Path) -> VideoParts:
         WeightsError: a pickle, a damaged file, or another layout or shape.
     """
     refuse_pickles(path)
-    scheduler = read_json(path.parent / "scheduler" / "scheduler_config.json")
+    scheduler = scheduler_of(path)
     levels = noise_levels(scheduler, path)
     denoiser = renamed(_part(path, UNET_PREFIX), UNET_NAMES)  # first: a damaged file is refused at once
     unet = UNetSpatioTemporalConditionModel.from_config(configuration(path, "unet", SVD_UNET))
