@@ -12,7 +12,7 @@ import typer
 from pipeline.errors import DataError, UsageError
 from stages.common import cli, yaml_files
 from stages.common.applied import applied_of, check_one_video, concept_of, known_frames
-from stages.common.layout import KEY, NONE, PARTS, VIDEOS, item_keys, item_videos, read_part
+from stages.common.layout import KEY, NONE, PARTS, VIDEOS, item_keys, item_videos, read_part, without_names
 
 #: With seven stages each, DVC's graph stays below 300 stages, above which it is slow.
 MOST_ITEMS = 41
@@ -118,11 +118,9 @@ def show() -> None:
     Example: vidseg videos list
     """
     content = _content()
-    items, applied = (_mapping(content[part]) for part in ("items", "applied"))  # else readers say what is wrong
-    entries = [*(videos[0] for videos in items.values() if isinstance(videos, list) and videos), *applied.values()]
-    lacking = [entry for entry in entries if isinstance(entry, dict) and "names" not in entry]
+    lacking = without_names(content["items"], content["applied"])
     if lacking or not set(PARTS) <= set(yaml_files.load(VIDEOS, "run this in the project's folder") or {}):
-        for entry in lacking:
+        for entry in lacking.values():
             entry["names"] = NONE  # DVC looks for it in each
         yaml_files.write(VIDEOS, content)
     for key in item_keys(VIDEOS):
@@ -132,10 +130,6 @@ def show() -> None:
     for key in read_part("applied", VIDEOS):
         found = applied_of(key, VIDEOS)
         print(f"{key}: concept {found.concept} applied to {found.item}")
-
-
-def _mapping(part: Any) -> dict[str, Any]:
-    return part if isinstance(part, dict) else {}
 
 
 def check_keys(keys: Iterable[str], registration: str) -> None:

@@ -123,6 +123,20 @@ def read_part(part: str, videos_file: Path = VIDEOS) -> dict[str, Any]:
     return entries
 
 
+def without_names(items: Any, applied: Any) -> dict[str, dict[str, Any]]:
+    """The entries that lack `names`, in which DVC looks for it: those of an earlier version, by what they are called.
+
+    Args:
+        items, applied: these parts of videos.yaml; what is no entry is left to its readers, who say what is wrong.
+    """
+    found: dict[str, Any] = {}
+    if isinstance(items, dict):
+        found |= {f"item '{key}'": videos[0] for key, videos in items.items() if isinstance(videos, list) and videos}
+    if isinstance(applied, dict):
+        found |= {f"'{name}' under `applied`": entry for name, entry in applied.items()}
+    return {what: entry for what, entry in found.items() if isinstance(entry, dict) and "names" not in entry}
+
+
 def item_videos(key: str, videos_file: Path = VIDEOS) -> list[dict[str, Any]]:
     """One entry per video of an item in videos.yaml; used by ingest, the only stage that looks at raw video.
 

@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.errors import DataError, UsageError
 from stages.common import cli, yaml_files
 from stages.common.applied import Applied, concept_of
-from stages.common.layout import COMPLETE, DATA, NONE, PATHS, item_keys, item_videos, read_part
+from stages.common.layout import COMPLETE, DATA, NONE, PATHS, item_keys, item_videos, read_part, without_names
 from stages.common.programs import git
 from stages.common.settings import WEIGHTS, load
 from stages.tables import dvc_queue
@@ -147,9 +147,7 @@ def check_project() -> list[str]:
     if missing:
         raise UsageError(f"{', '.join(missing)}: no such file; run in the project's folder, where dvc.yaml is")
     entries = {key: item_videos(key) for key in item_keys()}
-    looked_at = {f"item '{key}'": videos[0] for key, videos in read_part("items").items()}
-    looked_at |= {f"'{name}' under `applied`": entry for name, entry in read_part("applied").items()}
-    if lacking := [what for what, entry in looked_at.items() if "names" not in entry]:
+    if lacking := list(without_names(read_part("items"), read_part("applied"))):
         raise UsageError(f"videos.yaml: {lacking[0]} is of an earlier version, without `names`; {COMPLETE}")
     try:
         git("rev-parse", "--verify", "HEAD")
