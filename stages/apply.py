@@ -235,7 +235,7 @@ def run_video(
 
     estimate = partial(estimates.of_applying, segments=segments, settings=settings, backbone=backbone)
     if dry_run:
-        frames = ingest.count_frames(source, settings["ingest"])
+        frames = ingest.count_frames(video, source, settings["ingest"])
         lines = [
             whole.video_line(video, source, frames),
             f"concept    {concept}: {segments} segments, learned from {counted(pictures, 'picture')}",

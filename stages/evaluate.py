@@ -201,9 +201,7 @@ def _by_name(video: str, job: Job, labels: Store | None, classes: ScoredClasses)
     names = {label: segment.name for label, segment in segments_of(labels).items() if segment.name is not None}
     table = by_name(names, classes.names)
     if others := [f"{label} {name}" for label, name in names.items() if label not in table]:
-        cli.note(
-            f"warning: {video}: no class of the ground truth has the name of: {', '.join(others)}; they count as wrong"
-        )
+        cli.warn(f"{video}: no class of the ground truth has the name of: {', '.join(others)}; they count as wrong")
     return Assignment("names", table, classes.unassigned)
 
 
@@ -265,8 +263,8 @@ def _warn(name: str, scored: dict[str, Any]) -> None:
     if unknown:
         shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
         share = sum(row.get(NONE, 0) for row in rows) / sum(sum(row.values()) for row in rows)
-        cli.note(
-            f"warning: {name}: {share:.1%} of the scored pixels have a predicted value that is no class, "
+        cli.warn(
+            f"{name}: {share:.1%} of the scored pixels have a predicted value that is no class, "
             f"and count as wrong: {shown}"
         )
     lost = scored["assigned"]["unassigned_share"]
@@ -280,8 +278,8 @@ def _warn_of_gaps(name: str, protocol: str, classes: ScoredClasses) -> None:
         return
     beyond = [f"{value} {classes.name(value)}" for value in values if value >= len(values)]
     shown = ", ".join(beyond[:3]) + (", ..." if len(beyond) > 3 else "")
-    cli.note(
-        f"warning: {name}: evaluate.protocol official takes the values 0 to {len(values) - 1} for the classes, but the "
+    cli.warn(
+        f"{name}: evaluate.protocol official takes the values 0 to {len(values) - 1} for the classes, but the "
         f"ids have gaps: {len(beyond)} of {len(values)} classes are not scored ({shown})"
     )
 

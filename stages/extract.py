@@ -71,6 +71,7 @@ def run(
     )  # fmt: skip
     features_path, latents_path = out / "features.zarr", out / "latents.zarr"
     if is_current(features_path, FEATURES, mark) and is_current(latents_path, LATENTS, mark):
+        _warn_of_poor_reconstruction(clip, open_store(features_path, FEATURES).attrs["psnr"])
         return features_path
     _say_why_anew(features_path, model.fingerprint)
     # These import torch, which takes seconds: not where there is nothing to do.
@@ -149,16 +150,16 @@ def run(
     if left := shard_claims.lacking(writers):
         cli.note(f"extract: {len(left)} of {len(features.shards())} shards are still to be written")
         return features_path
+    _warn_of_poor_reconstruction(clip, features.attribute("psnr"))
     latents.commit()
-    _warn_of_poor_reconstruction(clip, open_store(features.commit(), FEATURES).attrs["psnr"])
-    return features_path
+    return features.commit()
 
 
 def _warn_of_poor_reconstruction(clip: Path, psnr: Mapping[str, float]) -> None:
     low = {int(start): value for start, value in psnr.items() if value < LOW_PSNR}
     if low:
-        cli.note(
-            f"warning: {clip}: the reconstruction of {len(low)} of {len(psnr)} windows is poor (lowest "
+        cli.warn(
+            f"{clip}: the reconstruction of {len(low)} of {len(psnr)} windows is poor (lowest "
             f"{min(low.values()):.1f} dB, window at frame {min(low, key=lambda k: low[k])}); "
             "what the autoencoder loses cannot be segmented"
         )

@@ -112,14 +112,16 @@ def reading_of(params: IngestParams) -> Reading:
 def _tell(video: Path, notes: Notes) -> None:
     """Say what is done with a video that is not taken just as it is."""
     for note in notes.found:
-        cli.note(f"{'warning: ' if note.warns else ''}{video}: {note.text}")
+        (cli.warn if note.warns else cli.note)(f"{video}: {note.text}")
 
 
-def count_frames(source: FrameSource, params: IngestParams) -> int:
-    """How many frames the parameters select; decodes a video, because only that tells."""
+def count_frames(video: Path, source: FrameSource, params: IngestParams) -> int:
+    """How many frames the parameters select, with what there is to say of the video; decodes it: only that tells."""
     from pipeline.media.frame_source import FrameRange
 
-    return sum(1 for _ in source.frames(FrameRange.parse(params.frames, params.stride)))
+    count = sum(1 for _ in source.frames(FrameRange.parse(params.frames, params.stride)))
+    _tell(video, source.notes)
+    return count
 
 
 def _scan(source: FrameSource, indices: FrameRange, size: tuple[int, int]) -> _Scan:
@@ -205,8 +207,8 @@ def _say_what_is_lost(seed: np.ndarray, size: tuple[int, int], mask: Path | None
     if lost := lost_labels(seed, size):
         named = f"label {lost[0]} covers" if len(lost) == 1 else f"labels {', '.join(map(str, lost))} cover"
         keeps = size_that_keeps(seed, size)
-        cli.note(
-            f"ingest: warning: {mask or 'the first frame'}: {named} fewer than {FEW} tokens (of {TOKEN} pixels, at "
+        cli.warn(
+            f"{mask or 'the first frame'}: {named} fewer than {FEW} tokens (of {TOKEN} pixels, at "
             f"{size[0]}x{size[1]}) and may be in no frame; "
             + (f"ingest.size={keeps} gives every label as many" if keeps else "crop the video around what is so small")
         )

@@ -71,8 +71,8 @@ def run(
 
     drawn, backbone = read_stored_references(store), segment_model(model.load())
     size, table = drawn.model_size(params), drawn.table
-    for line in _warnings(drawn, params, backbone):
-        cli.note(line)
+    for warning in _warnings(drawn, params, backbone):
+        cli.warn(warning)
     numbers = [table.numbers(labels) for labels in drawn.labels]
     first_context(backbone, table, params)  # what does not fit is refused before anything is timed
     with progress("learn", Plan(len(drawn.images), params).iterations) as advance:
@@ -90,13 +90,13 @@ def run(
     return concept_store.save_concept(folder, concept, mark, store.fingerprint, stored)
 
 
-def _warnings(drawn: References, params: LearnParams, backbone: Backbone) -> list[str]:
+def _warnings(drawn: References, params: LearnParams, backbone: Backbone) -> tuple[str, ...]:
     """What will hardly be learned, a line each; refuses what cannot be."""
     from pipeline.fewshot.references import warnings_about
 
     size = drawn.model_size(params)
     grid = (size[0] // backbone.latent_stride, size[1] // backbone.latent_stride)
-    return [f"warning: {line}" for line in warnings_about(drawn, grid)]
+    return warnings_about(drawn, grid)
 
 
 def _diverged(folder: Path, when: str) -> DataError:
@@ -143,7 +143,7 @@ def _print_plan(drawn: References, out: Path, settings: Settings, backbone: Back
         f"steps      {plan.iterations}, of which {tuned}",
         f"estimate   {_estimate(drawn, settings, backbone)}",
         f"outputs    {out}/concept.zarr{', adapter.safetensors' if plan.tuning else ''}",
-        *_warnings(drawn, settings["learn"], backbone),
+        *(f"warning: {warning}" for warning in _warnings(drawn, settings["learn"], backbone)),
     ]
     print("\n".join(map(cli.printable, lines)))
 

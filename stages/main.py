@@ -55,6 +55,7 @@ app = cli.new_app(HELP)
 def root(
     context_: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and stop."),
+    strict: bool = typer.Option(False, "--strict", help="Stop at the first warning (exit code 3); works anywhere."),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback behind an error; works anywhere."),
 ) -> None:
     """The options that come before a command."""

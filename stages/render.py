@@ -106,7 +106,7 @@ def open_pictures(clip: Store, source: Path | None = None) -> ClipPictures:
 
     pictures = clip_frames.open_pictures(clip, source_of(clip, source))
     if pictures.warning:
-        cli.note(f"warning: {clip.path}: {pictures.warning}")
+        cli.warn(f"{clip.path}: {pictures.warning}")
     return pictures
 
 

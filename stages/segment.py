@@ -15,6 +15,8 @@ from stages.common.resources import stage_version
 from stages.common.settings import load, plain
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     import numpy as np
 
     from pipeline.segmentation.context import Context
@@ -65,6 +67,7 @@ def run(
         None if given is None else context_store.model_fingerprint(given),
     )
     if is_current(path, COARSE, mark) and context_path.is_dir():
+        _warn_of_one_label(features, stores.labels_in(open_store(path, COARSE)))
         return path
     if given is None:
         start = window_loop.fit_context(first_features(seen, params), params, mask)
@@ -92,8 +95,7 @@ def run(
             numbering = numbering.with_births(window.born, source.fingerprint, made_of)
             advance(len(window.refined))
     writer.renumber(numbering)
-    if warning := window_loop.single_label_note(labels):
-        cli.note(f"warning: {features}: {warning}")
+    _warn_of_one_label(features, labels)
     learnt = context_store.StoredContext(
         window.context,
         seen.kind,
@@ -104,6 +106,13 @@ def run(
     # The store is committed last: where it is current, the model beside it is too.
     context_store.save_context(context_path, learnt)
     return writer.commit()
+
+
+def _warn_of_one_label(features: Path, labels: Collection[int]) -> None:
+    from pipeline.segmentation.window_loop import single_label_note
+
+    if warning := single_label_note(labels):
+        cli.warn(f"{features}: {warning}")
 
 
 def read_mask(seed: Path | None, features: Store, params: SegmentParams) -> np.ndarray | None:

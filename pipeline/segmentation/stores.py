@@ -18,7 +18,7 @@ from pipeline.segmentation.window_loop import Clip, Start
 from pipeline.stores.numbering import ATTRIBUTE, Numbering
 from pipeline.stores.schemas import COARSE, ArraySpec, label_dtype
 from pipeline.stores.shard_buffer import ShardBuffer
-from pipeline.stores.store import Store
+from pipeline.stores.store import Store, shard_frames
 from pipeline.stores.writer import StoreWriter
 
 
@@ -41,6 +41,12 @@ def read_labels(coarse: Store, name: str, frames: range) -> np.ndarray:
     first = int(coarse.attrs["first_frame"])
     maps = coarse.read(name, frames.start - first, frames.stop - first)
     return maps.reshape(len(frames), -1).astype(np.int32)
+
+
+def labels_in(coarse: Store) -> set[int]:
+    """The labels that occur in a coarse store."""
+    starts = range(0, coarse.frames("refined"), shard_frames(coarse.array("refined")))
+    return {int(label) for at in starts for label in np.unique(coarse.read("refined", at, at + starts.step))}
 
 
 def highest_label(coarse: Store) -> int:

@@ -160,6 +160,12 @@ class StoreWriter:
             merged = {int(frame): value for frame, value in {**known, **values}.items()}
             group.attrs[name] = {str(frame): value for frame, value in sorted(merged.items())}
 
+    def attribute(self, name: str) -> Any:
+        """A group attribute of a store whose shards are all written, by whichever processes."""
+        with self._alone():
+            place = self._store if self._store.is_dir() else self.path  # another process may have committed it
+            return zarr.open_group(place, mode="r").attrs[name]
+
     def describe(self, attrs: Mapping[str, Any]) -> None:
         """Change group attributes, by the time of `commit`: what is known only when all was computed."""
         self._attrs.update(attrs)

@@ -218,7 +218,7 @@ def _restore(plan: Plan, failed: dict[str, str]) -> None:
         text = dvc("--wait-for-lock", "repro", *targets)
         ran = [name for name in re.findall(r"Running stage '(.+?)'", text) if "@" in name]
         if ran:
-            cli.note(f"warning: {len(ran)} stages of items had to run here: {', '.join(ran[:3])}")
+            cli.warn(f"{len(ran)} stages of items had to run here: {', '.join(ran[:3])}")
     if failed:
         reasons = "; ".join(f"{key}: {reason}" for key, reason in sorted(failed.items()))
         raise DataError(f"{len(failed)} of {len(plan.chains)} items failed: {reasons} (logs: {plan.logs})")

@@ -10,7 +10,8 @@ from stages.common.printing import counted, in_command
 
 
 def of_video(out: Path) -> Path:
-    """Say in three lines what a run left in its folder; returns what to look at."""
+    """Say what a run warned of, and in three lines what it left in its folder; returns what to look at."""
+    cli.warnings_again()
     labels = json.loads((out / "labels.json").read_text())
     took = run_record.read_run(out)
     assert took is not None
@@ -23,7 +24,8 @@ def of_video(out: Path) -> Path:
 
 
 def of_folder(videos: int, out: Path) -> Path:
-    """Say in three lines what a run of several videos left in a folder; returns the page that lists them."""
+    """Say what a run of several videos warned of, and in three lines what it left; returns the page that lists them."""
+    cli.warnings_again()
     page, folder = out / "index.html", in_command(out)
     cli.note(f"found: the segments of {videos} videos, each in its folder")
     cli.note(f"look at it: {page}")

@@ -184,7 +184,7 @@ def _checked(found: list[Video], folder: Path, unknown: Unknown) -> list[Video]:
             kept.append(with_void(video, values) if values else video)
     if void:
         listed = ", ".join(f"{value} (first in {file})" for value, file in sorted(void.items()))
-        cli.note(f"warning: values without a class are void, as --unknown void has it: {listed}")
+        cli.warn(f"values without a class are void, as --unknown void has it: {listed}")
     return kept
 
 

@@ -95,9 +95,9 @@ def named_again(results: Results, names: Path | None) -> Path:
         content = read_names(results.names)
         if content.fits in Numbering.of_labels(open_store(results.labels, LABELS)).origins:
             return write(results, content, str(results.names))
-        cli.note(f"warning: {results.names}: was made for other segments than this run found, and is not used")
+        cli.warn(f"{results.names}: was made for other segments than this run found, and is not used")
     elif results.names.exists():
-        cli.note(f"warning: {results.names}: is no file of names that can be read, and is not used")
+        cli.warn(f"{results.names}: is no file of names that can be read, and is not used")
     if NAMED.mark.on(results.named):
         shutil.rmtree(results.named)  # of the labels that were here before
     return results.labels

@@ -73,14 +73,14 @@ def apply(
     check_backbone(backbone, preset_backbones(name), f"preset '{name}'")
     defaults = {key: value for key, value in read_preset(name, backbone).items() if key not in present}
     preset = {**defaults, **values}
-    yaml_files.put(content, preset)
-    yaml_files.write(file, content)
-    cli.note(f"{file}: preset '{name}' applied")
+    kept: list[str] = []
     try:
         kept = _kept(file, preset)
     except UsageError as error:  # the preset is applied all the same
-        cli.note(f"warning: {error}")
-        return
+        cli.warn(str(error))
+    yaml_files.put(content, preset)
+    yaml_files.write(file, content)
+    cli.note(f"{file}: preset '{name}' applied")
     if kept:
         cli.note(f"{file} keeps, other than the backbone's defaults: {', '.join(kept)}")
 
@@ -110,8 +110,8 @@ def migrate(
 
 
 def _kept(file: Path, preset: Mapping[str, Any]) -> list[str]:
-    """`section.key = value` of all that neither the preset nor the backbone's defaults set."""
-    now = load(file)
+    """`section.key = value` of all in a file that neither the preset nor the backbone's defaults set."""
+    now = load(file, [f"{name}={json.dumps(value)}" for name, value in preset.items()])
     defaults = load(sets=[f"backbone.name={now['backbone'].name}"]).flat()
     return [
         f"{name} = {json.dumps(value)}"

@@ -12,10 +12,12 @@ import typer
 from pipeline.errors import UsageError
 from pipeline.parameters import param
 from stages.common import cli, yaml_files
+from stages.common.printing import counted
 from stages.common.settings import from_mapping
 
 if TYPE_CHECKING:
     from pipeline.training.compact import PretrainSettings
+    from pipeline.training.data import ImageSet
 
 Section = TypeVar("Section")
 
@@ -46,12 +48,12 @@ class Params:
 def run(images: Path, out: Path, work: Path, params: Params) -> Path:
     """Train on a folder of images and write the diffusers folder `out`; an interrupted run is continued."""
     from pipeline.training.compact import pretrain
-    from pipeline.training.data import held_out_names, read_images
+    from pipeline.training.data import held_out_names
     from pipeline.training.export import export, read_start
     from pipeline.training.loop import Budget
     from stages.common.backbones import choose_device
 
-    found = read_images(images)
+    found = images_in(images)
     training, held_out = found.split(held_out_names(images, every=params.held_out_every))
     budget = Budget(minutes=params.minutes)
     start = read_start(Path(params.start)) if params.start else None
@@ -61,6 +63,16 @@ def run(images: Path, out: Path, work: Path, params: Params) -> Path:
         cli.note(f"reconstruction of the {len(held_out.images)} held-back images: {result.psnr:.2f} dB")
     cli.note(f"{out}: written ({result.unreadable} unreadable images skipped)")
     return out
+
+
+def images_in(folder: Path) -> ImageSet:
+    """The training images of a folder, as `read_images` reads them; warns of those that are left out."""
+    from pipeline.training.data import read_images
+
+    found = read_images(folder)
+    if found.unreadable:
+        cli.warn(f"{folder}: {counted(found.unreadable, 'image')} cannot be decoded and will be skipped")
+    return found
 
 
 def settings(params: Params) -> PretrainSettings:

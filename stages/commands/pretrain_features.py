@@ -11,7 +11,7 @@ import typer
 from pipeline.encoder.locate import EMBEDDED
 from pipeline.errors import UsageError
 from pipeline.parameters import BackboneParams, ExtractParams, param
-from stages.commands.pretrain import load_section
+from stages.commands.pretrain import images_in, load_section
 from stages.common import cli
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Params:
 def run(images: Path, model: Path, out: Path, work: Path, params: Params) -> Path:
     """Train on a folder of images and write the diffusers folder `out`; an interrupted run is continued."""
     from pipeline.encoder.load import load_encoder
-    from pipeline.training.data import held_out_names, read_images
+    from pipeline.training.data import held_out_names
     from pipeline.training.distillation import distil
     from pipeline.training.export import export, read_networks
     from pipeline.training.loop import Budget
@@ -48,7 +48,7 @@ def run(images: Path, model: Path, out: Path, work: Path, params: Params) -> Pat
     source = encoders.find(extract, BackboneParams(path=str(model)))
     if source is None:
         raise UsageError(f"{SECTION}.encoder is none; set {EMBEDDED} or a folder")
-    training, held_out = read_images(images).split(held_out_names(images, every=params.held_out_every))
+    training, held_out = images_in(images).split(held_out_names(images, every=params.held_out_every))
     device = choose_device()
     denoiser, autoencoder = read_networks(model)
     denoiser, autoencoder = denoiser.to(device), autoencoder.to(device)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.parameters import BackboneParams, param
-from stages.commands.pretrain import load_section
+from stages.commands.pretrain import images_in, load_section
 from stages.common import cli
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ def run(images: Path, model: Path, work: Path, params: Params) -> Path:
     """Train on a folder of images; an interrupted run is continued. Returns the folder `model/small_decoder`."""
     from pipeline.backbone.files import SMALL_DECODER
     from pipeline.backbone.small_decoder import load_small_decoder
-    from pipeline.training.data import held_out_names, read_images
+    from pipeline.training.data import held_out_names
     from pipeline.training.export import export_small_decoder
     from pipeline.training.loop import Budget
     from pipeline.training.small_decoder import imitation, train_small_decoder
     from stages.common.backbones import load_backbone
 
     backbone = load_backbone(BackboneParams(path=str(model)))
-    training, held_out = read_images(images).split(held_out_names(images, every=params.held_out_every))
+    training, held_out = images_in(images).split(held_out_names(images, every=params.held_out_every))
     budget = Budget(minutes=params.minutes)
     trained = train_small_decoder(backbone, training, settings(params), budget, work, cli.note)
     out = export_small_decoder(trained, model / SMALL_DECODER)

@@ -299,7 +299,7 @@ def _print_plan(
 ) -> None:
     from stages import ingest
 
-    frames = ingest.count_frames(source, settings["ingest"])
+    frames = ingest.count_frames(video, source, settings["ingest"])
     lines = [
         video_line(video, source, frames),
         f"backbone   {backbone.name} {backbone.fingerprint[:12]} on {backbone.device}",

@@ -94,12 +94,16 @@ def run_app(app: typer.Typer) -> None:
     """Run a Typer app and end the process with the documented exit code.
 
     0 ok, 1 internal error, 2 usage, 3 bad input data, 4 missing weights, 5 out of memory or disk, 130 interrupted.
-    `--debug` anywhere on the command line shows the traceback behind an error.
+    `--debug` anywhere on the command line shows the traceback behind an error, `--strict` ends the command at its
+    first warning. What was warned of is said again at the end.
     """
     # Waiting threads sleep instead of spinning: on a shared machine spinning costs several times the time.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    debug = "--debug" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    debug = _taken_from_command_line("--debug")
+    strict = _taken_from_command_line("--strict")
+    earlier = os.environ.get(STRICT, "")
+    os.environ[STRICT] = "1" if strict else earlier  # a variable: for the commands that this one runs, too
+    _WARNED.clear()
     started = time.monotonic()
     try:
         result = typer.main.get_command(app).main(standalone_mode=False)
@@ -107,6 +111,7 @@ def run_app(app: typer.Typer) -> None:
         if code == 130:  # newer Typers catch the interruption themselves
             raise KeyboardInterrupt
         if code == 0:
+            warnings_again()
             _log_cost(time.monotonic() - started)
         sys.exit(code)
     except typer.Exit as error:
@@ -124,6 +129,19 @@ def run_app(app: typer.Typer) -> None:
         code, message = explain(error)
         print(f"error: {printable(message)}", file=sys.stderr)
         sys.exit(code)
+    finally:
+        os.environ[STRICT] = earlier
+
+
+def _taken_from_command_line(option: str) -> bool:
+    """Whether an option that works anywhere is there; taken away, as the commands do not know it.
+
+    What follows `--` is no option.
+    """
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    options, rest = sys.argv[:end], sys.argv[end:]
+    sys.argv = [word for word in options if word != option] + rest
+    return option in options
 
 
 def refuse(given: Mapping[str, object], why: str) -> None:
@@ -182,21 +200,48 @@ def explain(error: Exception) -> tuple[int, str]:
     return 1, f"internal error: {type(error).__name__}: {text} (--debug shows the traceback)"
 
 
-#: Those who want to know what is noted; `heard`.
+#: Environment variable: a warning ends the command. `--strict` sets it.
+STRICT = "VIDSEG_STRICT"
+#: What this command has warned of so far, each once.
+_WARNED: dict[str, None] = {}
+#: Those who want to know what is warned of; `warnings_heard`.
 _LISTENERS: list[Callable[[str], None]] = []
+
+
+def warn(message: str) -> None:
+    """Say that something given is left out or guessed, or that a result may be poor; said again at the command's end.
+
+    Called before the output that it is about is at its place.
+
+    Raises:
+        DataError: with `--strict`.
+    """
+    if os.environ.get(STRICT, "0") not in ("", "0"):
+        raise DataError(f"{message} (a warning: --strict ends the command at the first)")
+    for listener in _LISTENERS:
+        listener(message)
+    _WARNED[message] = None
+    note(f"warning: {message}")
+
+
+def warnings_again() -> None:
+    """Say once more what was warned of, where anything was: a command's end, or what comes just before its last lines."""
+    if _WARNED:
+        note(f"warnings: {len(_WARNED)}")
+    for message in _WARNED:
+        note(f"  {message}")
+    _WARNED.clear()
 
 
 def note(message: str) -> None:
     """One line for the reader on stderr, named after the DVC stage when there is one."""
-    for listener in _LISTENERS:
-        listener(message)
     stage = os.environ.get("DVC_STAGE")
     print(printable(f"{stage}: {message}" if stage else message), file=sys.stderr, flush=True)
 
 
 @contextmanager
-def heard(listener: Callable[[str], None]) -> Iterator[None]:
-    """Tell a listener of every `note` while this is held."""
+def warnings_heard(listener: Callable[[str], None]) -> Iterator[None]:
+    """Tell a listener of every warning while this is held."""
     _LISTENERS.append(listener)
     try:
         yield

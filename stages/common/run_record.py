@@ -62,16 +62,14 @@ class RunRecord:
         """
         heard: list[str] = []
         before, begun = _mark(store), time.monotonic()
-        with cli.heard(heard.append):
+        with cli.warnings_heard(heard.append):
             yield
         self.seconds[name] = round(time.monotonic() - begun, 2)
-        texts = dict.fromkeys(text.partition("warning: ")[2] for text in heard if "warning: " in text)
         if before is not None and before == _mark(store):
             self.reused = True
             del self.seconds[name]  # it took nothing now; what it took then is told where it is known
             self.seconds |= {known: took for known, took in self.earlier.get("seconds", {}).items() if known == name}
-            texts |= {one["text"]: None for one in self.earlier.get("warnings", ()) if one["stage"] == name}
-        self.warnings += [{"stage": name, "text": text} for text in texts]
+        self.warnings += [{"stage": name, "text": text} for text in dict.fromkeys(heard)]
 
     @property
     def total_seconds(self) -> float:

@@ -109,7 +109,7 @@ def checked_project() -> tuple[str, ...]:
     """The files with uncommitted changes, which are told; raises as `experiments.check_project`."""
     changed = experiments.check_project()
     if changed:
-        cli.note(f"warning: uncommitted changes are part of these experiments: {', '.join(changed[:5])}")
+        cli.warn(f"uncommitted changes are part of these experiments: {', '.join(changed[:5])}")
     return tuple(changed)
 
 

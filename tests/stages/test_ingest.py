@@ -233,8 +233,8 @@ def test_an_output_that_is_a_file(frames: Path, tmp_path: Path) -> None:
 
 def test_frames_are_counted_as_they_are_read(frames: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "a.mp4", map(picture, range(9)), 25)
-    assert ingest.count_frames(open_source(frames), IngestParams(frames="2:", stride=5)) == 3
-    assert ingest.count_frames(open_source(video), IngestParams()) == 9
+    assert ingest.count_frames(frames, open_source(frames), IngestParams(frames="2:", stride=5)) == 3
+    assert ingest.count_frames(video, open_source(video), IngestParams()) == 9
 
 
 # The command
