@@ -225,7 +225,7 @@ def warn(message: str) -> None:
 
 
 def warnings_again() -> None:
-    """Say once more what was warned of, where anything was: a command's end, or what comes just before its last lines."""
+    """Say once more what was warned of, if anything was: a command's end, or just before its last lines."""
     if _WARNED:
         note(f"warnings: {len(_WARNED)}")
     for message in _WARNED:
