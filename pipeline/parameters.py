@@ -499,10 +499,6 @@ class MapsParams:
     background_floor: Literal["minimum", "zero", "none"] = param(
         "minimum", "background values up to their mean become the least of them, 0, or stay as they are"
     )
-    frames: Literal["all", "one"] = param("all", "self-attention over all frames of a chunk, or over each frame alone")
-    norm: Literal["joint", "frame"] = param(
-        "joint", "group normalisation over all frames that are seen together, or over each frame alone"
-    )
 
     def __post_init__(self) -> None:
         for name, blocks in (("cross_blocks", self.cross_blocks), ("self_blocks", self.self_blocks)):
@@ -646,6 +642,10 @@ class ApplyParams:
     )
     chunk: int = param(16, "frames that are seen together", low=1)
     overlap: int = param(8, "frames that a chunk shares with the one before", low=0)
+    frames: Literal["all", "one"] = param("all", "self-attention over all frames of a chunk, or over each frame alone")
+    norm: Literal["joint", "frame"] = param(
+        "joint", "group normalisation over all frames that are seen together, or over each frame alone"
+    )
     reference: Literal["first_step", "separate"] = param(
         "first_step", "maps that guidance holds on to: of the first step, or of a pass with its own noise (the code)"
     )

@@ -91,10 +91,12 @@ def _write_maps(task: Task, out: Out, progress: cli.Progress) -> None:
         if missing:
             from pipeline.fewshot.concept import reading
             from pipeline.fewshot.concept_store import load_concept
+            from pipeline.fewshot.reading import inflation
 
             stores = ClipStores(clip, task.latents, task.tracks)
             learned = load_concept(task.concept.path.parent)
-            with reading(learned, segment_model(task.model.load()), sections.maps) as reader:
+            seen = inflation(sections.apply)
+            with reading(learned, segment_model(task.model.load()), sections.maps, seen) as reader:
                 for number in missing:
                     chunk, carried = plan[number], carried_maps(soft, plan, number)
                     found = stores.find(reader, chunk, sections.apply, sections.guidance, carried)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,7 +48,6 @@ def run(
     from stages.common import backbones
 
     refuse_foreign(folder, concept_store.MARK)
-    maps = replace(maps, frames="one", norm="frame")  # pictures are seen alone, whatever frames are
     store, backbone_params = open_store(refs, REFS), in_single_precision(backbone_params)
     model = backbones.model_of(backbone_params, given)
     stored = {

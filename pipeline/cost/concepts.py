@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from pipeline.backbone import Backbone, PredictsNoise
+from pipeline.backbone import ALONE, Backbone, PredictsNoise, Together
 from pipeline.cost.counting import flops_of
 from pipeline.cost.timing import LONGEST, timed
 from pipeline.fewshot.chunks import chunks, groups
-from pipeline.fewshot.reading import SegmentReader
+from pipeline.fewshot.reading import SegmentReader, inflation
 from pipeline.media.resize import MULTIPLE
 from pipeline.parameters import ApplyParams, GuidanceParams, MapsParams
 
@@ -50,9 +50,9 @@ class Sight:
     segments: int
     size: Size
 
-    def flops(self, frames: int) -> float:
-        """Operations of a look at frames that are seen together, with the maps that come of it."""
-        reader, latents = _reader(self.outline, self), _latents(self.outline, self.size, frames)
+    def flops(self, frames: int, together: Together = ALONE) -> float:
+        """Operations of a look at frames, with the maps that come of it."""
+        reader, latents = _reader(self.outline, self, together), _latents(self.outline, self.size, frames)
         _, flops = flops_of(lambda: reader.look(latents, 100, frames).maps())
         return flops
 
@@ -72,7 +72,7 @@ def applying_flops(
     Args:
         frames: of the clip; None = so many that its beginning and its end do not count.
     """
-    together = apply.chunk if frames is None else min(apply.chunk, frames)
+    seen = apply.chunk if frames is None else min(apply.chunk, frames)
     # How often a frame is computed.
     repeated = (
         apply.chunk / (apply.chunk - apply.overlap)
@@ -80,15 +80,15 @@ def applying_flops(
         else sum(len(chunk.frames) for chunk in chunks(frames, apply.chunk, apply.overlap)) / frames
     )
     steps = len(apply.timesteps) if guidance.moves else 1
-    found = {"passes": repeated * steps * sight.flops(together) / together}
+    found = {"passes": repeated * steps * sight.flops(seen, inflation(apply)) / seen}
     if guidance.moves:
-        parts = Counter(map(len, groups(together, guidance.group)))
-        moved = sum(count * sight.flops(part) for part, count in parts.items())
-        found["guidance"] = repeated * (steps - 1) * guidance.iterations * WITH_GRADIENT * moved / together
+        parts = Counter(map(len, groups(seen, guidance.group)))
+        moved = sum(count * sight.flops(part, inflation(apply)) for part, count in parts.items())
+        found["guidance"] = repeated * (steps - 1) * guidance.iterations * WITH_GRADIENT * moved / seen
     return found
 
 
-def speed_of(backbone: Backbone, sight: Sight, frames: int) -> Speed:
+def speed_of(backbone: Backbone, sight: Sight, frames: int, together: Together = ALONE) -> Speed:
     """How fast this machine looks at frames, by a short calibration through the real code.
 
     Begins with small frames, which also warm up, and doubles their sides as long as that is quick; small frames take
@@ -96,9 +96,10 @@ def speed_of(backbone: Backbone, sight: Sight, frames: int) -> Speed:
 
     Args:
         backbone: that of the outline, whose weights need not mean anything.
-        frames: that are seen together.
+        frames: of a look.
+        together: how they are seen.
     """
-    reader, part, size = _reader(backbone, sight), (MULTIPLE, MULTIPLE), sight.size
+    reader, part, size = _reader(backbone, sight, together), (MULTIPLE, MULTIPLE), sight.size
     while True:
         latents = _latents(backbone, part, frames)
         with torch.no_grad():
@@ -110,7 +111,7 @@ def speed_of(backbone: Backbone, sight: Sight, frames: int) -> Speed:
         if part == size or growth * (seen + moved) > LONGEST:
             break
         part = following
-    flops = replace(sight, size=part).flops(frames)
+    flops = replace(sight, size=part).flops(frames, together)
     return Speed(seen / flops, moved / (WITH_GRADIENT * flops))
 
 
@@ -126,7 +127,7 @@ def applying_seconds(
     backbone: Backbone, sight: Sight, apply: ApplyParams, guidance: GuidanceParams, frames: int | None = None
 ) -> float:
     """Seconds per frame of a clip, as `speed_of` finds them; arguments as `applying_flops`."""
-    speed = speed_of(backbone, sight, min(guidance.group, apply.chunk, frames or apply.chunk))
+    speed = speed_of(backbone, sight, min(guidance.group, apply.chunk, frames or apply.chunk), inflation(apply))
     flops = applying_flops(sight, apply, guidance, frames)
     return speed.seen * flops["passes"] + speed.moved * flops.get("guidance", 0.0)
 
@@ -147,11 +148,11 @@ def applied_bytes(
     return tracks + seen * (6 * segments * points + pixels) + frames * pixels
 
 
-def _reader(backbone: Backbone, sight: Sight) -> SegmentReader:
+def _reader(backbone: Backbone, sight: Sight, together: Together) -> SegmentReader:
     assert isinstance(backbone, PredictsNoise)
     (tokens, channels), segments = backbone.context.shape, sight.segments
     context = torch.zeros(tokens + segments, channels, device=backbone.device)
-    return SegmentReader(backbone, context, tuple(range(tokens, tokens + segments)), 0, sight.maps)
+    return SegmentReader(backbone, context, tuple(range(tokens, tokens + segments)), 0, sight.maps, together)
 
 
 def _latents(backbone: Backbone, size: Size, frames: int) -> torch.Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from pipeline.backbone import ALONE, Together
 from pipeline.backbone.adapter import Adapter, Precision, adapted, adapter_of
 from pipeline.errors import DataError
 from pipeline.fewshot.learning import Learned, SegmentModel, reference_numbers
@@ -78,7 +79,9 @@ class Concept:
 
 
 @contextmanager
-def reading(concept: Concept, model: SegmentModel, maps: MapsParams) -> Iterator[SegmentReader]:
+def reading(
+    concept: Concept, model: SegmentModel, maps: MapsParams, together: Together = ALONE
+) -> Iterator[SegmentReader]:
     """The backbone asked for the concept's segments; within the context it has the concept's weights.
 
     Raises:
@@ -94,7 +97,7 @@ def reading(concept: Concept, model: SegmentModel, maps: MapsParams) -> Iterator
         if concept.adapter is not None:
             stack.enter_context(adapted(model, concept.adapter))
         context = concept.context.to(model.device)
-        yield SegmentReader(model, context, concept.positions, concept.table.background, maps)
+        yield SegmentReader(model, context, concept.positions, concept.table.background, maps, together)
 
 
 def agreement(concept: Concept, model: SegmentModel, latents: Tensor) -> float:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from pipeline.backbone import Conditioning, PredictsNoise, Tap, Together
+from pipeline.backbone import ALONE, Conditioning, PredictsNoise, Tap, Together
 from pipeline.fewshot.attention_maps import Grid, cross_maps, floored, rescaled, resized, spread, taps_of
-from pipeline.parameters import MapsParams
+from pipeline.parameters import ApplyParams, MapsParams
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +91,7 @@ class SegmentReader:
         positions: (k,) the token of each segment.
         background: number of the background segment; None = there is none.
         params: which layers, and what is made of them.
+        together: how a clip's frames are seen; their number is the look's.
     """
 
     backbone: PredictsNoise
@@ -98,6 +99,7 @@ class SegmentReader:
     positions: tuple[int, ...]
     background: int | None
     params: MapsParams
+    together: Together = ALONE
 
     @property
     def heads(self) -> dict[int, int]:
@@ -108,21 +110,25 @@ class SegmentReader:
         """See noisy latents (b, 4, h, w) at a training timestep, or (b,) of them.
 
         Args:
-            frames: of each clip, which are seen together as `maps.frames` and `maps.norm` say; b is a multiple of it.
+            frames: of each clip, which are seen as `together` says; b is a multiple of it.
         """
-        together = Together(frames, self.params.norm, "joint" if self.params.frames == "all" else "frame")
-        if self.params.frames == "one" and self.params.norm == "frame":
-            together = Together(1)
         predicted = self.backbone.predict(
             latents,
             timestep,
             conditioning=Conditioning(context=self.context),
             record=taps_of(self.params),
-            together=together,
+            together=self.together if self.together == ALONE else replace(self.together, frames=frames),
         )
         grid = (latents.shape[-2], latents.shape[-1])
         cross = cross_maps(predicted.taps, self.heads, self.positions, grid, self.params.cross_blocks)
         return Look(predicted.noise, cross, predicted.taps, self)
+
+
+def inflation(apply: ApplyParams) -> Together:
+    """How a clip's frames are seen when a concept is applied: `apply.frames` and `apply.norm`."""
+    if apply.frames == "one" and apply.norm == "frame":
+        return ALONE
+    return Together(apply.chunk, apply.norm, "joint" if apply.frames == "all" else "frame")
 
 
 def largest(maps: Tensor, present: Tensor) -> Tensor:

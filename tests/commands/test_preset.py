@@ -82,10 +82,10 @@ SEGMENTS_SHOWN = ("smite", "smite_track", "smite_ca", "baseline1", "baseline2", 
 SHOWN_SECTIONS = ("learn.", "maps.", "guidance.", "apply.")
 FREE = {"guidance.lambda_track": 0.0, "guidance.lambda_reg": 0.0}
 TOKENS = {"learn.tune": "none"}
-ALONE = {"maps.frames": "one", "maps.norm": "frame"}
+ALONE = {"apply.frames": "one", "apply.norm": "frame"}
 #: What a backbone may take for speed, and every row says itself.
 QUICK = {
-    *("maps.frames", "maps.norm"),
+    *("apply.frames", "apply.norm"),
     *("guidance.lambda_track", "guidance.lambda_reg", "guidance.vote.space", "guidance.vote.window"),
 }
 LADDER: dict[str, dict[str, object]] = {

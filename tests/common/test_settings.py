@@ -24,6 +24,15 @@ def test_defaults_are_those_of_the_design() -> None:
     assert settings.load()["diffusion"].guidance == 1.0
 
 
+def test_params_yaml_shows_the_defaults_of_its_backbone() -> None:
+    """So that a first `dvc repro` does what a first `vidseg run` does, but for the sample's own size and number."""
+    shown, plain = settings.load(resource("params.yaml"), []).flat(), settings.load(None, []).flat()
+    assert {key: (value, plain[key]) for key, value in shown.items() if value != plain[key]} == {
+        "ingest.size": (384, 512),
+        "segment.clusters": (12, 20),
+    }
+
+
 def test_params_yaml_has_every_section_that_dvc_watches() -> None:
     given = yaml.safe_load(resource("params.yaml").read_text())
     assert set(given) == set(SECTIONS)

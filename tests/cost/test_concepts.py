@@ -12,6 +12,7 @@ from stages.common import backbones
 
 FREE = GuidanceParams(lambda_track=0, lambda_reg=0)
 APPLY = ApplyParams(timesteps=(100, 99), chunk=4, overlap=2)
+ALONE = replace(APPLY, frames="one", norm="frame")
 SIZE = 64, 128
 
 
@@ -42,7 +43,7 @@ def test_guidance_is_counted_by_its_iterations(outline) -> None:  # type: ignore
 
 
 def test_frames_alone_cost_less_than_frames_together(outline) -> None:  # type: ignore[no-untyped-def]
-    alone = applying_flops(Sight(outline, MapsParams(frames="one", norm="frame"), 2, SIZE), APPLY, FREE)
+    alone = applying_flops(Sight(outline, MapsParams(), 2, SIZE), ALONE, FREE)
     together = applying_flops(Sight(outline, MapsParams(), 2, SIZE), APPLY, FREE)
     assert alone["passes"] < together["passes"]
 
@@ -50,9 +51,9 @@ def test_frames_alone_cost_less_than_frames_together(outline) -> None:  # type: 
 @pytest.mark.parametrize(("frames", "computed"), [(3, 3), (7, 12)])
 def test_a_short_clip_is_counted_chunk_by_chunk(outline, frames: int, computed: int) -> None:  # type: ignore[no-untyped-def]
     """Frames alone cost the same wherever they are; the last chunk is moved back so that it is full."""
-    alone = MapsParams(frames="one", norm="frame")
-    whole = applying_flops(Sight(outline, alone, 2, SIZE), replace(APPLY, overlap=0), FREE)["passes"]
-    found = applying_flops(Sight(outline, alone, 2, SIZE), APPLY, FREE, frames)["passes"]
+    sight = Sight(outline, MapsParams(), 2, SIZE)
+    whole = applying_flops(sight, replace(ALONE, overlap=0), FREE)["passes"]
+    found = applying_flops(sight, ALONE, FREE, frames)["passes"]
     assert frames * found == pytest.approx(computed * whole)
 
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.backbone import ALONE, Together
 from pipeline.backbone.image.model import StableDiffusion
 from pipeline.errors import DataError
 from pipeline.fewshot.apply import Segmented, segment_chunk
 from pipeline.fewshot.chunks import chunks
 from pipeline.fewshot.guidance import Aims, energy_gradient, guided
 from pipeline.fewshot.latent_update import AdamState, update_rate, updated
-from pipeline.fewshot.reading import SegmentReader
+from pipeline.fewshot.reading import SegmentReader, inflation
 from pipeline.parameters import ApplyParams, GuidanceParams, GuidanceVote, MapsParams
 from pipeline.tracking.static import StaticTracker
 from pipeline.tracking.tracks import Tracks, track
@@ -24,6 +25,7 @@ from tests.support import tiny
 GRID, SIZE, SEGMENTS = (8, 16), (40, 90), 3
 MAPS = MapsParams()
 APPLY = ApplyParams(timesteps=(100, 99, 98), chunk=4, overlap=2)
+TOGETHER = inflation(APPLY)
 GUIDANCE = GuidanceParams(lambda_track=0.5, lambda_reg=8.0, iterations=3, vote=GuidanceVote(window=3))
 UNGUIDED = replace(GUIDANCE, lambda_track=0.0, lambda_reg=0.0)
 
@@ -34,9 +36,9 @@ def backbone() -> StableDiffusion:
     return StableDiffusion(unet, tiny.make_vae(), tiny.make_context(), "tiny", "hash")
 
 
-def reader_of(backbone: StableDiffusion, maps: MapsParams = MAPS) -> SegmentReader:
+def reader_of(backbone: StableDiffusion, together: Together = TOGETHER) -> SegmentReader:
     extra = torch.randn(SEGMENTS, 16, generator=torch.Generator().manual_seed(5))
-    return SegmentReader(backbone, torch.cat([backbone.context, extra]), (8, 9, 10), 0, maps)
+    return SegmentReader(backbone, torch.cat([backbone.context, extra]), (8, 9, 10), 0, MAPS, together)
 
 
 def latents_of(frames: int) -> Tensor:
@@ -147,7 +149,7 @@ def test_a_chunk_alone_gives_the_same_bytes(backbone: StableDiffusion) -> None:
 
 def test_noise_is_of_the_source_frame(backbone: StableDiffusion) -> None:
     """With frames alone, a frame's maps do not depend on the chunk that it is in."""
-    alone = reader_of(backbone, replace(MAPS, frames="one", norm="frame"))
+    alone = reader_of(backbone, ALONE)
     whole, late = latents_of(4), chunks(2, 2, 0)[0]
     (all_four,) = clip(alone, 4, replace(APPLY, chunk=4), UNGUIDED)
     two = segment_chunk(alone, whole[2:], late, SIZE, APPLY, UNGUIDED, sources=range(2, 4))
@@ -169,14 +171,14 @@ def test_baseline_3_is_guidance_without_energies(backbone: StableDiffusion) -> N
 
 
 def test_baseline_1_on_one_frame_is_baseline_3(backbone: StableDiffusion) -> None:
-    alone = reader_of(backbone, replace(MAPS, frames="one", norm="frame"))
+    alone = reader_of(backbone, ALONE)
     (first,), (third,) = (clip(reader, 1, guidance=UNGUIDED) for reader in (alone, reader_of(backbone)))
     assert torch.equal(first.maps, third.maps) and torch.equal(first.labels, third.labels)
 
 
 def test_baseline_2_with_itself_alone_is_baseline_1(backbone: StableDiffusion) -> None:
     """A vote of one frame on a point that stays."""
-    alone = reader_of(backbone, replace(MAPS, frames="one", norm="frame"))
+    alone = reader_of(backbone, ALONE)
     voted = replace(UNGUIDED, vote=GuidanceVote(window=1, space="maps"))
     (first,), (second,) = (clip(alone, 3, guidance=guidance) for guidance in (UNGUIDED, voted))
     assert torch.equal(first.maps, second.maps)
@@ -195,7 +197,7 @@ def test_segments_below_the_threshold_are_absent(backbone: StableDiffusion) -> N
 
 def test_segments_below_the_threshold_are_absent_after_a_vote_too(backbone: StableDiffusion) -> None:
     voted = replace(UNGUIDED, vote=GuidanceVote(window=3, space="maps"))
-    alone = reader_of(backbone, replace(MAPS, frames="one", norm="frame"))
+    alone = reader_of(backbone, ALONE)
     (everything,) = clip(alone, 3, guidance=voted)
     peaks = everything.initial.amax(dim=(-2, -1))  # of the cross maps, whose range these maps have
     between = float(peaks.sort(dim=1).values[:, 1].min()) - 1e-4  # two of three segments stay in each frame

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from pipeline.fewshot.apply import aims_of
 from pipeline.fewshot.guidance import Aims, Iteration, guided
-from pipeline.fewshot.reading import Look, SegmentReader, noised
-from pipeline.parameters import GuidanceLowPass, GuidanceParams, GuidanceVote, MapsParams
+from pipeline.fewshot.reading import Look, SegmentReader, inflation, noised
+from pipeline.parameters import ApplyParams, GuidanceLowPass, GuidanceParams, GuidanceVote, MapsParams
 from pipeline.tracking.tracks import Tracks
 from tests.reference.cases import Compare, equal_share, within
 from tests.reference.smite import META, Arrays
 from tests.reference.smite_model import network, tensor
 
-MAPS = MapsParams(background_floor="zero")
+MAPS, TOGETHER = MapsParams(background_floor="zero"), inflation(ApplyParams())
 CODE = GuidanceParams(timestep_of="step", low_pass=GuidanceLowPass(first_threshold=0.999))
 
 
@@ -44,7 +44,7 @@ class Recording:
         """With the learned tokens in this context."""
         context, tokens = tensor(self.arrays, name), tensor(self.arrays, "tokens")
         context[1 : len(tokens) + 1] = tokens
-        return SegmentReader(network(context), context, tuple(range(self.meta["K"])), 0, MAPS)
+        return SegmentReader(network(context), context, tuple(range(self.meta["K"])), 0, MAPS, TOGETHER)
 
     def tracks(self, visible: np.ndarray, frames: slice = slice(None)) -> Tracks:
         """Those of some frames among themselves."""

@@ -46,7 +46,7 @@ def test_rows_of_the_ladder(
     rows = {row.key: row for row in table_rows.ladder_rows()}
     made = settings_.load(None, rows[key].sets)
     guidance = made["guidance"]
-    assert (made["learn"].tune, made["maps"].frames, guidance.vote.space) == (tune, frames, vote)
+    assert (made["learn"].tune, made["apply"].frames, guidance.vote.space) == (tune, frames, vote)
     assert (guidance.lambda_track > 0, guidance.lambda_reg > 0) == (tracks, low_pass)
     assert (made["evaluate"].assignment, made["evaluate"].objects) == ("none", "parts")
     assert list(rows[key].quoted.values()) == ([] if quoted is None else [quoted])
