@@ -329,7 +329,7 @@ def main(
         run(inputs, out_dir, Sections.of(settings))
     elif item is not None:
         paths = {"VIDEO": video, "--concept": concept, "--out": out, "--tracks": tracks}
-        cli.refuse({**paths, **of_video}, "does not go with --item, whose paths stand in videos.yaml")
+        cli.refuse_beside_item({**paths, **of_video})
         run_item(item, settings)
     else:
         raise UsageError(

@@ -87,6 +87,7 @@ def main(
     if features is not None and out_dir is not None:
         run(features, out_dir, load(params, set_ or ())["correspond"])
     elif item is not None:
+        cli.refuse_beside_item({"FEATURES": features, "OUT_DIR": out_dir})
         run_item(item, params, set_)
     else:
         raise UsageError("give FEATURES and OUT_DIR, or --item KEY")

@@ -389,7 +389,7 @@ def main(
             raise UsageError("--out goes with --item; with paths OUT_DIR is the folder for scores.json")
         run(labels, truth, out_dir, load(params, set_ or ())["evaluate"], predictions, names=names, tracks=tracks)
     elif item is not None:
-        cli.refuse({"LABELS": labels, "--names": names}, "does not go with --item, whose paths stand in videos.yaml")
+        cli.refuse_beside_item({"LABELS": labels, "--names": names})
         if tracks is not None:
             raise UsageError("--tracks goes with paths; what is applied has its own tracks")
         run_item(item, params, set_, predictions, out)

@@ -246,6 +246,7 @@ def main(
         check_weights(settings)
         run(clip, out_dir, settings["extract"], settings["diffusion"], settings["backbone"], shards=part)
     elif item is not None:
+        cli.refuse_beside_item({"CLIP": clip, "OUT_DIR": out_dir})
         run_item(item, params, set_, part)
     else:
         raise UsageError("give CLIP and OUT_DIR, or --item KEY")

@@ -372,6 +372,9 @@ def main(
         settings = load(params, set_ or ())
         run(video, out_dir, settings["ingest"], ground_truth=ground_truth, classes=classes, mask=mask)
     elif item is not None:
+        cli.refuse_beside_item(
+            {"VIDEO": video, "OUT_DIR": out_dir, "--ground-truth": ground_truth, "--classes": classes, "--mask": mask}
+        )
         run_item(item, params, set_)
     else:
         raise UsageError("give VIDEO and OUT_DIR, or --item KEY")

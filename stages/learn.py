@@ -197,7 +197,7 @@ def main(
         run_references(refs, out, load(params, set_ or (), preset), classes, dry_run)
     elif item is not None:
         given = {"REFS": refs, "--out": out, "--classes": classes, "--dry-run": dry_run}
-        cli.refuse(given, "does not go with --item, whose paths stand in videos.yaml")
+        cli.refuse_beside_item(given)
         run_item(item, load(params, set_ or (), preset))
     else:
         raise UsageError("give REFS and -o OUT, or --item KEY")

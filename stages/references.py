@@ -88,6 +88,7 @@ def main(
     if references is not None and out_dir is not None:
         run(references, out_dir, classes)
     elif item is not None:
+        cli.refuse_beside_item({"REFERENCES": references, "OUT_DIR": out_dir, "--classes": classes})
         run_item(item)
     else:
         raise UsageError("give REFERENCES and OUT_DIR, or --item KEY")

@@ -352,7 +352,7 @@ def main(
         run(clip, labels, out_dir, settings["render"], **given)
     elif item is not None:
         paths = {"CLIP": clip, "--source": source, "--features": features, "--coarse": coarse, "--compare": compare}
-        cli.refuse({**paths, "--names": names}, "does not go with --item, whose paths stand in videos.yaml")
+        cli.refuse_beside_item({**paths, "--names": names})
         run_item(item, params, set_)
     else:
         raise UsageError("give CLIP, LABELS and OUT_DIR, or --item KEY")

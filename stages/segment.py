@@ -194,6 +194,7 @@ def main(
     if features is not None and matches is not None and out_dir is not None:
         run(features, matches, out_dir, load(params, set_ or ())["segment"], seed, context)
     elif item is not None:
+        cli.refuse_beside_item({"FEATURES": features, "MATCHES": matches, "OUT_DIR": out_dir, "--seed": seed})
         run_item(item, params, set_, context)
     else:
         raise UsageError("give FEATURES, MATCHES and OUT_DIR, or --item KEY")

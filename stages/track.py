@@ -182,6 +182,7 @@ def main(
     if clip is not None and out is not None:
         run(clip, features, out, load(params, set_ or ())["track"])
     elif item is not None:
+        cli.refuse_beside_item({"CLIP": clip, "OUT_DIR": out})
         run_item(item, params, set_)
     else:
         raise UsageError("give CLIP and OUT_DIR (FEATURES between them if they are matched), or --item NAME")

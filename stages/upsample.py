@@ -245,6 +245,7 @@ def main(
         sections = settings["upsample"], settings["diffusion"], settings["backbone"]
         run(clip, latents, coarse, out_dir, *sections, shards=part)
     elif item is not None:
+        cli.refuse_beside_item({"CLIP": clip, "LATENTS": latents, "COARSE": coarse, "OUT_DIR": out_dir})
         run_item(item, params, set_, part)
     else:
         raise UsageError("give CLIP, LATENTS, COARSE and OUT_DIR, or --item KEY")

@@ -268,7 +268,8 @@ def main(
 ) -> None:
     """Make pages to look at in a browser: report.html per video, an index over several, two runs side by side.
 
-    The page of a run lies in its folder; pages of items and the index lie in data/report.
+    The page of a run lies in its folder; pages of items and the index lie in data/report. Without a project the index
+    of runs lies beside their folders.
 
     Example: vidseg report holiday
     """
@@ -303,9 +304,18 @@ def main(
 
 
 def _index(given: Sequence[str], targets: Sequence[Target], out: Path | None) -> Path | None:
-    """Where the index goes: into the folder of runs, else among the pages of items; one run alone has none."""
+    """Where the index goes: into the folder of runs, else among the pages of items; one run alone has none.
+
+    Raises:
+        UsageError: there is no project here, and the runs lie in several folders.
+    """
     if len(given) == 1 and len(targets) > 1 and targets[0].folder is not None:
         return (out or Path(given[0])) / INDEX
     if len(targets) == 1 and targets[0].folder is not None and out is None:
         return None
+    if out is None and not VIDEOS.is_file():
+        folders = {target.folder.resolve().parent for target in targets if target.folder is not None}
+        if len(folders) > 1:
+            raise UsageError("these runs lie in several folders; -o DIR says where the index of them goes")
+        return folders.pop() / INDEX
     return (out or REPORTS) / INDEX

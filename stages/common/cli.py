@@ -159,6 +159,15 @@ def refuse(given: Mapping[str, object], why: str) -> None:
             raise UsageError(f"{name} {why}")
 
 
+def refuse_beside_item(given: Mapping[str, object]) -> None:
+    """Refuse paths (`refuse`) beside an entry of videos.yaml, which has its own.
+
+    Raises:
+        UsageError: one is given.
+    """
+    refuse(given, "does not go with --item, whose paths stand in videos.yaml")
+
+
 def _log_cost(seconds: float) -> None:
     """Append the stage's wall time and memory to the file that `VIDSEG_TIMINGS` names; artifacts hold neither."""
     if file := os.environ.get("VIDSEG_TIMINGS"):

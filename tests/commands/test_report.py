@@ -100,6 +100,18 @@ def test_a_folder_of_runs_has_an_index(run: Path, tmp_path: Path) -> None:
     assert 'href="b%20b/report.html"' in text and "mIoU" in text
 
 
+def test_without_a_project_the_index_of_runs_lies_beside_them(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/a", "runs/b", "c"):
+        shutil.copytree(run, tmp_path / name)
+    assert Path(vidseg("report", "runs/a", "runs/b").stdout.split("\n")[-2]).resolve() == tmp_path / "runs/index.html"
+    line = error_line(vidseg("report", "runs/a", "c", check=2))
+    assert "these runs lie in several folders; -o DIR says where the index of them goes" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c", "runs"]
+
+
 def test_items_of_a_project(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     places = {"clip": "ingest", "truth": "ingest", "labels": "upsample", "features": "extract", "coarse": "segment"}

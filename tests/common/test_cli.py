@@ -50,6 +50,24 @@ def test_all_errors_have_their_own_exit_code() -> None:
 
 
 @pytest.mark.parametrize(
+    ("stage", "argument", "name"),
+    [
+        ("ingest", ["film.mp4"], "VIDEO"),
+        ("ingest", ["--mask", "a.png"], "--mask"),
+        ("extract", ["clip.zarr"], "CLIP"),
+        ("correspond", ["features.zarr"], "FEATURES"),
+        ("segment", ["--seed", "seed"], "--seed"),
+        ("track", ["clip.zarr"], "CLIP"),
+        ("upsample", ["clip.zarr", "latents.zarr"], "CLIP"),
+        ("references", ["--classes", "a.json"], "--classes"),
+    ],
+)
+def test_paths_beside_an_item_are_refused(stage: str, argument: list[str], name: str) -> None:
+    line = error_line(vidseg(stage, "--item", "one", *argument, check=2))
+    assert f"{name} does not go with --item, whose paths stand in videos.yaml" in line
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
         (["--version"], 0, "vidseg "),
