@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.errors import ResourceError
+from pipeline.errors import DataError, ResourceError
 from stages.common import cli
 from stages.common.programs import dvc
 
 #: States of experiments that are still to end.
 OPEN = ("Queued", "Running")
+#: And of those that did.
+ENDED = ("Failed", "Success")
+#: How often in a row DVC may not list an experiment before it counts as ended: while a worker takes one, it lists none.
+UNLISTED = 5
 
 
 def add(commands: Mapping[str, list[str]]) -> None:
@@ -53,11 +58,13 @@ def watch(names: set[str], again: Callable[[set[str]], None]) -> Iterator[set[st
         ResourceError: no worker is left a second time, but experiments are.
     """
     pause, waiting, lonely, is_first = 1.0, set(names), 0, True
+    unlisted = Counter[str]()
     while waiting:
         time.sleep(pause)
         states, workers = _status()
         lonely = 0 if workers else lonely + 1
-        if done := {name for name in waiting if states.get(name) not in OPEN}:
+        unlisted = Counter({name: unlisted[name] + 1 for name in waiting if name not in states})
+        if done := {name for name in waiting if states.get(name) in ENDED or unlisted[name] > UNLISTED}:
             yield done
             waiting, pause = waiting - done, 1.0
         elif lonely > 5 and is_first:
@@ -67,7 +74,7 @@ def watch(names: set[str], again: Callable[[set[str]], None]) -> Iterator[set[st
             raise ResourceError(
                 "the worker of DVC's queue has ended (out of memory?); run the same command to continue"
             )
-        else:
+        elif not unlisted:
             pause = min(pause * 1.5, 20.0)
 
 
@@ -81,7 +88,10 @@ def stop(names: set[str]) -> None:
 
 def reason(name: str) -> str:
     """Why an experiment failed: the last line of its log that tells."""
-    lines = [line for line in dvc("queue", "logs", name).splitlines() if line.strip()]
+    try:
+        lines = [line for line in dvc("queue", "logs", name).splitlines() if line.strip()]
+    except DataError:  # it ended before it wrote any
+        lines = []
     errors = [line for line in lines if line.startswith("error:")]
     return (errors or lines or ["no log"])[-1]
 
@@ -101,6 +111,6 @@ def _status() -> tuple[dict[str, str], int]:
     """State of each experiment of the queue by name, and the number of live workers, at least."""
     lines = dvc("queue", "status").splitlines()
     rows = [line.split() for line in lines if line.strip()]
-    states = {row[1]: row[-1] for row in rows if row[-1] in (*OPEN, "Failed", "Success")}
+    states = {row[1]: row[-1] for row in rows if row[-1] in (*OPEN, *ENDED)}
     workers = next((row for row in rows if row[:2] == ["Worker", "status:"]), None)
     return states, (int(workers[2]) + int(workers[4]) if workers else 0) or int(_is_alive())
