@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,18 +13,12 @@ import typer
 
 from pipeline.errors import DataError, UsageError
 from stages.common import cli
+from stages.common.printing import listed
 from stages.common.programs import dvc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from typing import Any
-
-    from distributed import Client, Future
-
-    from stages.cluster.board import Board
-    from stages.cluster.plan import Chain, Plan
-    from stages.cluster.schedulers import Job
-    from stages.cluster.worker import Outcome, Site
+    from stages.cluster.plan import Plan
+    from stages.cluster.worker import Site
 
 BATCH = "Jobs of a batch system"
 #: Variables of the submitting process that stages see on every worker.
@@ -86,9 +80,11 @@ def run(
     """
     from stages.cluster import schedulers
     from stages.cluster.board import Board, plain_plan
+    from stages.cluster.jobs import QUEUES, Job, job_script
     from stages.cluster.plan import make_plan
 
     _check_extra()
+    from stages.cluster.distribute import distribute
     from stages.cluster.worker import remove_clones_of_the_dead
 
     of_jobs = {"--memory": memory, "--walltime": walltime, "--queue": queue, "--directive": directive}
@@ -97,10 +93,13 @@ def run(
     gpus = schedulers.local_gpus() if scheduler == schedulers.LOCAL and gpu is not False else ()
     if gpus and workers > len(gpus):
         raise UsageError(f"--workers {workers}: there are {len(gpus)} GPUs, one for each worker (or use --no-gpu)")
-    job = schedulers.Job(threads, memory, walltime, queue, bool(gpus or gpu), tuple(directive or ()), plan.logs)
+    if scheduler in QUEUES:
+        workers = min(workers, len(plan.chains))  # a job that finds no item would only wait for the others
+    name = "vidseg-" + re.sub(r"[^\w.-]+", "-", plan.project.name)
+    job = Job(threads, memory, walltime, queue, bool(gpus or gpu), tuple(directive or ()), name, plan.logs)
     if dry_run:
         what = f"{workers} of {scheduler}, OMP_NUM_THREADS={threads}{', a GPU each' if job.gpu else ''}"
-        script = schedulers.job_script(scheduler, job) if scheduler in schedulers.QUEUES else None
+        script = job_script(scheduler, job) if scheduler in QUEUES else None
         print(plain_plan(plan, [("workers", what)]))
         if script is not None:
             print(f"\njob script of each worker:\n{script}")
@@ -108,8 +107,8 @@ def run(
     site = _prepare(plan, threads, gpus)
     board = Board(plan)
     try:
-        with schedulers.connect(scheduler, workers, job, retries, site.clones) as client:
-            outcomes = _distribute(client, plan, site, job, retries, board)
+        with schedulers.connect(scheduler, workers, job, retries, site.clones) as (client, jobs):
+            outcomes = distribute(client, plan, site, job.gpu, board, retries, jobs)
     finally:
         remove_clones_of_the_dead(site.clones)
         shutil.rmtree(site.clones, ignore_errors=True)
@@ -136,74 +135,6 @@ def _prepare(plan: Plan, threads: int, gpus: tuple[str, ...]) -> Site:
     return Site(plan.project, plan.revision, plan.cache, clones, plan.logs, plan.scratch, threads, gpus, environment)
 
 
-def _distribute(client: Client, plan: Plan, site: Site, job: Job, retries: int, board: Board) -> list[Outcome]:
-    """Run every chain on some worker; one that fails does not stop the others."""
-    from distributed import as_completed
-
-    from stages.cluster.worker import TOPIC, ClonePlugin, run_chain
-
-    client.register_plugin(ClonePlugin(site))
-    needs = {"GPU": 1} if job.gpu else None
-    outcomes = []
-    with (
-        board.shown(),
-        _listening(client, TOPIC, lambda event: board.change(event["key"], event["stage"], event["state"])),
-    ):
-        futures: dict[Future[Outcome], Chain] = {}
-        by_key: dict[str, Future[Outcome]] = {}
-        for chain in plan.chains:  # those that others wait for come first
-            waits_for = [by_key[key] for key in chain.after]
-            future = client.submit(run_chain, chain, *waits_for, pure=False, retries=retries, resources=needs)
-            futures[future], by_key[chain.key] = chain, future
-        names = {str(future.key): chain.key for future, chain in futures.items()}
-        with _listening(client, "all", lambda event: _tell_of_lost_worker(event, names)):
-            for future in as_completed(list(futures)):
-                chain = futures.pop(future)
-                outcome = _outcome(chain.key, future, retries)
-                future.release()  # else it would run again when the worker that ran it is lost later
-                board.finish(chain.key, outcome.states)
-                outcomes.append(outcome)
-    return outcomes
-
-
-def _outcome(key: str, future: Future[Outcome], retries: int) -> Outcome:
-    """How an item ended that is done."""
-    from distributed import KilledWorker
-
-    from stages.cluster.worker import Outcome
-
-    error = future.exception()
-    if isinstance(error, KilledWorker):
-        return Outcome(key, {}, f"{error.allowed_failures + 1} workers were lost while they ran it")
-    if error:
-        return Outcome(key, {}, f"{error} (tried {retries + 1} times)")
-    return future.result()
-
-
-@contextmanager
-def _listening(client: Client, topic: str, handler: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """While this is held, each event of a topic goes to the handler, in a thread of Dask's."""
-    client.subscribe_topic(topic, lambda event: handler(event[1]))
-    try:
-        yield
-    finally:
-        client.unsubscribe_topic(topic)
-
-
-def _tell_of_lost_worker(event: Mapping[str, Any], names: Mapping[str, str]) -> None:
-    """Tell which items a lost worker had.
-
-    Args:
-        event: what Dask's scheduler says to all.
-        names: Dask's name of a task -> its item.
-    """
-    if event.get("action") != "remove-worker":
-        return
-    for task in event["processing-tasks"]:
-        if task in names:
-            cli.note(f"{names[task]}: its worker {event['worker']} is lost")
-
-
 def _restore(plan: Plan, failed: dict[str, str]) -> None:
     """Bring the results here from the cache; nothing of an item should have to run again.
 
@@ -220,7 +151,10 @@ def _restore(plan: Plan, failed: dict[str, str]) -> None:
         if ran:
             cli.warn(f"{len(ran)} stages of items had to run here: {', '.join(ran[:3])}")
     if failed:
-        reasons = "; ".join(f"{key}: {reason}" for key, reason in sorted(failed.items()))
+        by_reason: dict[str, list[str]] = {}
+        for key, reason in sorted(failed.items()):
+            by_reason.setdefault(reason, []).append(key)
+        reasons = "; ".join(f"{listed(keys)}: {reason}" for reason, keys in by_reason.items())
         raise DataError(f"{len(failed)} of {len(plan.chains)} items failed: {reasons} (logs: {plan.logs})")
     status = dvc("--wait-for-lock", "status", *targets)
     if "up to date" not in status:

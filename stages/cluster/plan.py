@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import DataError, UsageError
 from stages.common.applied import applied_of, concept_of
 from stages.common.layout import DATA, NONE, PARTS, PATHS, VIDEOS, item_keys, item_videos, read_part
+from stages.common.printing import listed
 from stages.common.programs import git
 from stages.common.settings import WEIGHTS, load
 
@@ -138,9 +139,8 @@ def _refuse_changes(expected: set[str]) -> None:
         if entry and entry[3:] not in expected:
             changed.append(entry[3:])
     if changed:
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UsageError(
-            f"uncommitted changes: {', '.join(changed[:3])}{more}; workers see only what is committed: "
+            f"uncommitted changes: {listed(changed)}; workers see only what is committed: "
             "commit, stash or ignore them first"
         )
 

@@ -34,6 +34,9 @@ LINES = {
 #: Exit codes of a stage that another worker may not end with: its memory or disk was full, or a signal came (> 128).
 RETRIED = 5
 
+#: Variables that tell a process its job: of Slurm, PBS, LSF, SGE.
+JOB_NUMBERS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
+
 #: Told of each stage's name and state: running, ran, restored, failed.
 Report = Callable[[str, str], None]
 
@@ -122,7 +125,8 @@ class Clone:
         self.bring(chain.inputs)
         command = [sys.executable, "-m", "dvc", "repro", *chain.targets]
         with (self.site.logs / f"{chain.key}.log").open("a", buffering=1) as log:
-            log.write(f"{socket.gethostname()}:{self.folder}: {' '.join(command)}\n")
+            place = f"job {job_number()} on " if job_number() else ""
+            log.write(f"{place}{socket.gethostname()}:{self.folder}: {' '.join(command)}\n")
             code, states, tail = self._follow(command, log.write, report)
         if code == 0:
             return Outcome(chain.key, states)
@@ -272,8 +276,15 @@ def run_chain(chain: Chain, *needed: Outcome) -> Outcome:
     def report(stage: str, state: str) -> None:
         worker.log_event(TOPIC, {"key": chain.key, "stage": stage.partition("@")[0], "state": state})
 
+    if job_number():
+        worker.log_event(TOPIC, {"key": chain.key, "job": job_number()})
     plugin: ClonePlugin = worker.plugins[TOPIC]  # type: ignore[assignment]
     return plugin.clone().repro(chain, report)
+
+
+def job_number() -> str | None:
+    """The batch system's number of the job that this process is in."""
+    return next((os.environ[name] for name in JOB_NUMBERS if name in os.environ), None)
 
 
 def _reason(tail: list[str]) -> str:

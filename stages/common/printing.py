@@ -14,6 +14,11 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Some names of many: `a, b, c and 5 more`."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def in_command(path: Path | str) -> str:
     """A path as a word of a command that can be copied: quoted, and not to be taken for an option."""
     return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))

@@ -128,7 +128,7 @@ def test_targets(project: Checkout, targets: list[str], chains: list[str]) -> No
 
 SCRIPTS = {
     "slurm": [
-        "#SBATCH -J vidseg", "#SBATCH -p gpu", "#SBATCH --cpus-per-task=4", "#SBATCH --mem=15G",
+        "#SBATCH -J vidseg-project", "#SBATCH -p gpu", "#SBATCH --cpus-per-task=4", "#SBATCH --mem=15G",
         "#SBATCH -t 04:00:00", "#SBATCH --gres=gpu:1", "#SBATCH --account=vision",
     ],
     "pbs": ["#PBS -N vidseg", "#PBS -q gpu", "#PBS -l walltime=04:00:00", "#PBS --account=vision"],
@@ -143,7 +143,7 @@ def test_job_scripts(project: Checkout, scheduler: str) -> None:
         project, "--scheduler", scheduler, "--workers", "8", "--threads", "4", "--gpu", "--memory", "16GB",
         "--walltime", "04:00:00", "--queue", "gpu", "--directive", "--account=vision",
     ).stdout  # fmt: skip
-    assert f"workers     8 of {scheduler}, OMP_NUM_THREADS=4, a GPU each" in output
+    assert f"workers     3 of {scheduler}, OMP_NUM_THREADS=4, a GPU each" in output
     script = output.partition("job script of each worker:\n")[2].splitlines()
     assert script[0].startswith("#!")
     for line in SCRIPTS[scheduler]:

@@ -7,10 +7,8 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import Popen
 
 import numpy as np
 import psutil
@@ -19,6 +17,7 @@ import pytest
 from tests.support.cluster_project import Checkout, cluster_command, quick_project, real_project, write_video
 from tests.support.commands import tree_bytes, vidseg, write_frames, write_labels
 from tests.support.places import ROOT
+from tests.support.waiting import output_of, wait_until
 
 KEYS = ["a", "b", "c", "slow"]
 
@@ -42,21 +41,6 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     alone = quick_project(folder / "project", folder, KEYS)
     alone.run("dvc", "repro")
     return results(alone)
-
-
-def wait_until(happened: Callable[[], bool], *processes: Popen[str]) -> None:
-    """Wait for something that processes do; fails the test when one of them ends before."""
-    while not happened():
-        for process in processes:
-            assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-
-
-def output_of(process: Popen[str], check: int = 0) -> str:
-    """What a process prints up to its end; fails the test unless its exit code is `check`."""
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == check, output
-    return output
 
 
 def test_results_are_those_of_one_machine_and_are_restored_elsewhere(
@@ -161,35 +145,6 @@ def test_an_interrupted_run_stops_its_stages_and_can_be_continued(tmp_path: Path
     assert not [folder for folder in running if folder.startswith(str(tmp_path))]
     Path(f"{project.ran_file}.hold").unlink()
     assert "2 items: 2 ran, 2 restored" in project.cluster("--workers", "2")
-
-
-SBATCH = """#!/bin/sh
-if [ -e "$0.refuses" ]; then echo "sbatch: error: invalid account" >&2; exit 1; fi
-sh "$1" > "$0.log" 2>&1 &
-echo $! >> "$0.jobs"
-echo "Submitted batch job $!"
-"""
-
-
-def test_jobs_of_slurm(tmp_path: Path, site: Path) -> None:
-    """The generated job script, run here by what stands for sbatch and scancel."""
-    project = quick_project(tmp_path / "project", site, ["a", "b"])
-    for name, content in {"sbatch": SBATCH, "scancel": '#!/bin/sh\nkill "$1"\n'}.items():
-        (site / name).write_text(content)
-        (site / name).chmod(0o755)
-    project.environment["PATH"] = f"{site}{os.pathsep}{project.environment['PATH']}"
-    arguments = ("--scheduler", "slurm", "--memory", "2GB", "--workers", "2", "--clones", str(tmp_path / "disk"))
-    (site / "sbatch.refuses").touch()
-    output = project.cluster(*arguments, check=5)
-    assert "error: --scheduler slurm: `sbatch` takes no job: sbatch: error: invalid account" in output
-    assert "Traceback" not in output
-    (site / "sbatch.refuses").unlink()
-    output = project.cluster(*arguments)
-    assert "2 jobs are submitted; items begin as soon as one of them runs" in output
-    assert "2 items: 4 ran" in output and "Traceback" not in output
-    assert len((site / "sbatch.jobs").read_text().split()) == 2
-    assert (project.folder / "data/render/b/out").is_file()
-    assert not list((tmp_path / "disk").iterdir())
 
 
 @pytest.mark.slow
