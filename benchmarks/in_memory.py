@@ -202,7 +202,7 @@ class Runner:
                 from pipeline.upsampling.difference import resize_image
 
                 guides = np.stack([resize_image(self.clip.frames[at], self.clip.size) for at in positions])
-            return np.stack([METHODS[params.method](*pair) for pair in zip(planes, guides, strict=True)])
+            return np.stack([METHODS[params.method](*pair).labels for pair in zip(planes, guides, strict=True)])
         rules, size = Rules(settings["diffusion"], params), self.clip.size
         inputs = Inputs(self._start(settings, grouping), planes, self.clip.frames[positions])
         if params.mode == "fast":

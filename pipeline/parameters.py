@@ -438,6 +438,9 @@ class UpsampleParams:
     batch: int = param(
         8, "modulated samples per pass; a video model's are whole windows of frames, at least one", low=1
     )
+    confidence: bool = param(
+        False, "labels.zarr also says how sure the label of each pixel is: `confidence`, 0 to 255", before=False
+    )
     fast: UpsampleFast = UpsampleFast()
     parity: UpsampleParity = UpsampleParity()
     video: UpsampleVideo = UpsampleVideo()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,21 +109,28 @@ def _write_maps(task: Task, out: Out, progress: cli.Progress) -> None:
 
 def _write_labels(task: Task, out: Out, progress: cli.Progress) -> Path:
     """labels.zarr: the ids of each frame's segments, of the chunk that the frame is taken of, or upsampled."""
-    from pipeline.fewshot.soft_store import taken_numbers
+    import numpy as np
+
+    from pipeline.fewshot.soft_store import taken_margins, taken_numbers
+    from pipeline.stores.confidence import CONFIDENCE
     from pipeline.stores.schemas import APPLIED_LABELS, SOFT, ArraySpec, label_dtype
     from pipeline.stores.shard_buffer import ShardBuffer
     from pipeline.stores.store import open_store, shard_frames
     from pipeline.stores.writer import StoreWriter
+    from pipeline.upsampling.confidence import pixel_confidence
+    from stages.upsample import stacked
 
     clip, table = task.clip, task.table
     shape = (clip.frames("frames"), *clip.attrs["source_size"])
     dtype = label_dtype(max(segment.id for segment in table.segments))
+    spec = ArraySpec(shape, dtype, shard_frames(clip.array("frames")))
+    arrays = {"labels": spec, **({CONFIDENCE: replace(spec, dtype="uint8")} if task.confidence else {})}
     labels = StoreWriter(
         out / "labels.zarr",
         out / "tmp",
         APPLIED_LABELS,
         task.labels_mark,
-        {"labels": ArraySpec(shape, dtype, shard_frames(clip.array("frames")))},
+        arrays,
         params={**clip.params, **task.labels_params},
         backbone=task.model.fingerprint,
         attrs={
@@ -129,19 +138,29 @@ def _write_labels(task: Task, out: Out, progress: cli.Progress) -> Path:
             "names": clip.attrs["names"],
             "concept": task.concept.fingerprint,
             "segments": task.concept.attrs["segments"],
+            **({"arrays": list(arrays)} if task.confidence else {}),
         },
     )
     soft = open_store(out / "soft.zarr", SOFT)
     if task.sections.rules is None:
         buffer = ShardBuffer(labels, len(labels.shards()[0]))
+        margins = taken_margins(soft, task.plan, task.sections.maps.cross == "logits")
         for numbers in taken_numbers(soft, task.plan):
-            buffer.add({"labels": table.labels(numbers)})
+            found = {"labels": table.labels(numbers)}
+            if task.confidence:
+                sure = [pixel_confidence(margin, None) for margin in islice(margins, len(numbers))]
+                found[CONFIDENCE] = np.stack(sure)
+            buffer.add(found)
         buffer.flush()
         return labels.commit()
     modulation, missing = _modulation(task, soft, task.sections.rules), labels.missing()
+    confidence = (lambda _, decided: pixel_confidence(decided.margin, None)) if task.confidence else None
     with progress("upsample", sum(len(shard) for shard in missing)) as advance:
         for shard in missing:
-            labels.write("labels", shard.start, table.labels(modulation.labels(shard, advance)))
+            found = stacked(shard, modulation.decisions(shard, advance), confidence)
+            found["labels"] = table.labels(found["labels"])
+            for name, values in found.items():
+                labels.write(name, shard.start, values)
     return labels.commit()
 
 

@@ -46,6 +46,7 @@ def run(
     from pipeline.files import refuse_foreign
     from pipeline.segmentation import context_store, stores, window_loop
     from pipeline.segmentation.joined_features import context_features
+    from pipeline.stores.confidence import CONFIDENCE
     from pipeline.stores.schemas import COARSE, FEATURES, MATCHES
     from pipeline.stores.store import array_fingerprint, fingerprint, is_current, open_store
 
@@ -66,7 +67,8 @@ def run(
         None if mask is None else array_fingerprint(mask),
         None if given is None else context_store.model_fingerprint(given),
     )
-    if is_current(path, COARSE, mark) and context_path.is_dir():
+    current = is_current(path, COARSE, mark) and context_path.is_dir()
+    if current and open_store(path, COARSE).has(CONFIDENCE):  # stores of earlier versions have none
         _warn_of_one_label(features, stores.labels_in(open_store(path, COARSE)))
         return path
     if given is None:
@@ -86,11 +88,12 @@ def run(
         highest=start.highest(params),
         params={**moves.params, "segment": plain(params)},
         numbering=numbering,
+        confidence=True,
     )
     labels: set[int] = set()
     with progress("segment", clip.frames) as advance:
         for window in window_loop.segment_windows(clip, start, params):
-            writer.add(window.initial, window.refined)
+            writer.add(window.initial, window.refined, window.confidence)
             labels |= window.labels
             numbering = numbering.with_births(window.born, source.fingerprint, made_of)
             advance(len(window.refined))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.features.windows import Pass
     from pipeline.stores.frames import Frames
     from pipeline.stores.store import Store
+    from pipeline.upsampling.labelling import Decision
     from pipeline.upsampling.rules import Rules
     from pipeline.upsampling.upsample import Inputs
     from stages.common.backbones import DeferredBackbone
@@ -49,6 +51,7 @@ def run(
         shards: only those, by number; the store appears when the last shard is written, by whichever process.
     """
     from pipeline.stores import numbering, shard_claims
+    from pipeline.stores.confidence import CONFIDENCE
     from pipeline.stores.frames import frames_of
     from pipeline.stores.schemas import CLIP, COARSE, LABELS, LATENTS, ArraySpec
     from pipeline.stores.store import fingerprint, is_current, open_store, shard_frames
@@ -86,33 +89,73 @@ def run(
         rules.check_backbone(backbone)
         planes = frames_of(coarse_store, "refined")
         modulation = Modulation(frames_store, latents_store, planes, size, rules, backbone, small)
-    dtype = str(coarse_store.array("refined").dtype)
+    refined = coarse_store.array("refined")
+    spec = ArraySpec((total, *size), str(refined.dtype), shard_frames(refined))
+    arrays = {"labels": spec, **({CONFIDENCE: replace(spec, dtype="uint8")} if params.confidence else {})}
+    confidence = _confidence(coarse_store) if params.confidence else None
     writer = StoreWriter(
         path,
         scratch_of(out),
         LABELS,
         mark,
-        {"labels": ArraySpec((total, *size), dtype, shard_frames(coarse_store.array("refined")))},
+        arrays,
         params={**coarse_store.params, **stored},
         backbone=coarse_store.attrs.get("backbone"),
         attrs={
             "clip": frames_store.fingerprint,
             "names": frames_store.attrs["names"],
             numbering.ATTRIBUTE: numbering.Numbering.of_coarse(coarse_store).record(),
+            **({"arrays": list(arrays)} if params.confidence else {}),
         },
     )
     writers = (writer,)
     with progress("upsample", sum(len(shard) for shard in shard_claims.lacking(writers, shards))) as advance:
         for shard in shard_claims.claimed(writers, shards):
-            if modulation is not None:
-                labels = modulation.labels(shard, advance)
-            else:
-                labels = _interpolated(shard, frames_store, coarse_store, size, params, advance)
-            writer.write("labels", shard.start, labels.astype(dtype))
+            decisions = (
+                _interpolated(shard, frames_store, coarse_store, size, params, advance)
+                if modulation is None
+                else modulation.decisions(shard, advance)
+            )
+            for name, values in stacked(shard, decisions, confidence).items():
+                writer.write(name, shard.start, values.astype(arrays[name].dtype))
     if left := shard_claims.lacking(writers):
         cli.note(f"upsample: {len(left)} of {len(writer.shards())} shards are still to be written")
         return path
     return writer.commit()
+
+
+#: A frame's number and what was decided of it -> confidence (H0, W0) u8.
+ConfidenceOf = Callable[[int, "Decision"], "np.ndarray"]
+
+
+def _confidence(coarse: Store) -> ConfidenceOf:
+    """How sure pixels are, from what is known of their tokens."""
+    from pipeline.stores.confidence import CONFIDENCE
+    from pipeline.stores.frames import frames_of
+    from pipeline.upsampling.confidence import pixel_confidence
+
+    if not coarse.has(CONFIDENCE):
+        cli.note(
+            f"{coarse.path}: does not say how sure its labels are, since it was made step by step or by an earlier "
+            "version; upsample.confidence will tell how sure upsampling is, and no more"
+        )
+        return lambda frame, decided: pixel_confidence(decided.margin, None)
+    tokens = frames_of(coarse, CONFIDENCE)
+    return lambda frame, decided: pixel_confidence(decided.margin, tokens[frame])
+
+
+def stacked(shard: range, decisions: Iterable[Decision], confidence: ConfidenceOf | None) -> dict[str, np.ndarray]:
+    """What a shard of labels.zarr holds: labels (f, H0, W0) and, unless it is None, their confidence as u8."""
+    import numpy as np
+
+    from pipeline.stores.confidence import CONFIDENCE
+
+    found: dict[str, list[np.ndarray]] = {}
+    for frame, decided in zip(shard, decisions, strict=True):
+        found.setdefault("labels", []).append(decided.labels)
+        if confidence is not None:
+            found.setdefault(CONFIDENCE, []).append(confidence(frame, decided))
+    return {name: np.stack(planes) for name, planes in found.items()}
 
 
 def inputs_of(
@@ -145,22 +188,19 @@ class Modulation:
     backbone: Backbone
     small: SmallDecoder | None
 
-    def labels(self, shard: range, advance: cli.Advance) -> np.ndarray:
-        """Labels (f, H0, W0) of a shard, in the passes in which `extract` saw it: the start is the same."""
-        import numpy as np
-
+    def decisions(self, shard: range, advance: cli.Advance) -> Iterator[Decision]:
+        """Labels (H0, W0) of a shard's frames, in the passes in which `extract` saw it: the start is the same."""
         from pipeline.features.windows import passes_of
 
-        labels = []
         for each in passes_of(shard, self.backbone, stored_window(self.latents), self.rules.diffusion.batch):
-            labels += self._pass(each)
+            yield from self._pass(each)
             advance(len(each.asked))
-        return np.stack(labels)
 
-    def _pass(self, each: Pass) -> list[np.ndarray]:
-        """Labels (H0, W0) of the frames that are asked for of a pass."""
+    def _pass(self, each: Pass) -> list[Decision]:
+        """Those of the frames that are asked for of a pass."""
         from pipeline.features import micro_batches
         from pipeline.features.windows import pass_limit
+        from pipeline.upsampling.labelling import Decision
         from pipeline.upsampling.responses import Passes
         from pipeline.upsampling.upsample import upsample
 
@@ -170,10 +210,11 @@ class Modulation:
         together, batch = min(stored_window(self.latents), len(planes)), rules.upsample.batch
         limit = pass_limit(together, rules.diffusion.batch)
 
-        def work(sizes: micro_batches.Sizes) -> list[np.ndarray]:
+        def work(sizes: micro_batches.Sizes) -> list[Decision]:
             (frames,) = (sizes[name] for name in limit)
             passes = Passes(sizes.get("upsample.batch", batch), min(together, frames), each.first, self.small)
-            return [frame.labels for frame in upsample(backbone, inputs[:frames], self.size, rules, passes)]
+            found = upsample(backbone, inputs[:frames], self.size, rules, passes)
+            return [Decision(frame.labels, frame.margin) for frame in found]  # without their maps, which are large
 
         # A batch of less than two windows is one window.
         sizes = {"upsample.batch": batch} if batch >= 2 * together else {}
@@ -182,18 +223,14 @@ class Modulation:
 
 def _interpolated(
     shard: range, clip: Store, coarse: Store, size: tuple[int, int], params: UpsampleParams, advance: cli.Advance
-) -> np.ndarray:
-    import numpy as np
-
+) -> Iterator[Decision]:
     from pipeline.upsampling.difference import resize_image
     from pipeline.upsampling.interpolation import METHODS
 
-    results = []
     for frame in shard:
         guide = resize_image(clip.read("frames", frame, frame + 1)[0], size)
-        results.append(METHODS[params.method](coarse.read("refined", frame, frame + 1)[0], guide))
+        yield METHODS[params.method](coarse.read("refined", frame, frame + 1)[0], guide)
         advance(1)
-    return np.stack(results)
 
 
 def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards: slice = EVERY_SHARD) -> None:

@@ -23,6 +23,7 @@ from pipeline.fewshot.reading import Look, SegmentReader, largest, noised
 from pipeline.fewshot.voting import vote
 from pipeline.parameters import ApplyParams, GuidanceParams
 from pipeline.tracking.tracks import Tracks
+from pipeline.upsampling.labelling import relative_margin
 
 #: Timesteps among which that of a separate reference pass is drawn.
 REFERENCE_SPAN = 10
@@ -113,6 +114,24 @@ def coarse_numbers(maps: Tensor, numbers: np.ndarray, grid: Grid) -> np.ndarray:
         absent = np.bincount(found.ravel(), minlength=maps.shape[1]) == 0
         cells[frame, torch.from_numpy(absent)] = -torch.inf
     return cells.argmax(dim=1).to(torch.uint8).cpu().numpy()
+
+
+def margin_of(maps: Tensor, numbers: np.ndarray, logits: bool) -> np.ndarray:
+    """By how much each pixel's segment won: (H, W) float32 in [0, 1], as `labelling.relative_margin` has it.
+
+    Args:
+        maps: (k, h, w) of one frame, enlarged here.
+        numbers: (H, W) uint8, the segment of each pixel. Where another map is larger, because its segment is said to be
+            absent, the margin is 0.
+        logits: whether maps are logits, whose softmax over the segments competes; else they compete as they are.
+    """
+    enlarged = resized(maps[None], (numbers.shape[0], numbers.shape[1]))[0]
+    chosen = torch.from_numpy(numbers).long()[None]
+    own = enlarged.gather(0, chosen)[0]
+    others = enlarged.scatter(0, chosen, -torch.inf).amax(dim=0)
+    if logits:
+        return (1 - torch.exp(others - own)).clamp(min=0).numpy()
+    return relative_margin(own.numpy(), others.numpy())
 
 
 def aims_of(

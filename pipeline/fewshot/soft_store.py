@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.fewshot.apply import Segmented, coarse_numbers, segment_chunk
+from pipeline.fewshot.apply import Segmented, coarse_numbers, margin_of, segment_chunk
 from pipeline.fewshot.attention_maps import Grid
 from pipeline.fewshot.chunks import Chunk, groups
 from pipeline.fewshot.reading import SegmentReader
@@ -114,9 +114,21 @@ def carried_maps(soft: StoreWriter, plan: Sequence[Chunk], number: int) -> np.nd
 
 def taken_numbers(soft: Store, plan: Sequence[Chunk]) -> Iterator[np.ndarray]:
     """The segments' numbers (f, H, W) u8 of all frames in order, the frames of one chunk at a time."""
+    return (_taken(soft, "numbers", number, chunk) for number, chunk in enumerate(plan))
+
+
+def taken_margins(soft: Store, plan: Sequence[Chunk], logits: bool) -> Iterator[np.ndarray]:
+    """By how much these segments won, (H, W) float32 of all frames in order, as `margin_of` has it."""
     for number, chunk in enumerate(plan):
-        first = chunk.taken.start - chunk.frames.start
-        yield soft.read("numbers", number, number + 1)[0, first : first + len(chunk.taken)]
+        maps, numbers = (_taken(soft, name, number, chunk) for name in ("maps", "numbers"))
+        for of_frame, there in zip(torch.from_numpy(maps), numbers, strict=True):
+            yield margin_of(of_frame, there, logits)
+
+
+def _taken(soft: Store, name: str, number: int, chunk: Chunk) -> np.ndarray:
+    """An array's frames (f, ...) that are taken of a chunk."""
+    first = chunk.taken.start - chunk.frames.start
+    return soft.read(name, number, number + 1)[0, first : first + len(chunk.taken)]
 
 
 def coarse_planes(soft: Store, plan: Sequence[Chunk], grid: Grid) -> Frames:

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.errors import DataError
 from pipeline.naming.names import NamesFile, read_names
 from pipeline.naming.segments import NAMING, Naming, segments_of
+from pipeline.stores.confidence import CONFIDENCE
 from pipeline.stores.numbering import ATTRIBUTE, Numbering
 from pipeline.stores.schemas import LABELS, ArraySpec, label_dtype
 from pipeline.stores.store import Attributes, Store, fingerprint, shard_frames
@@ -64,17 +65,23 @@ class NamedLabels(Store):
         """That of the store that holds these labels."""
         return fingerprint("name", self.fingerprint, self.attrs[NAMING])
 
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Names of what the store that holds these labels has."""
+        return ("labels", CONFIDENCE) if self.has(CONFIDENCE) else ("labels",)
+
     def writer(self, path: Path, scratch: Path) -> StoreWriter:
-        """Writes named.zarr, which holds these labels; `frames` of all shards are to be written to it."""
-        kept = ("clip", "names", "concept", ATTRIBUTE, "segments", "void", NAMING, "made_by")
+        """Writes named.zarr, which holds these labels; all frames of `arrays` are to be written to it."""
+        kept = ("clip", "names", "concept", "arrays", ATTRIBUTE, "segments", "void", NAMING, "made_by")
         labels = self.array("labels")
         highest = max(np.iinfo(labels.dtype).max, self.naming.void or 0)
+        spec = ArraySpec(labels.shape, label_dtype(int(highest)), shard_frames(labels))
         return StoreWriter(
             path,
             scratch,
             NAMED,
             self.named_fingerprint(),
-            {"labels": ArraySpec(labels.shape, label_dtype(int(highest)), shard_frames(labels))},
+            {name: spec if name == "labels" else replace(spec, dtype="uint8") for name in self.arrays},
             params=self.params,
             backbone=self.attrs.get("backbone"),
             attrs={"labels": self.fingerprint, **{name: self.attrs[name] for name in kept if name in self.attrs}},

@@ -30,6 +30,27 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Neighbours:
+    """The remembered tokens that are nearest to those of a window, the nearest first.
+
+    Attributes:
+        labels: (f, n, k) int32.
+        distances: (f, n, k) float32, Euclidean.
+    """
+
+    labels: np.ndarray
+    distances: np.ndarray
+
+    def vote(self) -> np.ndarray:
+        """(f, n) int32: the label that most have; the smallest wins ties."""
+        values, positions = np.unique(self.labels, return_inverse=True)
+        positions = positions.reshape(-1, self.labels.shape[-1])
+        votes = np.zeros((len(positions), len(values)), np.int32)
+        np.add.at(votes, (np.arange(len(positions))[:, None], positions), 1)
+        return values[votes.argmax(axis=1)].reshape(self.labels.shape[:-1])
+
+
+@dataclass(frozen=True)
 class Context:
     """The model's whole state; every change makes a new one.
 
@@ -67,14 +88,19 @@ class Context:
     def predict(self, features: np.ndarray, neighbors: int, first_frame: int = 0) -> np.ndarray:
         """Label every token by its `neighbors` nearest remembered tokens (Euclidean, exact).
 
-        Each neighbour has one vote; the smallest label wins ties.
+        Each neighbour has one vote; the smallest label wins ties. Takes and raises what `neighbours` does.
+
+        Returns:
+            (f, n) int32 label values.
+        """
+        return self.neighbours(features, neighbors, first_frame).vote()
+
+    def neighbours(self, features: np.ndarray, count: int, first_frame: int = 0) -> Neighbours:
+        """The `count` remembered tokens that are nearest to every token (Euclidean, exact).
 
         Args:
             features: (f, n, c) floats, max-abs-normalised.
             first_frame: position of `features[0]` in its clip, for error messages.
-
-        Returns:
-            (f, n) int32 label values.
 
         Raises:
             UsageError: more neighbours than remembered tokens, or FAISS is not installed.
@@ -87,18 +113,16 @@ class Context:
                 f"the context model holds features of {known} channels, this clip has {channels}; use a "
                 "context made with the same backbone and blocks"
             )
-        if neighbors > memory:
+        if count > memory:
             raise UsageError(
-                f"segment.neighbors is {neighbors}, but the context model remembers only {memory} tokens; "
+                f"segment.neighbors is {count}, but the context model remembers only {memory} tokens; "
                 f"set segment.neighbors to at most {memory}"
             )
         require_finite(features, "features", first_frame)
         queries = np.ascontiguousarray(features.reshape(-1, channels), np.float32)
-        values, positions = np.unique(self.labels, return_inverse=True)
-        votes = np.zeros((len(queries), len(values)), np.int32)
-        nearest = nearest_tokens(self.features, queries, neighbors)
-        np.add.at(votes, (np.arange(len(queries))[:, None], positions[nearest]), 1)
-        return values[votes.argmax(axis=1)].reshape(frames, tokens)
+        distances, nearest = nearest_distances(self.features, queries, count)
+        shape = (frames, tokens, count)
+        return Neighbours(self.labels[nearest].reshape(shape), distances.reshape(shape))
 
     def update(self, features: np.ndarray, labels: np.ndarray, memory: MemoryPolicy) -> Context:
         """The model after a window: (f, n, c) features and their refined (f, n) labels.
@@ -173,7 +197,12 @@ def representatives(segments: Sequence[Segment], count: int) -> Segment:
 
 
 def nearest_tokens(memory: np.ndarray, queries: np.ndarray, neighbors: int) -> np.ndarray:
-    """Indices (q, k) of the nearest of the (m, c) memory for each of the (q, c) queries; both float32.
+    """Indices (q, k) of the nearest of the (m, c) memory for each of the (q, c) queries; both float32."""
+    return nearest_distances(memory, queries, neighbors)[1]
+
+
+def nearest_distances(memory: np.ndarray, queries: np.ndarray, neighbors: int) -> tuple[np.ndarray, np.ndarray]:
+    """Euclidean distances (q, k) float32 and indices (q, k) of the nearest of the memory, as `nearest_tokens` takes it.
 
     On the GPU when FAISS can use one.
     """
@@ -183,7 +212,8 @@ def nearest_tokens(memory: np.ndarray, queries: np.ndarray, neighbors: int) -> n
     if faiss.get_num_gpus() > 0:
         index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
     index.add(memory)
-    return index.search(queries, neighbors)[1]
+    squared, found = index.search(queries, neighbors)
+    return np.sqrt(np.maximum(squared, 0)), found  # rounding may leave a square of 0 below it
 
 
 def merge_by_mask(clusters: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.segmentation.context_store import StoredContext
 from pipeline.segmentation.correspondence import Grid, Matches
 from pipeline.segmentation.joined_features import JoinedFeatures
 from pipeline.segmentation.window_loop import Clip, Start
+from pipeline.stores.confidence import CONFIDENCE, in_levels
 from pipeline.stores.numbering import ATTRIBUTE, Numbering
 from pipeline.stores.schemas import COARSE, ArraySpec, label_dtype
 from pipeline.stores.shard_buffer import ShardBuffer
@@ -147,6 +149,7 @@ class CoarseWriter:
         shard: frames per file.
         highest: largest label value that can occur.
         numbering: what gave the labels their numbers; None = nothing that others could share.
+        confidence: whether the store says how sure the labels are; `add` then takes it.
     """
 
     def __init__(
@@ -162,30 +165,40 @@ class CoarseWriter:
         highest: int,
         params: Mapping[str, Any],
         numbering: Numbering | None = None,
+        confidence: bool = False,
     ) -> None:
         height, width = store_grid(source)
         spec = ArraySpec((len(frames), height, width), label_dtype(highest), shard)
+        arrays = {
+            "initial": spec,
+            "refined": spec,
+            **({CONFIDENCE: replace(spec, dtype="uint8")} if confidence else {}),
+        }
         self._shape = (-1, height, width)
         self._writer = StoreWriter(
             path,
             scratch,
             COARSE,
             fingerprint,
-            {"initial": spec, "refined": spec},
+            arrays,
             params=params,
             backbone=source.attrs.get("backbone"),
             attrs={
                 "grid": [height, width],
                 "features": features,
                 "first_frame": frames.start,
+                **({"arrays": list(arrays)} if confidence else {}),
                 **({} if numbering is None else {ATTRIBUTE: numbering.record()}),
             },
         )
         self._buffer = ShardBuffer(self._writer, shard)
 
-    def add(self, initial: np.ndarray, refined: np.ndarray) -> None:
-        """Append the labels (f, n) of the next frames."""
-        self._buffer.add({"initial": initial.reshape(self._shape), "refined": refined.reshape(self._shape)})
+    def add(self, initial: np.ndarray, refined: np.ndarray, confidence: np.ndarray | None = None) -> None:
+        """Append the labels (f, n) of the next frames, and how sure the refined ones are (f, n), from 0 to 1."""
+        values = {"initial": initial, "refined": refined}
+        if confidence is not None:
+            values[CONFIDENCE] = in_levels(confidence)
+        self._buffer.add({name: value.reshape(self._shape) for name, value in values.items()})
 
     def renumber(self, numbering: Numbering) -> None:
         """Note a numbering that grew while labels were written."""

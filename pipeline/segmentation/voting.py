@@ -7,6 +7,8 @@ last frame of a window never changes. A track ends where a token has no match.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from pipeline.errors import DataError, UsageError
@@ -16,7 +18,25 @@ from pipeline.segmentation.correspondence import NO_MATCH, Matches
 VOTE_RULES = choices(SegmentParams, "vote")
 
 
+@dataclass(frozen=True)
+class Voted:
+    """What a window's votes decided.
+
+    Attributes:
+        labels: (f, n), of the dtype that went in.
+        share: (f, n) float32, the share of a token's votes that its label got.
+    """
+
+    labels: np.ndarray
+    share: np.ndarray
+
+
 def vote(labels: np.ndarray, matches: Matches, rule: str) -> np.ndarray:
+    """The labels (f, n) that `count_votes` decides on."""
+    return count_votes(labels, matches, rule).labels
+
+
+def count_votes(labels: np.ndarray, matches: Matches, rule: str) -> Voted:
     """Refine the coarse labels of one window.
 
     Args:
@@ -24,10 +44,7 @@ def vote(labels: np.ndarray, matches: Matches, rule: str) -> np.ndarray:
         matches: the f-1 transitions inside the window.
         rule: `forward`, equation 5; `both`, a token also follows its track backwards: in frame j-1 it goes to
             the token that moves to it, the most similar one if there are several (lowest token on ties), and
-            ends where there is none; `none`, labels are returned as they are.
-
-    Returns:
-        (f, n) labels of the same dtype.
+            ends where there is none; `none`, labels are returned as they are, and all votes are for them.
 
     Raises:
         DataError: the matches do not fit the labels.
@@ -42,14 +59,15 @@ def vote(labels: np.ndarray, matches: Matches, rule: str) -> np.ndarray:
             f"{(frames - 1, tokens)}; run `vidseg correspond` on the same features"
         )
     if rule == "none":
-        return labels.copy()
+        return Voted(labels.copy(), np.ones(labels.shape, np.float32))
     values, positions = np.unique(labels, return_inverse=True)  # ascending: argmax then takes the smallest
     ballots = np.eye(len(values), dtype=np.int32)[positions.reshape(labels.shape)]  # (f, n, l)
     counts = _count_along(ballots, matches.next)
     if rule == "both":
         back = previous_tokens(matches)
         counts += _count_along(ballots[::-1], back[::-1])[::-1] - ballots  # own label counts once
-    return values[counts.argmax(axis=-1)].astype(labels.dtype)
+    share = (counts.max(axis=-1) / counts.sum(axis=-1)).astype(np.float32)
+    return Voted(values[counts.argmax(axis=-1)].astype(labels.dtype), share)
 
 
 def previous_tokens(matches: Matches) -> np.ndarray:

@@ -16,11 +16,12 @@ from pipeline.errors import DataError
 from pipeline.media.pictures import VOID
 from pipeline.parameters import SegmentParams
 from pipeline.segmentation.births import Numbers, Scene, add_births, sightings
-from pipeline.segmentation.context import Context, fit, merge_by_mask
+from pipeline.segmentation.confidence import token_confidence
+from pipeline.segmentation.context import Context, Neighbours, fit, merge_by_mask
 from pipeline.segmentation.correspondence import Grid, Matches
 from pipeline.segmentation.kmeans import kmeans
 from pipeline.segmentation.token_weights import balanced_weights
-from pipeline.segmentation.voting import vote
+from pipeline.segmentation.voting import Voted, count_votes
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Window:
     Attributes:
         start: its first frame in the clip.
         initial, refined: (f, n) int32 labels before and after the vote.
+        confidence: (f, n) float32 in [0, 1], how sure the refined ones are.
         context: the model that has learnt it.
         numbers: label values that were given so far.
     """
@@ -79,6 +81,7 @@ class Window:
     start: int
     initial: np.ndarray
     refined: np.ndarray
+    confidence: np.ndarray
     context: Context
     numbers: Numbers
 
@@ -119,7 +122,11 @@ def predict_window(features: np.ndarray, start: Start, params: SegmentParams, fi
 
     With `first_labels` in `start` and `first_frame: keep`, frame 1 keeps them.
     """
-    labels = start.context.predict(features, params.neighbors, first_frame)
+    return _predicted(start.context.neighbours(features, params.neighbors, first_frame), start, params)
+
+
+def _predicted(neighbours: Neighbours, start: Start, params: SegmentParams) -> np.ndarray:
+    labels = neighbours.vote()
     if start.first_labels is not None and params.parity.first_frame == "keep":
         labels[0] = start.first_labels
     return labels
@@ -145,9 +152,9 @@ def add_born(
     return with_births, scene.numbers.with_born(set(np.unique(with_births).tolist()) - scene.numbers.given)
 
 
-def refine_window(labels: np.ndarray, matches: Matches, params: SegmentParams) -> np.ndarray:
+def refine_window(labels: np.ndarray, matches: Matches, params: SegmentParams) -> Voted:
     """Refined labels (f, n) of a window: the vote of equations 4 and 5."""
-    return vote(labels, matches, params.vote)
+    return count_votes(labels, matches, params.vote)
 
 
 def update_context(context: Context, features: np.ndarray, labels: np.ndarray, params: SegmentParams) -> Context:
@@ -165,13 +172,15 @@ def segment_windows(clip: Clip, start: Start, params: SegmentParams) -> Iterator
     before: np.ndarray | None = None
     for window in window_ranges(clip.frames, params.window):
         features, matches = clip.features(window.start, window.stop), clip.matches(window.start, window.stop)
-        predicted = predict_window(features, start, params, window.start)
+        neighbours = start.context.neighbours(features, params.neighbors, window.start)
+        predicted = _predicted(neighbours, start, params)
         scene = Scene(clip.grid, features[:1] if before is None else before, start.context, start.given, window.start)
         initial, numbers = add_born(predicted, features, matches, scene, params)
-        refined = refine_window(initial, matches, params)
-        context = update_context(start.context, features, refined, params)
+        voted = refine_window(initial, matches, params)
+        confidence = token_confidence(voted, features, neighbours, start.context)
+        context = update_context(start.context, features, voted.labels, params)
         before, start = features, Start(context, numbers=numbers)
-        yield Window(window.start, initial, refined, context, numbers)
+        yield Window(window.start, initial, voted.labels, confidence, context, numbers)
 
 
 def single_label_note(labels: Collection[int]) -> str | None:

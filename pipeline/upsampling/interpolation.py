@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.upsampling.difference import resize_mask
 from pipeline.upsampling.guided_filter import guided_filter
-from pipeline.upsampling.labelling import RunningArgmax
+from pipeline.upsampling.labelling import Decision, RunningArgmax, relative_margin
 
 #: Joint bilateral upsampling looks at (2 * RADIUS + 1)^2 coarse cells, with these scales in cells and grey levels.
 RADIUS = 2
@@ -19,25 +19,27 @@ RANGE_SIGMA = 20.0
 VARIANCE = 1e-3
 
 
-def nearest(coarse: np.ndarray, guide: np.ndarray) -> np.ndarray:
+def nearest(coarse: np.ndarray, guide: np.ndarray) -> Decision:
     """Labels (h, w) at the guide's size (H, W, 3), each pixel taking the label of the cell in which its corner lies.
 
     As torch's `interpolate(mode="nearest")`; `resize_nearest` looks at centres, unlike it where ratios are not whole.
+    Nothing competes, so that the margin is 1 everywhere.
     """
     rows = np.arange(guide.shape[0]) * coarse.shape[0] // guide.shape[0]
     columns = np.arange(guide.shape[1]) * coarse.shape[1] // guide.shape[1]
-    return coarse[rows[:, None], columns].astype(np.int64)
+    labels = coarse[rows[:, None], columns].astype(np.int64)
+    return Decision(labels, np.ones(labels.shape, np.float32))
 
 
-def bilinear(coarse: np.ndarray, guide: np.ndarray) -> np.ndarray:
+def bilinear(coarse: np.ndarray, guide: np.ndarray) -> Decision:
     """Labels (h, w) at the guide's size: argmax of the bilinearly enlarged masks, lowest label on ties."""
     winner = RunningArgmax.empty(guide.shape[:2])
     for label in np.unique(coarse):
         winner.add(int(label), resize_mask(coarse == label, guide.shape[:2], "bilinear"))
-    return winner.labels
+    return winner.decision
 
 
-def guided(coarse: np.ndarray, guide: np.ndarray) -> np.ndarray:
+def guided(coarse: np.ndarray, guide: np.ndarray) -> Decision:
     """Labels (h, w) that follow the edges of the guide image (H, W, 3) uint8: argmax of guided-filtered masks.
 
     Each label's mask is enlarged bilinearly, then fitted to the brightness of the guide in windows of two cells
@@ -50,10 +52,10 @@ def guided(coarse: np.ndarray, guide: np.ndarray) -> np.ndarray:
     for label in np.unique(coarse):
         mask = resize_mask(coarse == label, size, "bilinear").astype(np.float32)
         winner.add(int(label), guided_filter(mask, brightness, radius, VARIANCE))
-    return winner.labels
+    return winner.decision
 
 
-def joint_bilateral(coarse: np.ndarray, guide: np.ndarray) -> np.ndarray:
+def joint_bilateral(coarse: np.ndarray, guide: np.ndarray) -> Decision:
     """Labels (h, w) that follow the edges of the guide image (H, W, 3) uint8 (Kopf et al., SIGGRAPH 2007).
 
     Each pixel averages the cells around it, weighted by their distance and by how much the pixel's colour
@@ -84,10 +86,14 @@ def joint_bilateral(coarse: np.ndarray, guide: np.ndarray) -> np.ndarray:
             # The floor keeps pixels decided whose colour is far from all cells around them.
             scores[index[row, column], pixels] += np.where(inside, weight + 1e-12, 0)
     decided[rows, columns] = scores.argmax(axis=0)
-    return labels[decided].astype(np.int64)
+    margin = np.ones(size, np.float32)
+    if len(labels) > 1:
+        second, best = np.partition(scores, -2, axis=0)[-2:]
+        margin[rows, columns] = relative_margin(best, second)
+    return Decision(labels[decided].astype(np.int64), margin)
 
 
-METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+METHODS: dict[str, Callable[[np.ndarray, np.ndarray], Decision]] = {
     "guided": guided,
     "nearest": nearest,
     "bilinear": bilinear,

@@ -22,21 +22,53 @@ class RunningArgmax:
 
     Attributes:
         best: (H, W) float64, the largest value so far.
-        labels: (H, W) int, the label that has it.
+        second: (H, W) float64, the largest of the other labels.
+        labels: (H, W) int, the label that has the largest.
     """
 
     best: np.ndarray
+    second: np.ndarray
     labels: np.ndarray
 
     @classmethod
     def empty(cls, size: tuple[int, int]) -> RunningArgmax:
-        return cls(np.full(size, -np.inf), np.zeros(size, np.int64))
+        return cls(np.full(size, -np.inf), np.full(size, -np.inf), np.zeros(size, np.int64))
 
     def add(self, label: int | np.ndarray, values: np.ndarray) -> None:
         """Let a label compete with its map (H, W), or at each pixel the label (H, W) that the map shows there."""
+        # A label that several maps show is no rival of its own.
+        np.maximum(self.second, np.minimum(self.best, values), out=self.second, where=self.labels != label)
         better = values > self.best
         np.copyto(self.labels, label, where=better)
         np.copyto(self.best, values, where=better)
+
+    @property
+    def decision(self) -> Decision:
+        """The labels, and by how much they won."""
+        return Decision(self.labels, relative_margin(self.best, self.second))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One frame's result.
+
+    Attributes:
+        labels: (H, W) int64.
+        margin: (H, W) float32 in [0, 1], as `relative_margin` has it.
+    """
+
+    labels: np.ndarray
+    margin: np.ndarray
+
+
+def relative_margin(best: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """By how much the largest map is above the second, as a share of itself: (H, W) float32 in [0, 1].
+
+    Args:
+        best, second: (H, W) floats; negative values count as 0, and `-inf` where there is no second.
+    """
+    ahead = best - np.maximum(second, 0)
+    return np.divide(ahead, best, out=np.zeros(best.shape, np.float32), where=ahead > 0, casting="same_kind")
 
 
 @dataclass(frozen=True)
@@ -48,10 +80,9 @@ class GroupMap:
 
 
 @dataclass(frozen=True)
-class LabelledFrame:
-    """One frame's result: labels (H0, W0) int64 and, per label, its map before Eq. 7 (H0, W0), floats."""
+class LabelledFrame(Decision):
+    """One frame's result of (H0, W0) pixels and, per label, its map before Eq. 7 (H0, W0), floats."""
 
-    labels: np.ndarray
     differences: dict[int, np.ndarray]
 
 
@@ -79,7 +110,8 @@ def label_frame(
             competing = filtered(values, masks[place], params.filter)
             winner.add(int(labels[place]), np.where(where, competing, -np.inf))
             np.copyto(differences[place], values, where=where)
-    return LabelledFrame(winner.labels, dict(zip(labels.tolist(), differences, strict=True)))
+    decided = winner.decision
+    return LabelledFrame(decided.labels, decided.margin, dict(zip(labels.tolist(), differences, strict=True)))
 
 
 def _regions(group: Group, labels: np.ndarray, size: tuple[int, int]) -> dict[int, np.ndarray | bool]:

@@ -121,7 +121,8 @@ def write(results: Results, content: NamesFile, where: str) -> Path:
         writer = labels.writer(results.named, results.stores / "tmp")
         with cli.progress("name", labels.frames("labels")) as advance:
             for shard in shard_claims.claimed((writer,)):
-                writer.write("labels", shard.start, labels.read("labels", shard.start, shard.stop))
+                for array in labels.arrays:
+                    writer.write(array, shard.start, labels.read(array, shard.start, shard.stop))
                 advance(len(shard))
         writer.commit()
     write_names(results.names, content)

@@ -47,7 +47,7 @@ def run(coarse: Path, matches: Path, out: Path, params: SegmentParams) -> Path:
     for window in window_loop.window_ranges(stop, params.window, first):
         initial = stores.read_labels(source, "initial", window)
         in_window = stores.read_matches(moves, window.start, window.stop)
-        writer.add(initial, window_loop.refine_window(initial, in_window, params))
+        writer.add(initial, window_loop.refine_window(initial, in_window, params).labels)
     return writer.commit()
 
 

@@ -112,6 +112,11 @@ class Task:
         return SegmentTable.of_record(self.concept.attrs["segments"])
 
     @property
+    def confidence(self) -> bool:
+        """Whether labels.zarr says how sure its labels are."""
+        return self.sections.upsample.confidence
+
+    @property
     def maps_params(self) -> dict[str, Any]:
         """The parameters that decide the maps: what labels are upsampled with is none of them."""
         from stages.common import backbones
@@ -144,10 +149,11 @@ class Task:
     @property
     def labels_mark(self) -> str:
         """Fingerprint of labels.zarr."""
+        from pipeline.stores.confidence import CONFIDENCE
         from pipeline.stores.store import fingerprint
 
         if (rules := self.sections.rules) is None:
-            return self.maps_mark
+            return fingerprint("apply", self.maps_mark, CONFIDENCE) if self.confidence else self.maps_mark
         small = small_decoder_hash(rules.upsample, self.backbone)
         return fingerprint("apply", self.maps_mark, self.labels_params, small)
 

@@ -94,7 +94,7 @@ def write_coarse(truth: Path, coarse: Path, out: Path | Place) -> Path:
 
 
 def _run_item(key: str, method: str, settings: Settings, data: Path, out: Path, backbone: Backbone | None) -> None:
-    params = replace(settings["upsample"], method=method)
+    params = replace(settings["upsample"], method=method, confidence=False)
     jobs = []
     for video in videos_of(key, data=data):
         clip, truth, latents, coarse = (

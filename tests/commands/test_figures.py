@@ -51,7 +51,7 @@ def test_differences_figure_shows_mask_maps_and_labels() -> None:
     plane = np.repeat([[1, 2]], 2, axis=0)
     labels = np.repeat(np.repeat(plane, 10, axis=0), 20, axis=1)
     here, there = (labels == 1).astype(np.float32), (labels == 2).astype(np.float32)
-    result = LabelledFrame(labels, {1: here, 2: there})
+    result = LabelledFrame(labels, np.ones(labels.shape, np.float32), {1: here, 2: there})
     picture = method_figures.differences_figure(image, plane, 1, {"without": result, "with": result}, colours, 1.0)
     size = method_figures.SIDE
     assert picture.shape[1] == 3 * size + 4 * 8

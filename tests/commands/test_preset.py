@@ -108,6 +108,7 @@ NEUTRAL = {
     "segment.encoder_weight": 0,
     "segment.balance": 0,
     "segment.births": "none",
+    "upsample.confidence": False,
 }
 
 

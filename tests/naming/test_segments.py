@@ -68,12 +68,15 @@ def test_labels_are_named_as_they_are_read(tmp_path: Path) -> None:
 
 
 def test_a_store_of_named_labels_reads_like_one_of_labels(tmp_path: Path) -> None:
-    labels = open_store(Scene(tmp_path).labels_store(), LABELS)
+    confidence = np.where(label_maps() == 7, 40, 255).astype(np.uint8)
+    labels = open_store(Scene(tmp_path).labels_store(confidence=confidence), LABELS)
     named = NamedLabels(labels, scene_names(), "f")
     writer = named.writer(tmp_path / "named.zarr", tmp_path / "tmp")
     for shard in writer.shards():
-        writer.write("labels", shard.start, named.read("labels", shard.start, shard.stop))
+        for array in named.arrays:
+            writer.write(array, shard.start, named.read(array, shard.start, shard.stop))
     store = open_store(writer.commit(), NAMED)
+    np.testing.assert_array_equal(store.read("confidence"), confidence)
     np.testing.assert_array_equal(store.read("labels"), named.read("labels"))
     assert store.fingerprint == named.named_fingerprint() != labels.fingerprint
     assert store.attrs["labels"] == labels.fingerprint

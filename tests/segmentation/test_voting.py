@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import DataError, UsageError
 from pipeline.segmentation.correspondence import Matches
-from pipeline.segmentation.voting import previous_tokens, vote
+from pipeline.segmentation.voting import count_votes, previous_tokens, vote
 
 FRAMES, TOKENS = 6, 12
 
@@ -106,3 +106,10 @@ def test_matches_of_another_clip_are_refused() -> None:
 def test_an_unknown_rule_is_named() -> None:
     with pytest.raises(UsageError, match=r"segment.vote must be one of forward, both, none, not 'back'"):
         vote(np.zeros((2, 1), int), still(2), "back")
+
+
+def test_the_share_of_votes_that_a_label_gets() -> None:
+    labels, matches = np.array([5, 5, 2, 5, 2])[:, None], still(5)
+    expected = {"forward": [3 / 5, 1 / 2, 2 / 3, 1 / 2, 1], "both": [3 / 5] * 5, "none": [1] * 5}
+    for rule, shares in expected.items():
+        assert count_votes(labels, matches, rule).share[:, 0].tolist() == pytest.approx(shares)

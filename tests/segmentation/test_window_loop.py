@@ -102,7 +102,7 @@ def test_the_loop_by_hand_is_the_loop() -> None:
     for window, part in zip(windows, window_ranges(9, 4), strict=True):
         features = scene.features[part.start : part.stop]
         initial = predict_window(features, start, SETTINGS, part.start)
-        voted = refine_window(initial, scene.clip().matches(part.start, part.stop), SETTINGS)
+        voted = refine_window(initial, scene.clip().matches(part.start, part.stop), SETTINGS).labels
         start = Start(update_context(start.context, features, voted, SETTINGS))
         np.testing.assert_array_equal(initial, window.initial)
         np.testing.assert_array_equal(voted, window.refined)

@@ -7,7 +7,7 @@ import multiprocessing
 import shutil
 import signal
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from pipeline.parameters import (
 )
 from pipeline.stores.schemas import CONCEPT, LABELS, SOFT
 from pipeline.stores.store import Store, open_store
+from pipeline.upsampling.labelling import Decision
 from stages import apply, extract, ingest, learn, references, track
 from stages.common import cli
 from stages.common.apply_task import Inputs, Sections
@@ -94,6 +95,22 @@ def test_stores_and_their_attributes(guided: Path) -> None:
     assert [entry["name"] for entry in labels.attrs["segments"]] == ["background", "1"]
     taken = [store.read("numbers")[c, f] for c, f in TAKEN]
     np.testing.assert_array_equal(labels.read("labels"), taken)
+
+
+@pytest.mark.parametrize("upsampled", ["bilinear", "modulation"])
+def test_confidence_is_how_clearly_a_segment_won(made: Made, guided: Path, tmp_path: Path, upsampled: str) -> None:
+    plain = made.modulated() if upsampled == "modulation" else made.sections()
+    shutil.copytree(guided / "soft.zarr", tmp_path / "soft.zarr")  # the maps are what they were: only labels are made
+    expected = open_store(apply.run(made.inputs, tmp_path, plain), LABELS)
+    expected_labels = expected.read("labels")
+    assert not expected.has("confidence")
+    sure = replace(plain, upsample=replace(plain.upsample, confidence=True))
+    labels = open_store(apply.run(made.inputs, tmp_path, sure), LABELS)
+    np.testing.assert_array_equal(labels.read("labels"), expected_labels)
+    found = labels.read("confidence")
+    assert found.shape == expected_labels.shape
+    assert found.min() < 60 < found.max()
+    assert tree_bytes(tmp_path / "soft.zarr") == tree_bytes(guided / "soft.zarr")
 
 
 def test_a_chunk_holds_on_to_what_the_one_before_ended_with(guided: Path) -> None:
@@ -208,12 +225,12 @@ def test_labels_upsampled_by_modulation_are_those_of_the_same_maps(
     """Their coarse labels are the maps' largest segments on the grid of the modulated block; maps are kept."""
     seen: list[np.ndarray] = []
 
-    def recorded(self: Modulation, shard: range, advance: cli.Advance) -> np.ndarray:
+    def recorded(self: Modulation, shard: range, advance: cli.Advance) -> Iterator[Decision]:
         seen.append(self.planes.read(shard.start, shard.stop))
-        return labels(self, shard, advance)
+        return decisions(self, shard, advance)
 
-    labels = Modulation.labels
-    monkeypatch.setattr(Modulation, "labels", recorded)
+    decisions = Modulation.decisions
+    monkeypatch.setattr(Modulation, "decisions", recorded)
     shutil.copytree(guided, tmp_path / "out")
     before = tree_bytes(tmp_path / "out" / "soft.zarr")
     apply.run(made.inputs, tmp_path / "out", made.modulated())

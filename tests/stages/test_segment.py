@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,29 @@ def test_refining_in_place_and_in_windows(work: Path, tmp_path: Path) -> None:
     again = open_store(refine.run(whole.path, work / "matches.zarr", tmp_path, PARAMS), COARSE)
     np.testing.assert_array_equal(again.read("initial"), initial)
     np.testing.assert_array_equal(again.read("refined"), refined)
+
+
+def test_segment_says_how_sure_tokens_are(work: Path, tmp_path: Path) -> None:
+    store = run_segment(work, tmp_path, PARAMS)
+    sure = store.read("confidence")
+    assert sure.shape == store.read("refined").shape
+    assert sure.dtype == np.uint8
+    assert sure.min() < sure.mean() < sure.max()
+    assert store.attrs["arrays"] == ["initial", "refined", "confidence"]
+
+
+def test_a_store_of_an_earlier_version_without_confidence_is_made_again(work: Path, tmp_path: Path) -> None:
+    store = run_segment(work, tmp_path, PARAMS)
+    expected = tree_bytes(store.path)
+    shutil.rmtree(store.path / "confidence")
+    about = json.loads((store.path / "zarr.json").read_text())
+    del about["attributes"]["arrays"]
+    (store.path / "zarr.json").write_text(json.dumps(about))
+    earlier = open_store(store.path, COARSE)
+    assert not earlier.has("confidence")
+    again = run_segment(work, tmp_path, PARAMS)
+    assert tree_bytes(again.path) == expected
+    assert again.fingerprint == earlier.fingerprint  # so that what was made of it stays valid
 
 
 def test_a_fitted_context_starts_its_own_clip_as_segment_does(work: Path, tmp_path: Path) -> None:

@@ -39,6 +39,29 @@ def test_labels_have_the_sources_size(
     assert Numbering.of_labels(open_store(path, LABELS)) == Numbering.of_coarse(open_store(stores[2], COARSE))
 
 
+@pytest.mark.parametrize("method", ["modulation", "bilinear"])
+def test_confidence_lies_beside_the_labels(
+    tmp_path: Path,
+    stores: tuple[Path, Path, Path],
+    backbone: BackboneParams,
+    method: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plain = upsample.run(*stores, tmp_path / "plain", UpsampleParams(method=method), DIFFUSION, backbone)
+    assert not open_store(plain, LABELS).has("confidence")
+    params = UpsampleParams(method=method, confidence=True)
+    path = upsample.run(*stores, tmp_path / "alone", params, DIFFUSION, backbone)
+    assert "does not say how sure its labels are" in capsys.readouterr().err
+    known = make_coarse(tmp_path / "known.zarr", stores[1], confidence=64)
+    both = upsample.run(stores[0], stores[1], known, tmp_path / "both", params, DIFFUSION, backbone)
+    assert "does not say" not in capsys.readouterr().err
+    alone, lower = open_store(path, LABELS), open_store(both, LABELS)
+    np.testing.assert_array_equal(alone.read("labels"), open_store(plain, LABELS).read("labels"))
+    assert alone.read("confidence").shape == (FRAMES, 60, 120)
+    assert alone.attrs["arrays"] == ["labels", "confidence"]
+    assert lower.read("confidence").max() < 0.65 * alone.read("confidence").max()
+
+
 def test_the_clean_pass_equals_extracts(stores: tuple[Path, Path, Path], tiny_model: Path, tmp_path: Path) -> None:
     """latents.zarr keeps float32, so that upsampling starts from the very same latents."""
     import torch

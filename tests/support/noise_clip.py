@@ -28,13 +28,19 @@ def make_clip(path: Path, seed: int = 0) -> Path:
     return writer.commit()
 
 
-def make_coarse(path: Path, latents: Path, shard: int = 2) -> Path:
-    """coarse.zarr of two labels, left and right, that claims to be made from the features of these latents."""
+def make_coarse(path: Path, latents: Path, shard: int = 2, confidence: int | None = None) -> Path:
+    """coarse.zarr of two labels, left and right, that claims to be made from the features of these latents.
+
+    Args:
+        confidence: of all tokens, 0 to 255; None = the store does not say.
+    """
     labels = np.zeros((FRAMES, 4, 8), np.uint8)
     labels[:, :, 4:] = 1
     specs = {name: ArraySpec(labels.shape, "uint8", shard) for name in ("initial", "refined")}
     attrs = {"features": open_store(latents, LATENTS).fingerprint}
-    writer = StoreWriter(path, path.parent / "tmp", COARSE, "c", specs, params={}, attrs=attrs)
+    if confidence is not None:
+        specs["confidence"] = specs["refined"]
+    writer = StoreWriter(path, path.parent / "tmp", COARSE, f"c{confidence}", specs, params={}, attrs=attrs)
     for name in specs:
-        writer.write(name, 0, labels)
+        writer.write(name, 0, np.full_like(labels, confidence) if name == "confidence" else labels)
     return writer.commit()

@@ -17,6 +17,25 @@ def test_argmax_takes_the_lowest_label_on_ties_and_only_those_added() -> None:
     assert winner.labels.tolist() == [[2, 5, 2]]
 
 
+def test_the_margin_is_to_the_second_label_as_a_share_of_the_first() -> None:
+    winner = RunningArgmax.empty((1, 5))
+    winner.add(2, np.array([[4.0, 1.0, 0.0, 2.0, -1.0]]))
+    assert winner.decision.margin.tolist() == [[1, 1, 0, 1, 0]]  # nothing else competes; 0 wins nothing
+    winner.add(5, np.array([[1.0, 2.0, 0.0, 2.0, 3.0]]))
+    winner.add(7, np.array([[3.0, -np.inf, 0.0, 1.0, 1.0]]))
+    assert winner.decision.labels.tolist() == [[2, 5, 2, 2, 5]]
+    assert winner.decision.margin[0].tolist() == pytest.approx([1 / 4, 1 / 2, 0, 0, 2 / 3])
+
+
+def test_a_label_that_several_maps_show_is_no_rival_of_its_own() -> None:
+    winner = RunningArgmax.empty((1, 2))
+    winner.add(np.array([[3, 3]]), np.array([[4.0, 2.0]]))
+    winner.add(np.array([[3, 6]]), np.array([[2.0, 1.0]]))
+    winner.add(np.array([[6, 3]]), np.array([[1.0, 4.0]]))
+    assert winner.decision.labels.tolist() == [[3, 3]]
+    assert winner.decision.margin.tolist() == [[0.75, 0.75]]
+
+
 def test_a_pass_competes_with_the_label_that_it_shows() -> None:
     """Section 3.2 and Eq. 7 with owners: each label's map is divided by its own largest value."""
     plane = np.array([[0, 1, 2, 2]])

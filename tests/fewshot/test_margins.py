@@ -1,0 +1,26 @@
+"""By how much a segment's map wins."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.fewshot.apply import margin_of
+
+
+@pytest.mark.parametrize(
+    ("logits", "expected"),
+    [(True, [1 - np.exp(-2), 0, 1 - np.exp(-6)]), (False, [2 / 3, 0, 0])],
+    ids=["logits compete by their softmax", "shares as they are"],
+)
+def test_the_margin_of_the_chosen_segment(logits: bool, expected: list[float]) -> None:
+    maps = torch.tensor([[[3.0, 4.0, -7.0]], [[1.0, 5.0, -1.0]]])
+    numbers = np.array([[0, 0, 1]], np.uint8)  # the second is chosen though the other is larger: that one is absent
+    assert margin_of(maps, numbers, logits)[0].tolist() == pytest.approx(expected)
+
+
+def test_a_single_segment_has_no_rival() -> None:
+    maps = torch.tensor([[[0.5, 2.0]]])
+    for logits in (True, False):
+        assert margin_of(maps, np.zeros((2, 4), np.uint8), logits).tolist() == [[1] * 4] * 2
