@@ -563,8 +563,13 @@ class LearnParams:
     )
     mse: float = param(1.0, "weight of the loss on spread maps", low=0.0)
     ldm: float = param(0.005, "weight of the denoising loss", low=0.0)
-    select: Literal["last", "references"] = param(
-        "last", "the last state, or the one whose labels of the images are best"
+    select: Literal["last", "references", "holdout"] = param(
+        "last", "the last state, or the one whose labels are best: of all images, or of those that are held out"
+    )
+    holdout: int = param(
+        1,
+        "with select: holdout, how many images, the last ones by name, are not learned from and choose the state",
+        low=1,
     )
     precision: Literal["fp32", "fp16"] = param(
         "fp32", "how tuned weights are stored; fp16 takes half the room and loses the smallest changes"
@@ -585,7 +590,9 @@ class GuidanceVote:
     """Group `guidance.vote`: votes along tracks (Eq. 3, 4)."""
 
     window: int = param(15, "frames that vote, odd; 7 for fast motion", low=1)
-    space: Literal["none", "maps"] = param("none", "one more vote, on the maps of the result, which moves nothing")
+    space: Literal["none", "maps", "labels"] = param(
+        "none", "one more vote, on the result, which moves nothing: on its maps, or on its labels at full size"
+    )
 
 
 @dataclass(frozen=True)

@@ -83,18 +83,20 @@ def run(
         learned = learn(backbone, drawn.images, numbers, size, table, params, maps, seen)
     if not learned.state.is_finite:
         raise _diverged(folder, " at its last step")
-    cli.note(f"learn: mean IoU with its own references {learned.reference_iou:.2f}")
+    held = "" if learned.holdout_iou is None else f", with those held out {learned.holdout_iou:.2f}"
+    cli.note(f"learn: mean IoU with its own references {learned.reference_iou:.2f}{held}")
     concept = Concept.of(learned, table, drawn.names, backbone, params, maps, params.precision)
     return concept_store.save_concept(folder, concept, mark, store.fingerprint, stored)
 
 
 def _warnings(drawn: References, params: LearnParams, backbone: Backbone) -> tuple[str, ...]:
     """What will hardly be learned, a line each; refuses what cannot be."""
+    from pipeline.fewshot.learning import Plan
     from pipeline.fewshot.references import warnings_about
 
     size = drawn.model_size(params)
     grid = (size[0] // backbone.latent_stride, size[1] // backbone.latent_stride)
-    return warnings_about(drawn, grid)
+    return warnings_about(drawn.first(Plan(len(drawn.images), params).taught), grid)
 
 
 def _diverged(folder: Path, when: str) -> DataError:

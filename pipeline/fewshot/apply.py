@@ -20,7 +20,7 @@ from pipeline.fewshot.attention_maps import Grid, resized
 from pipeline.fewshot.chunks import Chunk
 from pipeline.fewshot.guidance import Aims, guided
 from pipeline.fewshot.reading import Look, SegmentReader, largest, noised
-from pipeline.fewshot.voting import vote
+from pipeline.fewshot.voting import vote, vote_labels
 from pipeline.parameters import ApplyParams, GuidanceParams
 from pipeline.tracking.tracks import Tracks
 from pipeline.upsampling.labelling import relative_margin
@@ -89,15 +89,18 @@ def segment_chunk(
         noisy, found = guided(reader, noisy, seen_at, aims, guidance)
         energies.append(found)
         look = _look(reader, noisy, following)
-    maps = look.maps()
-    if guidance.vote.space == "maps" and tracks is not None:
-        maps = vote(maps, tracks, guidance.vote.window, first=chunk.frames.start)
+    maps, voting = look.maps(), guidance.vote
+    if voting.space == "maps" and tracks is not None:
+        maps = vote(maps, tracks, voting.window, first=chunk.frames.start)
         present = look.present(apply.threshold)
         labels = torch.stack(
             [largest(resized(one[None], size)[0], there) for one, there in zip(maps, present, strict=True)]
         )
     else:
         labels = look.labels(size, apply.threshold)
+    if voting.space == "labels" and tracks is not None:
+        grid = (maps.shape[-2], maps.shape[-1])
+        labels = vote_labels(labels, maps.shape[1], tracks, grid, voting.window, first=chunk.frames.start)
     return Segmented(initial, maps, labels, torch.stack(energies) if energies else torch.zeros(0, 0, 0, 3))
 
 

@@ -29,7 +29,7 @@ from pipeline.parameters import LearnParams, MapsParams
 
 #: The spectral loss counts from this epoch on, the first being 0 (authors' code).
 FOURIER_FROM = 6
-#: `learn.select: references` looks at the references every so many iterations.
+#: `learn.select: references` and `holdout` look at their images every so many iterations.
 CHECK_EVERY = 10
 #: Columns of a log.
 LOG = ("total", "cross_entropy", "map_error", "noise_error", "phase", "iou")
@@ -117,12 +117,14 @@ class Learned:
         log: (iterations, `LOG`) float32; NaN where nothing was done.
         reference_numbers: (n, h, w) u8, the segments that it finds in the references themselves.
         reference_iou: their mean IoU with the references' own labels.
+        holdout_iou: that of those that were not learned from; None where none is held out.
     """
 
     state: State
     log: np.ndarray
     reference_numbers: np.ndarray
     reference_iou: float
+    holdout_iou: float | None = None
 
 
 def losses_of(reader: SegmentReader, batch: Batch, params: LearnParams, spectral: bool) -> tuple[Losses, Tensor]:
@@ -169,16 +171,31 @@ class Plan:
 
     Attributes:
         images: how many there are.
-        params: `epochs`, `most_iterations`, `batch` and what ends the first phase.
+        params: `epochs`, `most_iterations`, `batch`, what ends the first phase, and what is held out.
+
+    Raises:
+        UsageError: all are held out.
     """
 
     images: int
     params: LearnParams
 
+    def __post_init__(self) -> None:
+        if self.taught < 1:
+            raise UsageError(
+                f"learn.holdout: {self.params.holdout} of {self.images} pictures are held out, none is left to learn "
+                "from; lower it, or add pictures"
+            )
+
+    @property
+    def taught(self) -> int:
+        """How many images are learned from, the first ones; the others are held out."""
+        return self.images - self.params.holdout if self.params.select == "holdout" else self.images
+
     @property
     def steps(self) -> int:
         """Iterations of an epoch, in which every image is seen once."""
-        return math.ceil(self.images / self.params.batch)
+        return math.ceil(self.taught / self.params.batch)
 
     @property
     def iterations(self) -> int:
@@ -208,7 +225,7 @@ class Plan:
 
     def batch(self, iteration: int) -> list[int]:
         """The images that it sees; every epoch has its own order."""
-        order = np.random.default_rng((self.params.seed, self.epoch(iteration))).permutation(self.images)
+        order = np.random.default_rng((self.params.seed, self.epoch(iteration))).permutation(self.taught)
         first = iteration % self.steps * self.params.batch
         return [int(image) for image in order[first : first + self.params.batch]]
 
@@ -315,7 +332,7 @@ def learn(
         report: is told of every iteration.
 
     Raises:
-        UsageError: as `first_context` and `Learner`.
+        UsageError: as `Plan`, `first_context` and `Learner`.
     """
     plan = Plan(len(images), params)
     log = np.full((plan.iterations, len(LOG)), np.nan, np.float32)
@@ -324,6 +341,7 @@ def learn(
         latents = torch.cat([model.encode(resize_frame(image, size)[None]) for image in images])
         start = first_context(model, table, params)
     truth = on_grid(labels, latents)
+    judges = slice(plan.taught if params.select == "holdout" else 0, None)
     with Learner(model, start, table.background, params, maps) as learner:
         for iteration in range(plan.iterations):
             if plan.is_idle(iteration):
@@ -340,14 +358,15 @@ def learn(
             log[iteration] = *losses.row, plan.phase(iteration), iou
             report(Step(iteration, plan.iterations, *log[iteration].tolist()))
             is_last = iteration + 1 == plan.iterations
-            if params.select == "references" and (is_last or (iteration + 1) % CHECK_EVERY == 0):
-                score = mean_iou(reference_numbers(learner.reader, latents, params), truth)
+            if params.select != "last" and (is_last or (iteration + 1) % CHECK_EVERY == 0):
+                score = mean_iou(reference_numbers(learner.reader, latents[judges], params), truth[judges])
                 if best is None or score >= best[0]:
                     best = score, learner.state
         if best is not None:
             learner.state = best[1]
         found = reference_numbers(learner.reader, latents, params)
-        return Learned(learner.state, log, found.to(torch.uint8).cpu().numpy(), mean_iou(found, truth))
+        held = mean_iou(found[judges], truth[judges]) if params.select == "holdout" else None
+        return Learned(learner.state, log, found.to(torch.uint8).cpu().numpy(), mean_iou(found, truth), held)
 
 
 @torch.no_grad()

@@ -62,6 +62,10 @@ class References:
         height, width, _ = shapes[len(shapes) // 2]
         return model_size(height, width, params.size)
 
+    def first(self, count: int) -> References:
+        """The first of them."""
+        return References(self.images[:count], self.labels[:count], self.names[:count], self.table)
+
     def at_size(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """All images (n, H, W, 3), bicubic, and label maps (n, H, W), nearest, at one size."""
         images = [resize_frame(image, size) for image in self.images]

@@ -17,6 +17,7 @@ from pipeline.parameters import check_odd
 from pipeline.tracking.tracks import Tracks, window_of
 
 Ends = Literal["shifted", "truncated"]
+Grid = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def vote(maps: Tensor, tracks: Tracks, window: int, ends: Ends = "shifted", firs
     labels = values.argmax(dim=1)
     tracked = values.clone()
     for frame in range(len(maps)):
-        ballot = _ballot(frame, maps.shape, tracks, window, ends, first, maps.device)
+        ballot = _ballot(frame, len(maps), (maps.shape[-2], maps.shape[-1]), tracks, window, ends, first, maps.device)
         votes = labels[ballot.frames].gather(1, ballot.index)
         winner, _ = _elected(votes, ballot.visible, maps.shape[1])
         agrees = (ballot.visible & (votes == winner))[:, None]
@@ -68,6 +69,44 @@ def vote(maps: Tensor, tracks: Tracks, window: int, ends: Ends = "shifted", firs
         mean = (said * agrees).sum(dim=0) / supporters.clamp(min=1)
         tracked[frame] = torch.where(supporters > 0, mean, values[frame])
     return tracked.view_as(maps)
+
+
+def vote_labels(
+    labels: Tensor, segments: int, tracks: Tracks, grid: Grid, window: int, ends: Ends = "shifted", first: int = 0
+) -> Tensor:
+    """The label that most frames of its window give to a pixel: tracking in pixel space (baseline II of section 5).
+
+    A pixel moves as the cell of the grid that it lies in, and keeps its place in the cell. The smallest id of equals
+    wins; a pixel that is visible nowhere keeps its label.
+
+    Args:
+        labels: (f, H, W) uint8 of consecutive frames.
+        segments: how many there are.
+        tracks, window, ends, first: as for `vote`.
+        grid: (h, w) of the tracks.
+
+    Returns:
+        (f, H, W) uint8.
+
+    Raises:
+        DataError, UsageError: as `vote`.
+    """
+    frames, height, width = labels.shape
+    down, right = (torch.arange(side, device=labels.device) for side in (height, width))
+    row, column = down * grid[0] // height, right * grid[1] // width
+    cell = (row[:, None] * grid[1] + column).flatten()
+    flat = labels.flatten(1).long()
+    voted = labels.clone()
+    for frame in range(frames):
+        ballot = _ballot(frame, frames, grid, tracks, window, ends, first, labels.device)
+        index, visible = ballot.index[:, cell], ballot.visible[:, cell]
+        moved_y = (index // grid[1] - cell // grid[1]) * height // grid[0]
+        moved_x = (index % grid[1] - cell % grid[1]) * width // grid[1]
+        y = (down.repeat_interleave(width) + moved_y).clamp(0, height - 1)
+        x = (right.repeat(height) + moved_x).clamp(0, width - 1)
+        winner, most = _elected(flat[ballot.frames].gather(1, y * width + x), visible, segments)
+        voted[frame] = torch.where(most > 0, winner, flat[frame]).view(height, width).to(voted)
+    return voted
 
 
 def _elected(votes: Tensor, visible: Tensor, segments: int) -> tuple[Tensor, Tensor]:
@@ -80,9 +119,16 @@ def _elected(votes: Tensor, visible: Tensor, segments: int) -> tuple[Tensor, Ten
 
 
 def _ballot(
-    frame: int, shape: torch.Size, tracks: Tracks, window: int, ends: Ends, first: int, device: torch.device
+    frame: int,
+    frames: int,
+    grid: Grid,
+    tracks: Tracks,
+    window: int,
+    ends: Ends,
+    first: int,
+    device: torch.device,
 ) -> _Ballot:
-    frames, (height, width) = shape[0], shape[-2:]
+    height, width = grid
     check_odd("guidance.vote.window", window)
     if len(tracks) != frames or tracks.yx.shape[2] != height * width:
         raise DataError(

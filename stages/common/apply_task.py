@@ -50,12 +50,17 @@ class Sections:
         """How labels are upsampled by modulation; None where maps are enlarged.
 
         Raises:
-            UsageError: its steps are not among those that are run.
+            UsageError: its steps are not among those that are run, or labels at full size are voted on.
         """
         if self.apply.upsample != "modulation":
             return None
         from pipeline.upsampling.rules import Rules
 
+        if self.guidance.vote.space == "labels":
+            raise UsageError(
+                "guidance.vote.space=labels votes on labels at full size, and apply.upsample=modulation makes those of "
+                "the maps; set guidance.vote.space=maps, or apply.upsample=bilinear"
+            )
         rules = Rules(self.diffusion, replace(self.upsample, method="modulation"))
         rules.check()
         return rules

@@ -179,9 +179,11 @@ def test_baseline_1_on_one_frame_is_baseline_3(backbone: StableDiffusion) -> Non
 def test_baseline_2_with_itself_alone_is_baseline_1(backbone: StableDiffusion) -> None:
     """A vote of one frame on a point that stays."""
     alone = reader_of(backbone, ALONE)
-    voted = replace(UNGUIDED, vote=GuidanceVote(window=1, space="maps"))
-    (first,), (second,) = (clip(alone, 3, guidance=guidance) for guidance in (UNGUIDED, voted))
-    assert torch.equal(first.maps, second.maps)
+    for space in ("maps", "labels"):
+        voted = replace(UNGUIDED, vote=GuidanceVote(window=1, space=space))
+        (first,), (second,) = (clip(alone, 3, guidance=guidance) for guidance in (UNGUIDED, voted))
+        assert torch.equal(first.maps, second.maps)
+    assert torch.equal(first.labels, second.labels)  # those voted on at full size are enlarged as without a vote
 
 
 def test_segments_below_the_threshold_are_absent(backbone: StableDiffusion) -> None:

@@ -123,6 +123,27 @@ def test_the_best_state_is_kept(backbone: StableDiffusion, monkeypatch: pytest.M
     assert len(set(until)) == 3
 
 
+def test_pictures_held_out_choose_and_teach_nothing(backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another last picture changes what is chosen at most; of two runs that end in one state nothing differs."""
+    monkeypatch.setattr(learning, "CHECK_EVERY", 2)
+    wild = replace(PARAMS, epochs=5, phase1_iterations=3, lr_tokens=1.0, lr_weights=1.0, seed=1)
+    (image, labels), held = picture(), picture()[1][::-1].copy()
+
+    def run(params: LearnParams) -> Learned:
+        images = [image] if params.select == "last" else [image, image[::-1].copy()]
+        truth = [labels] if params.select == "last" else [labels, held]
+        return learn(backbone, images, truth, (SIZE, SIZE), TABLE, params, MAPS)
+
+    chosen = run(replace(wild, select="holdout"))
+    alone = {epochs: run(replace(wild, epochs=epochs)) for epochs in (2, 4, 5)}
+    np.testing.assert_array_equal(chosen.log, alone[5].log)
+    same = [one for one in alone.values() if torch.equal(one.state.context.context, chosen.state.context.context)]
+    assert len(same) == 1
+    assert chosen.holdout_iou is not None and same[0].holdout_iou is None
+    with pytest.raises(UsageError, match="learn.holdout: 2 of 2 pictures are held out, none is left to learn from"):
+        run(replace(wild, select="holdout", holdout=2))
+
+
 @pytest.mark.parametrize(
     ("changes", "parity", "expected"),
     [

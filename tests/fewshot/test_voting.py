@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import DataError, UsageError
-from pipeline.fewshot.voting import Ends, vote
+from pipeline.fewshot.voting import Ends, vote, vote_labels
 from pipeline.tracking.tracks import FrameTracks, Tracks, grid_points, window_of
 
 GRID = (3, 4)
@@ -143,3 +143,35 @@ def test_no_gradient_flows_through_the_vote() -> None:
 def test_what_is_refused(maps: Tensor, window: int, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         vote(maps, identity(5, 5), window)
+
+
+@pytest.mark.parametrize("window", [1, 3, 5])
+def test_a_vote_on_labels_of_the_grid_elects_what_a_literal_count_elects(window: int) -> None:
+    """A pixel for each cell; invisible frames do not vote, and a point that no frame sees keeps its label."""
+    labels, tracks = random_maps(6).argmax(dim=1).to(torch.uint8), random_tracks(6, 5)
+    voted = vote_labels(labels, SEGMENTS, tracks, GRID, window)
+    for frame in range(6):
+        for point in range(POINTS):
+            place = point // GRID[1], point % GRID[1]
+            counts = Counter[int]()
+            for target in window_of(frame, 6, window):
+                row = target - int(tracks.start[frame])
+                if 0 <= row < 5 and tracks.visible[frame, row, point]:
+                    counts[int(labels[target][tuple(tracks.yx[frame, row, point])])] += 1
+            expected = min(counts, key=lambda label: (-counts[label], label)) if counts else labels[frame][place]
+            assert voted[frame][place] == expected
+
+
+def test_pixels_keep_their_place_in_a_cell_that_moves() -> None:
+    """Cells of 2 x 3 pixels; the whole picture moves one cell to the right in each frame."""
+    size = (2 * GRID[0], 3 * GRID[1])
+    still = torch.randint(0, SEGMENTS, size, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    labels = torch.stack([still.roll(3 * frame, 1) for frame in range(3)])
+    flipped = labels.clone()
+    flipped[1, 3, 5] = (flipped[1, 3, 5] + 1) % SEGMENTS
+    tracks = identity(3, 3)
+    for frame in range(3):
+        tracks.yx[frame, :, :, 1] += np.arange(3, dtype=np.int16)[:, None] - frame
+    inside = (tracks.yx[..., 1] >= 0) & (tracks.yx[..., 1] < GRID[1])
+    moving = Tracks(tracks.yx, inside, tracks.start)
+    assert torch.equal(vote_labels(flipped, SEGMENTS, moving, GRID, 3)[1], labels[1])

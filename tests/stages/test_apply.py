@@ -384,6 +384,11 @@ def test_frames_are_as_large_as_at_learning_unless_a_size_is_given(
         (["video", "--concept", "CONCEPT", "-o", "out", "--set", "apply.overlap=16"], 2, "apply.overlap must be less"),
         (["video", "--concept", "CONCEPT", "-o", "out", "--set", "guidance.vote.window=2"], 2, "must be odd, not 2"),
         (
+            ["video", "--concept", "CONCEPT", "-o", "out", *MODULATED, "--set=guidance.vote.space=labels"],
+            2,
+            "guidance.vote.space=labels votes on labels at full size, and apply.upsample=modulation makes those",
+        ),
+        (
             ["video", "--concept", "CONCEPT", "-o", "out", *UNFIT],
             2,
             "track.encoder_weight is 1.0, but extract.encoder is none; set track.encoder_weight=0",
