@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Mark:
         file: a JSON file that lies in it.
         value: what a member of that file says; None = the file need only be there.
         member: the keys that lead to it.
-        holds: the names of all that such a folder may hold; None = anything.
+        holds: patterns like `mask*.png` of all names that such a folder may hold; None = anything.
     """
 
     file: str
@@ -45,7 +46,9 @@ class Mark:
         file = folder / self.file
         if not file.is_file():
             return False
-        if self.holds is not None and not {path.name for path in folder.iterdir()} <= self.holds:
+        if self.holds is not None and not all(
+            any(fnmatchcase(path.name, pattern) for pattern in self.holds) for path in folder.iterdir()
+        ):
             return False
         try:
             found: Any = None if self.value is None else json.loads(file.read_text())

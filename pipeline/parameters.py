@@ -251,6 +251,11 @@ class SegmentParams:
     """
 
     init: Literal["kmeans", "mask"] = param("kmeans", "K-Means on frame 1, or mask: its labels are given")
+    direction: Literal["forward", "both"] = param(
+        "forward",
+        "where masks carry their labels: forward, or both: frames before a mask take those of the nearest one, too",
+        before="forward",
+    )
     clusters: int = param(20, "K, number of segments", low=1)
     restarts: int = param(10, "K-Means runs; the best counts", low=1)
     balance: float = param(
@@ -301,6 +306,10 @@ class SegmentParams:
 
     def __post_init__(self) -> None:
         parse_memory(self.memory)
+        if self.direction == "both" and self.init != "mask":
+            raise UsageError("segment.direction: both carries masks backwards; it needs segment.init: mask")
+        if self.direction == "both" and self.births != "none":
+            raise UsageError("segment.direction: both has no births, which go forward; set segment.births to none")
         if self.births == "none":
             return
         if self.window < 2:

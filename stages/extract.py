@@ -71,7 +71,7 @@ def run(
     )  # fmt: skip
     features_path, latents_path = out / "features.zarr", out / "latents.zarr"
     if is_current(features_path, FEATURES, mark) and is_current(latents_path, LATENTS, mark):
-        _warn_of_poor_reconstruction(clip, open_store(features_path, FEATURES).attrs["psnr"])
+        _warn_of_poor_reconstruction(clip, open_store(features_path, FEATURES).attrs.get("psnr", {}))
         return features_path
     _say_why_anew(features_path, model.fingerprint)
     # These import torch, which takes seconds: not where there is nothing to do.

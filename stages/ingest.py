@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,15 +13,19 @@ from pipeline.errors import DataError, UsageError
 from pipeline.parameters import MOST_FPS, IngestParams
 from stages.common import cli
 from stages.common.layout import DATA, NAME, PATHS, Out, item_key, item_videos, place, video_name
+from stages.common.printing import counted
 from stages.common.resources import stage_version
 from stages.common.settings import load
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     import numpy as np
 
     from pipeline.media.frame_source import FrameRange, FrameSource, Notes, Reading
     from pipeline.truth.annotations import Annotations
     from pipeline.truth.class_list import ClassList
+    from pipeline.truth.mask_files import Masks
 
 STORES = ("clip.zarr", "truth.zarr", "seed", "source")
 
@@ -41,11 +46,11 @@ def run(
     *,
     ground_truth: Path | None = None,
     classes: Path | None = None,
-    mask: Path | None = None,
+    mask: Masks | None = None,
     fps: float | None = None,
     recorded: Path | None = None,
 ) -> Path:
-    """Bring one video to model size, with its ground truth and first-frame mask where there are any.
+    """Bring one video to model size, with its ground truth and its masks where there are any.
 
     The source is decoded twice: memory stays constant, and nothing is written of one that turns out to be
     damaged. Everything is checked before anything is written.
@@ -53,7 +58,8 @@ def run(
     Args:
         ground_truth: folder of label PNGs named like the frames; one that holds only a README means "none".
         classes: its class list (JSON, `FILE#NAME` for one of several); default `classes.json` in the folder.
-        mask: label PNG of the first frame; wins over `seed: truth`.
+        mask: label PNG of the first frame, folder of label PNGs named like frames, or label PNGs by frame of the
+            source; wins over `seed: truth`.
         fps: this video's rate; wins over `params.fps`.
         recorded: what source/ says of the video's place; default: its absolute path.
 
@@ -76,14 +82,15 @@ def run(
     size = model_size(*square_size(source), params.size)
     scan = _scan(source, indices, size)
     _tell(video, source.notes)
-    listed = _classes(classes, ground_truth) or _colours(ground_truth, mask)
+    masks = _masks(mask, scan)
+    listed = _classes(classes, ground_truth) or _colours(ground_truth, list(masks.values()))
     truth = _annotations(ground_truth, scan.names, source.size, listed)
-    seed = _seed(mask, truth, params.seed, scan.names, source.size, listed)
-    if seed is not None:
-        _say_what_is_lost(seed, size, mask)
+    seed = _seed(masks, truth, params.seed, scan.names, listed)
+    for position, read in seed.items():
+        _check_mask(read(), source.size, size, masks.get(position))
     path = _write_clip(out, source, indices, size, scan)
     _write_truth(out, truth, scan.names)
-    _write_seed(out, seed, scan.digest)
+    _write_seed(out, seed, scan)
     origin = ClipSource(recorded or video.resolve(), source.fps / indices.stride, reading_of(params))
     write_source(out / "source", origin, out / "tmp" / f"source-{scan.digest[:32]}" / "source")
     return path
@@ -95,7 +102,7 @@ def _check_replaceable(out: Out) -> None:
     from pipeline.stores import clip_source
     from pipeline.stores.schemas import CLIP, TRUTH
 
-    seed = Mark("seed.json", holds=frozenset({"seed.json", "mask.png"}))
+    seed = Mark("seed.json", holds=frozenset({"seed.json", "mask.png", "mask_*.png"}))
     for name, mark in (
         ("clip.zarr", CLIP.mark), ("truth.zarr", TRUTH.mark), ("seed", seed), ("source", clip_source.MARK)
     ):  # fmt: skip
@@ -150,16 +157,29 @@ def _classes(classes: Path | None, ground_truth: Path | None) -> ClassList | Non
     return read_classes(beside, ground_truth) if beside is not None and beside.is_file() else None
 
 
-def _colours(ground_truth: Path | None, mask: Path | None) -> ClassList | None:
+def _masks(masks: Masks | None, scan: _Scan) -> Mapping[int, Path]:
+    """The files of masks by their frame's position in the clip."""
+    from pipeline.truth.mask_files import find_masks
+
+    if masks is None:
+        return {}
+    found = find_masks(masks, scan.names, scan.indices)
+    if found.unused:
+        named = ", ".join(file.name for file in found.unused[:3]) + (", ..." if len(found.unused) > 3 else "")
+        cli.warn(f"{masks}: {counted(len(found.unused), 'mask')} of no frame of the clip will not be used: {named}")
+    return found.files
+
+
+def _colours(ground_truth: Path | None, masks: Sequence[Path]) -> ClassList | None:
     """What the colours of label maps without a class list stand for, said once."""
     from pipeline.media.pictures import label_maps
     from pipeline.truth.colours import classes_of_colours
 
     maps = label_maps(ground_truth).values() if ground_truth is not None and ground_truth.is_dir() else ()
-    listed = classes_of_colours([*maps, *([mask] if mask is not None else [])])
+    listed = classes_of_colours([*maps, *masks])
     if listed is not None:
         named = ", ".join(f"{entry.id} {entry.name}" for entry in listed.classes)
-        cli.note(f"ingest: {mask or ground_truth}: colours without a class list; ids: {named}")
+        cli.note(f"ingest: {masks[0] if masks else ground_truth}: colours without a class list; ids: {named}")
     return listed
 
 
@@ -174,36 +194,38 @@ def _annotations(
 
 
 def _seed(
-    mask: Path | None,
+    masks: Mapping[int, Path],
     truth: Annotations,
     rule: str,
     names: list[str],
-    size: tuple[int, int],
     classes: ClassList | None,
-) -> np.ndarray | None:
+) -> dict[int, Callable[[], np.ndarray]]:
+    """What reads the masks (H0, W0), by position in the clip: one is held at a time."""
     from pipeline.truth.class_list import ClassList
 
-    if mask is not None:
-        labels = (classes or ClassList(())).read(mask)
-        if labels.shape != size:
-            raise DataError(
-                f"{mask}: the mask is {labels.shape[1]}x{labels.shape[0]} pixels, the frames are {size[1]}x{size[0]}"
-            )
-        return labels
-    if rule == "none":
-        return None
+    listed = classes or ClassList(())
+    if masks or rule == "none":
+        return {position: partial(listed.read, mask) for position, mask in masks.items()}
     if 0 not in truth.indices:
         raise DataError(
             f"ingest.seed: truth needs a ground-truth PNG of the first frame ('{names[0]}'); "
             "give --ground-truth or --mask, or start at an annotated frame (ingest.frames)"
         )
-    return truth.read(0, 1)[0]
+    return {0: lambda: truth.read(0, 1)[0]}
 
 
-def _say_what_is_lost(seed: np.ndarray, size: tuple[int, int], mask: Path | None) -> None:
-    """A line where labels of the first frame's mask are smaller than the tokens that carry them."""
+def _check_mask(seed: np.ndarray, frames: tuple[int, int], size: tuple[int, int], mask: Path | None) -> None:
+    """Refuse a mask of another size than the frames; a line where labels are smaller than the tokens that carry them.
+
+    Args:
+        frames, size: (H, W) of the source's frames, and at model size.
+    """
     from pipeline.truth.masks import FEW, TOKEN, lost_labels, size_that_keeps
 
+    if seed.shape != frames:
+        raise DataError(
+            f"{mask}: the mask is {seed.shape[1]}x{seed.shape[0]} pixels, the frames are {frames[1]}x{frames[0]}"
+        )
     if lost := lost_labels(seed, size):
         named = f"label {lost[0]} covers" if len(lost) == 1 else f"labels {', '.join(map(str, lost))} cover"
         keeps = size_that_keeps(seed, size)
@@ -267,16 +289,18 @@ def _write_truth(out: Out, truth: Annotations, names: list[str]) -> None:
     writer.commit()
 
 
-def _write_seed(out: Out, mask: np.ndarray | None, scratch_name: str) -> None:
+def _write_seed(out: Out, masks: Mapping[int, Callable[[], np.ndarray]], scan: _Scan) -> None:
     import json
 
     from pipeline.files import replacing_folder
     from pipeline.media.pictures import write_label_png
 
-    listing = {"mask": None if mask is None else "mask.png"}
-    with replacing_folder(out / "seed", out / "tmp" / f"seed-{scratch_name[:32]}" / "seed") as made:
-        if mask is not None:
-            write_label_png(made / "mask.png", mask)
+    files = {place: "mask.png" if place == 0 else f"mask_{scan.indices[place]}.png" for place in masks}
+    later = {str(scan.indices[place]): file for place, file in files.items() if place > 0}
+    listing = {"mask": files.get(0), **({"masks": later} if later else {})}
+    with replacing_folder(out / "seed", out / "tmp" / f"seed-{scan.digest[:32]}" / "seed") as made:
+        for place, read in masks.items():
+            write_label_png(made / files[place], read())
         (made / "seed.json").write_text(json.dumps(listing) + "\n")
 
 
@@ -359,7 +383,7 @@ def main(
     classes: Annotated[
         Path | None, typer.Option(help="class list (JSON; FILE#NAME); default: classes.json in the folder")
     ] = None,
-    mask: Annotated[Path | None, typer.Option(help="label PNG of the first frame, for segment.init: mask")] = None,
+    mask: cli.MaskOption = None,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
     item: cli.ItemOption = None,
@@ -368,9 +392,11 @@ def main(
 
     Example: vidseg ingest holiday.mp4 work --set ingest.size=256 --set ingest.frames=0:28
     """
+    from pipeline.truth.mask_files import parse_masks
+
     if video is not None and out_dir is not None:
-        settings = load(params, set_ or ())
-        run(video, out_dir, settings["ingest"], ground_truth=ground_truth, classes=classes, mask=mask)
+        settings, masks = load(params, set_ or ()), parse_masks(mask or ())
+        run(video, out_dir, settings["ingest"], ground_truth=ground_truth, classes=classes, mask=masks)
     elif item is not None:
         cli.refuse_beside_item(
             {"VIDEO": video, "OUT_DIR": out_dir, "--ground-truth": ground_truth, "--classes": classes, "--mask": mask}

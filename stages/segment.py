@@ -15,11 +15,10 @@ from stages.common.resources import stage_version
 from stages.common.settings import load, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable, Mapping
 
     import numpy as np
 
-    from pipeline.segmentation.context import Context
     from pipeline.segmentation.joined_features import JoinedFeatures
     from pipeline.stores.numbering import Numbering
     from pipeline.stores.store import Store
@@ -37,18 +36,18 @@ def run(
     """Segment one clip.
 
     Args:
-        seed: folder with the first frame's mask, as ingest writes it; read by `init: mask` and `label_merge`.
+        seed: folder with masks, as ingest writes it; read by `init: mask`, that of frame 1 by `label_merge`.
         context: a context model to begin with, e.g. another clip's; frame 1 is then predicted from it.
 
     Returns:
         the path of coarse.zarr; context/, the model after the last window, lies beside it.
     """
     from pipeline.files import refuse_foreign
-    from pipeline.segmentation import context_store, stores, window_loop
+    from pipeline.segmentation import context_store, given_frames, stores, window_loop
     from pipeline.segmentation.joined_features import context_features
     from pipeline.stores.confidence import CONFIDENCE
     from pipeline.stores.schemas import COARSE, FEATURES, MATCHES
-    from pipeline.stores.store import array_fingerprint, fingerprint, is_current, open_store
+    from pipeline.stores.store import fingerprint, is_current, open_store
 
     path, context_path = out / "coarse.zarr", out / "context"
     refuse_foreign(path, COARSE.mark)
@@ -58,24 +57,27 @@ def run(
     seen = context_features(source, params)
     clip = stores.make_clip(seen, moves)
     given = None if context is None else context_store.load_context(context, seen.kind)
-    mask = None if given else read_mask(seed, source, params)
+    masks = {} if given else read_masks(seed, source, params)
     mark = fingerprint(
         "segment",
         stage_version("segment"),
         [source.fingerprint, moves.fingerprint],
         plain(params),
-        None if mask is None else array_fingerprint(mask),
+        _masks_mark(masks),
         None if given is None else context_store.model_fingerprint(given),
     )
     current = is_current(path, COARSE, mark) and context_path.is_dir()
     if current and open_store(path, COARSE).has(CONFIDENCE):  # stores of earlier versions have none
         _warn_of_one_label(features, stores.labels_in(open_store(path, COARSE)))
         return path
-    if given is None:
-        start = window_loop.fit_context(first_features(seen, params), params, mask)
-    else:
+    later = not masks.keys() <= {0}
+    if given is not None:
         start = stores.start_from(given, source)
-    numbering = fit_numbering(start.context, source, params, mask) if given is None else given.numbering
+    elif later:
+        start = given_frames.first_start(clip, masks, params)
+    else:
+        start = window_loop.fit_context(first_features(seen, params), params, masks.get(0))
+    numbering = fit_numbering(start.given.given, source, params, masks) if given is None else given.numbering
     made_of = births_made_of(moves, params)
     writer = stores.CoarseWriter(
         path,
@@ -85,14 +87,15 @@ def run(
         features=source.fingerprint,
         frames=range(clip.frames),
         shard=seen.shard,
-        highest=start.highest(params),
+        highest=max([start.highest(params), *given_frames.labels_given(masks)]),
         params={**moves.params, "segment": plain(params)},
         numbering=numbering,
         confidence=True,
     )
+    windows = given_frames.segment_from_given(clip, masks, start, params) if later else None
     labels: set[int] = set()
     with progress("segment", clip.frames) as advance:
-        for window in window_loop.segment_windows(clip, start, params):
+        for window in windows or window_loop.segment_windows(clip, start, params):
             writer.add(window.initial, window.refined, window.confidence)
             labels |= window.labels
             numbering = numbering.with_births(window.born, source.fingerprint, made_of)
@@ -118,25 +121,60 @@ def _warn_of_one_label(features: Path, labels: Collection[int]) -> None:
         cli.warn(f"{features}: {warning}")
 
 
-def read_mask(seed: Path | None, features: Store, params: SegmentParams) -> np.ndarray | None:
-    """The first frame's mask, where the parameters use one."""
-    from pipeline.segmentation import stores
+def read_masks(seed: Path | None, features: Store, params: SegmentParams) -> dict[int, np.ndarray]:
+    """The masks (n,) by position in the clip, where the parameters use them.
 
-    if params.init != "mask" and params.parity.label_merge != "first_frame":
-        return None
-    return stores.read_seed(seed, stores.store_grid(features))
+    Raises:
+        DataError: they cannot be read.
+        UsageError: the parameters cannot use those that there are.
+    """
+    from pipeline.segmentation import given_frames, stores
+
+    merged = params.parity.label_merge == "first_frame"
+    if params.init != "mask" and not merged:
+        return {}
+    indices = stores.source_frames(features)
+    masks = stores.read_seed(seed, stores.store_grid(features), indices)
+    if masks and params.init == "mask":
+        given_frames.check_direction(masks, params, indices)
+    elif not masks.keys() <= {0}:
+        raise UsageError(f"{seed}: holds masks of later frames, which segment.parity.label_merge does not read")
+    return masks
 
 
-def fit_numbering(fitted: Context, features: Store, params: SegmentParams, mask: np.ndarray | None) -> Numbering:
-    """What gives labels their numbers where a context model is fitted on frame 1."""
-    import numpy as np
+def check_masks(seed: Path, clip: Path, params: SegmentParams) -> None:
+    """What `run` would refuse of masks, refused before features are computed; raises as `given_frames.check_direction`.
 
+    Args:
+        clip: clip.zarr.
+    """
+    from pipeline.segmentation import given_frames, stores
+    from pipeline.stores.schemas import CLIP
+    from pipeline.stores.store import open_store
+
+    indices = open_store(clip, CLIP).attrs["source_indices"]
+    if params.init == "mask" and (masks := stores.read_seed(seed, (1, 1), indices)):
+        given_frames.check_direction(masks, params, indices)
+
+
+def fit_numbering(
+    labels: Iterable[int], features: Store, params: SegmentParams, masks: Mapping[int, np.ndarray]
+) -> Numbering:
+    """What gives labels their numbers where a context model is fitted on frame 1, or on masks."""
     from pipeline.stores.numbering import Numbering
-    from pipeline.stores.store import array_fingerprint, fingerprint
+    from pipeline.stores.store import fingerprint
 
-    seen = None if mask is None else array_fingerprint(mask)
+    seen = _masks_mark(masks)
     origin = fingerprint("numbering", stage_version("segment"), features.fingerprint, plain(params), seen)
-    return Numbering(origin, tuple(np.unique(fitted.labels).tolist()))
+    return Numbering(origin, tuple(sorted(labels)))
+
+
+def _masks_mark(masks: Mapping[int, np.ndarray]) -> object:
+    """What of masks goes into a fingerprint: as long as there was the first frame's only, its own."""
+    from pipeline.stores.store import array_fingerprint
+
+    marks = {place: array_fingerprint(mask) for place, mask in masks.items()}
+    return marks.get(0) if marks.keys() <= {0} else sorted(marks.items())
 
 
 def births_made_of(matches: Store, params: SegmentParams) -> list[object]:
@@ -168,7 +206,7 @@ SeedOption = Annotated[
     Path | None,
     typer.Option(
         "--seed",
-        help="folder with seed.json and the first frame's mask, as ingest writes it; for segment.init=mask",
+        help="folder with seed.json and masks, as ingest writes it; for segment.init=mask",
     ),
 ]
 

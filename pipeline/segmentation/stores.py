@@ -30,6 +30,12 @@ def store_grid(features: Store) -> Grid:
     return int(height), int(width)
 
 
+def source_frames(features: Store) -> list[int]:
+    """The frames of a features store in their source; of one that does not say, counted from 0."""
+    named = "matching" if features.has("matching") else "encoder"
+    return features.attrs.get("source_indices") or list(range(features.frames(named)))
+
+
 def read_matches(matches: Store, start: int, stop: int) -> Matches:
     """The stop-start-1 transitions between frames start..stop."""
     return Matches(
@@ -95,31 +101,43 @@ def require_same_source(first: Store, second: Store) -> None:
         )
 
 
-def read_seed(folder: Path | None, grid: Grid) -> np.ndarray | None:
-    """The first frame's mask of a seed folder on the token grid: (n,) label values, None when there is none.
+def read_seed(folder: Path | None, grid: Grid, indices: list[int]) -> dict[int, np.ndarray]:
+    """The masks of a seed folder on the token grid: (n,) label values by position in the clip, ascending.
 
     Each token takes the mask's value at its centre.
 
+    Args:
+        indices: of the clip's frames in their source.
+
     Raises:
-        DataError: the folder or its mask cannot be read.
+        DataError: the folder or a mask cannot be read, or is of a frame that is not in the clip.
     """
     if folder is None:
-        return None
+        return {}
     from pipeline.media.pictures import read_label_png
     from pipeline.media.resize import resize_nearest
 
     listing = Path(folder) / "seed.json"
     try:
-        name = json.loads(listing.read_text())["mask"]
-        if name is not None and name != Path(name).name:
-            raise ValueError(f"the mask {name!r} is not in the folder")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content = json.loads(listing.read_text())
+        first, later = content["mask"], {int(frame): name for frame, name in content.get("masks", {}).items()}
+        files = ({} if first is None else {0: first}) | {_position(frame, indices): later[frame] for frame in later}
+        if any(name != Path(name).name for name in files.values()):
+            raise ValueError(f"one of the masks {list(files.values())} is not in the folder")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f'{listing}: not readable; a seed folder holds seed.json with {{"mask": null}} or {{"mask": "mask.png"}}'
+            f'{listing}: not readable ({error}); a seed folder holds seed.json with {{"mask": null}} or '
+            '{"mask": "mask.png"}, and for other frames {"mask": null, "masks": {"45": "mask_45.png"}}'
         ) from error
-    if name is None:
-        return None
-    return resize_nearest(read_label_png(Path(folder) / name), grid).reshape(-1)
+    return {
+        place: resize_nearest(read_label_png(Path(folder) / files[place]), grid).reshape(-1) for place in sorted(files)
+    }
+
+
+def _position(frame: int, indices: list[int]) -> int:
+    if frame not in indices:
+        raise ValueError(f"frame {frame} is not in the clip")
+    return indices.index(frame)
 
 
 def start_from(stored: StoredContext, features: Store, first_frame: int = 0) -> Start:

@@ -49,11 +49,13 @@ class Start:
         context: the model before the first window.
         first_labels: M^1, (n,), when the model was fitted on this clip's frame 1, else None.
         numbers: label values that were given so far; None = those that the model remembers.
+        kept: (n,) bool, tokens of frame 1 that keep `first_labels` whatever is voted; None = none of them.
     """
 
     context: Context
     first_labels: np.ndarray | None = None
     numbers: Numbers | None = None
+    kept: np.ndarray | None = None
 
     @property
     def given(self) -> Numbers:
@@ -176,11 +178,21 @@ def segment_windows(clip: Clip, start: Start, params: SegmentParams) -> Iterator
         predicted = _predicted(neighbours, start, params)
         scene = Scene(clip.grid, features[:1] if before is None else before, start.context, start.given, window.start)
         initial, numbers = add_born(predicted, features, matches, scene, params)
-        voted = refine_window(initial, matches, params)
+        voted = _with_kept(refine_window(initial, matches, params), start)
         confidence = token_confidence(voted, features, neighbours, start.context)
         context = update_context(start.context, features, voted.labels, params)
         before, start = features, Start(context, numbers=numbers)
         yield Window(window.start, initial, voted.labels, confidence, context, numbers)
+
+
+def _with_kept(voted: Voted, start: Start) -> Voted:
+    """What a window's votes decided, but in the tokens of its first frame that keep what was given."""
+    if start.kept is None:
+        return voted
+    labels, share = voted.labels.copy(), voted.share.copy()
+    labels[0] = np.where(start.kept, start.first_labels, labels[0])
+    share[0, start.kept] = 1
+    return Voted(labels, share)
 
 
 def single_label_note(labels: Collection[int]) -> str | None:
@@ -193,11 +205,17 @@ def single_label_note(labels: Collection[int]) -> str | None:
     )
 
 
-def fill_void(features: np.ndarray, mask: np.ndarray, neighbors: int) -> np.ndarray:
-    """Labels (n,) int32 of frame 1 from a mask (n,) whose void tokens take the label of similar tokens.
+def void_tokens(mask: np.ndarray) -> np.ndarray:
+    """Which tokens of a mask (n,) nothing is said about, bool.
 
     255 is void, as in the data sets' label PNGs, except in 16-bit masks and in pure 0/255 masks, where it is
     the object.
+    """
+    return np.asarray((mask == VOID) & (mask.dtype == np.uint8) & (not set(np.unique(mask)) <= {0, VOID}))
+
+
+def fill_void(features: np.ndarray, mask: np.ndarray, neighbors: int) -> np.ndarray:
+    """Labels (n,) int32 of frame 1 from a mask (n,) whose void tokens take the label of similar tokens.
 
     Args:
         features: (n, c) of frame 1, max-abs-normalised.
@@ -205,7 +223,7 @@ def fill_void(features: np.ndarray, mask: np.ndarray, neighbors: int) -> np.ndar
     Raises:
         DataError: nothing but void.
     """
-    void = (mask == VOID) & (mask.dtype == np.uint8) & (not set(np.unique(mask)) <= {0, VOID})
+    void = void_tokens(mask)
     if (mask == VOID).all():
         raise DataError("the first frame's mask is void (255) everywhere; label at least one region")
     labels = mask.astype(np.int32)

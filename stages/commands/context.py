@@ -16,7 +16,7 @@ from pipeline.spans import parse_span
 from stages.common import cli
 from stages.common.resources import stage_version
 from stages.common.settings import Settings, load, plain
-from stages.segment import SeedOption, births_made_of, first_features, fit_numbering, read_mask
+from stages.segment import SeedOption, births_made_of, first_features, fit_numbering, read_masks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,14 +35,16 @@ def fit(features: Path, out_context: Path, params: SegmentParams, seed: Path | N
     refuse_foreign(out_context, context_store.MARK)
     source = open_store(features, FEATURES)
     seen = context_features(source, params)
-    mask = read_mask(seed, source, params)
-    start = window_loop.fit_context(first_features(seen, params), params, mask)
+    masks = read_masks(seed, source, params)
+    if not masks.keys() <= {0}:
+        raise UsageError(f"{seed}: holds masks of later frames, which only `vidseg segment` carries")
+    start = window_loop.fit_context(first_features(seen, params), params, masks.get(0))
     stored = context_store.StoredContext(
         start.context,
         seen.kind,
         stores.store_grid(source),
         source.fingerprint,
-        fit_numbering(start.context, source, params, mask),
+        fit_numbering(start.given.given, source, params, masks),
     )
     return context_store.save_context(out_context, stored)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.backbone import Backbone
     from pipeline.media.frame_source import FrameSource
     from pipeline.stores.numbering import Numbering
+    from pipeline.truth.mask_files import Masks
     from stages.common.run_record import RunRecord
 
 
@@ -30,7 +31,7 @@ def run(
     settings: Settings,
     ground_truth: Path | None = None,
     classes: Path | None = None,
-    mask: Path | None = None,
+    mask: Masks | None = None,
     context: Path | None = None,
     dry_run: bool = False,
     backbone: Backbone | None = None,
@@ -42,6 +43,7 @@ def run(
     before anything is computed or written.
 
     Args:
+        mask: as of `ingest.run`.
         context: folder of a context model to begin with, e.g. another clip's.
         names: names.json of these segments; None = what was said of them in `out` before, if it still fits.
     """
@@ -62,6 +64,8 @@ def run(
         record = run_record.begin(video.name, str(backbone.device), settings, out)
         with record.stage("ingest", stores / "clip.zarr"):
             ingest.run(video, stores, settings["ingest"], ground_truth=ground_truth, classes=classes, mask=mask)
+        if context is None:
+            segment.check_masks(stores / "seed", stores / "clip.zarr", settings["segment"])
         # Said when the first stage begins to compute: only the stages know whether their stores can be used again.
         estimate = partial(estimates.of_run, settings=settings, backbone=backbone)
         progress = cli.announced(lambda: estimates.announce(stores / "clip.zarr", estimate))
@@ -329,9 +333,7 @@ def main(
     segments: Annotated[int | None, typer.Option(help="number of segments K (segment.clusters)")] = None,
     ground_truth: Annotated[Path | None, typer.Option(help="folder of label PNGs, to score the result")] = None,
     classes: Annotated[Path | None, typer.Option(help="class list of the ground truth (JSON)")] = None,
-    mask: Annotated[
-        Path | None, typer.Option(help="label PNG of the first frame; it is carried through the video")
-    ] = None,
+    mask: cli.MaskOption = None,
     context: Annotated[Path | None, typer.Option(help="context folder of another clip to begin with")] = None,
     names: cli.NamesOption = None,
     preset: cli.PresetOption = None,
@@ -347,19 +349,22 @@ def main(
     Example: vidseg run holiday.mp4 -o holiday --segments 12
     """
     from pipeline.media.video import list_videos
+    from pipeline.truth.mask_files import parse_masks
 
     sets = list(set_ or ())
     if segments is not None:
         sets.append(f"segment.clusters={segments}")
-    if mask is not None:
+    masks = parse_masks(mask or ())
+    if masks is not None:
+        cli.refuse({"--context": context}, "says what is in the first frames, as --mask does; give one of them")
         sets.append("segment.init=mask")
     settings = load(params, sets, preset)
     videos = list_videos(video) if video.is_dir() else []
     if not videos:
-        run(video, out, settings, ground_truth, classes, mask, context, dry_run, names=names)
+        run(video, out, settings, ground_truth, classes, masks, context, dry_run, names=names)
         page = conclusion.of_video(out) if not dry_run else None
     else:
-        given = {"--ground-truth": ground_truth, "--classes": classes, "--mask": mask}
+        given = {"--ground-truth": ground_truth, "--classes": classes, "--mask": masks}
         for option, value in given.items():
             if value is not None:
                 raise UsageError(f"{option} is of one video, but {video} holds {len(videos)}; run them one by one")

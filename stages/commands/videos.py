@@ -31,7 +31,12 @@ def add(
     key: Annotated[str | None, typer.Option(help="name of the item; default: made of the file's name")] = None,
     ground_truth: Annotated[Path | None, typer.Option(help="folder of label PNGs named like the frames")] = None,
     classes: Annotated[Path | None, typer.Option(help="class list of the ground truth (JSON)")] = None,
-    mask: Annotated[Path | None, typer.Option(help="label PNG of the first frame, for segment.init: mask")] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="label PNG of the first frame, or folder of label PNGs named like frames, for segment.init: mask"
+        ),
+    ] = None,
     fps: Annotated[float | None, typer.Option(help="frame rate, for a folder of frames")] = None,
     names: cli.NamesOption = None,
 ) -> None:
@@ -39,6 +44,13 @@ def add(
 
     Example: vidseg videos add ~/holiday.mp4 --key holiday
     """
+    from pipeline.truth.mask_files import parse_masks
+
+    if mask is not None and not isinstance(parse_masks([str(mask)]), Path):
+        raise UsageError(
+            f"--mask {mask}: {VIDEOS} has one path for masks, which DVC watches; put them into a folder, named like "
+            "their frames (00045.png in a video), and give the folder"
+        )
     given = {"path": video, "ground_truth": ground_truth, "classes": classes, "mask": mask, "names": names}
     for option, path in given.items():
         if path is not None and not path.exists():

@@ -65,6 +65,15 @@ NamesOption = Annotated[
     Path | None,
     typer.Option("--names", help="names.json of `vidseg name` or of a report.html: names, merged and dropped segments"),
 ]
+MaskOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--mask",
+        metavar="PNG|DIR|FRAME=PNG",
+        help="label PNG of the first frame, folder of label PNGs named like frames, or FRAME=PNG for a frame of the "
+        "video, from 0 (repeatable): labels that are carried through the video by segment.init=mask",
+    ),
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="print plan, time and disk estimate, and stop")]
 OpenOption = Annotated[bool, typer.Option("--open", help="open the page in the browser when it is done")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]

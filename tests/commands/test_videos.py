@@ -63,6 +63,7 @@ def test_an_entry_has_all_paths_that_dvc_watches(project: Path) -> None:
         (["...mp4"], 2, "give one with --key"),
         (["clip.v2 (final).mp4", "--key", "sample"], 2, "there is an item 'sample' already"),
         (["none.mp4"], 3, "none.mp4: no such file or folder"),
+        (["clip.v2 (final).mp4", "--mask", "4=mask.png"], 2, "put them into a folder, named like their frames"),
         (["clip.v2 (final).mp4", "--mask", "none.png"], 3, "none.png: no such file or folder (--mask)"),
     ],
 )

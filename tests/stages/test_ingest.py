@@ -24,6 +24,7 @@ from stages import ingest, sample
 from stages.common import cli
 from stages.common.layout import Place, videos_of
 from stages.ingest import run
+from tests.support.commands import error_line, tree_bytes, vidseg
 
 SIZE = (70, 130)
 
@@ -127,6 +128,27 @@ def test_a_given_mask_wins(frames: Path, truth: Path, tmp_path: Path) -> None:
     mask = write_label_png(tmp_path / "mine.png", label_map(99))
     run(frames, tmp_path / "out", IngestParams(size=64, seed="truth"), ground_truth=truth, mask=mask)
     np.testing.assert_array_equal(read_label_png(tmp_path / "out" / "seed" / "mask.png"), label_map(99))
+
+
+def test_masks_of_several_frames(frames: Path, tmp_path: Path) -> None:
+    """By number of the source's frame, or by name from a folder, which gives the same bytes; none is left unsaid."""
+    masks = tmp_path / "masks"
+    for number in (3, 5, 6):
+        write_label_png(masks / f"shot{number}.png", label_map(number))
+    sets = [f"--set=ingest.{text}" for text in ("size=64", "frames=3:12", "stride=2")]
+    given = ["ingest", frames, tmp_path / "a", *sets]
+    vidseg(*given, "--mask", f"5={masks / 'shot5.png'}", "--mask", f"3={masks / 'shot3.png'}")
+    seed = tmp_path / "a" / "seed"
+    assert json.loads((seed / "seed.json").read_text()) == {"mask": "mask.png", "masks": {"5": "mask_5.png"}}
+    np.testing.assert_array_equal(read_label_png(seed / "mask_5.png"), label_map(5))
+    given[2] = tmp_path / "b"
+    said = vidseg(*given, "--mask", masks).stderr
+    assert f"warning: {masks}: 1 mask of no frame of the clip will not be used: shot6.png" in said
+    assert tree_bytes(tmp_path / "a" / "seed") == tree_bytes(tmp_path / "b" / "seed")
+    line = error_line(vidseg(*given, "--mask", f"6={masks / 'shot6.png'}", check=2))
+    assert "frame 6 is not in the clip, which has 5 frames from 3 to 11: 3, 5, 7, ..." in line
+    vidseg(*given)  # what was there is replaced
+    assert [path.name for path in (tmp_path / "b" / "seed").iterdir()] == ["seed.json"]
 
 
 def test_the_same_pixels_give_the_same_bytes(frames: Path, truth: Path, tmp_path: Path) -> None:

@@ -330,6 +330,74 @@ def test_an_unreadable_seed_is_explained(work: Path, tmp_path: Path, content: st
         run_segment(work, tmp_path / "out", replace(PARAMS, init="mask"), seed=seed)
 
 
+def make_masks(folder: Path, masks: dict[int, np.ndarray], content: dict[str, Any] | None = None) -> Path:
+    """A seed folder with masks of later frames."""
+    from pipeline.media.pictures import write_label_png
+
+    folder.mkdir()
+    listed = {str(frame): f"mask_{frame}.png" for frame in masks}
+    for frame, mask in masks.items():
+        write_label_png(folder / f"mask_{frame}.png", mask)
+    (folder / "seed.json").write_text(json.dumps({"mask": None, "masks": listed, **(content or {})}))
+    return folder
+
+
+def halves(left: int, right: int) -> np.ndarray:
+    """A mask (40, 60) of two labels."""
+    return np.repeat(np.array([[left, right]], np.uint16), [30, 30], axis=1).repeat(40, 0)
+
+
+def test_masks_of_later_frames(work: Path, tmp_path: Path) -> None:
+    """Each is in its frame, whatever is voted; which mask is of which frame decides the fingerprint."""
+    params = replace(PARAMS, init="mask", direction="both")
+    expected = {frame: np.repeat([[0, label]], [3, 3], axis=1).repeat(4, 0) for frame, label in ((3, 4), (9, 300))}
+    seed = make_masks(tmp_path / "seed", {3: halves(0, 4), 9: halves(0, 300)})
+    store = run_segment(work, tmp_path / "a", params, seed=seed)
+    for frame, labels in expected.items():
+        np.testing.assert_array_equal(store.read("refined")[frame], labels)
+    assert Numbering.of_coarse(store).labels == (0, 4, 300) and store.array("refined").dtype == "uint16"
+    assert 4 in store.read("refined")[:7] and 300 not in store.read("refined")[:7]  # 3 and 9 are as near to frame 6
+    assert 300 in store.read("refined")[7:] and 4 not in store.read("refined")[7:]
+    again = run_segment(work, tmp_path / "b", params, seed=seed)
+    assert tree_bytes(tmp_path / "a") == tree_bytes(tmp_path / "b")
+    moved = make_masks(tmp_path / "moved", {3: halves(0, 4), 8: halves(0, 300)})
+    other = make_masks(tmp_path / "other", {3: halves(0, 4), 9: halves(1, 300)})
+    prints = {run_segment(work, tmp_path / "c", params, seed=each).fingerprint for each in (moved, other)}
+    assert len({again.fingerprint, *prints}) == 3
+
+
+@pytest.mark.parametrize(
+    ("params", "content", "message"),
+    [
+        ({}, {}, "the first mask is of frame 3, and segment.direction is forward: the 3 frames before it"),
+        (
+            {"direction": "both"},
+            {"masks": {"12": "mask_3.png"}},
+            "seed.json: not readable .frame 12 is not in the clip",
+        ),
+        ({"direction": "both"}, {"masks": {"3": "../mask_3.png"}}, "seed.json: not readable .*is not in the folder"),
+        ({"direction": "both"}, {"masks": ["mask_3.png"]}, "seed.json: not readable"),
+        (
+            {"init": "kmeans", "parity": SegmentParity(label_merge="first_frame")},
+            {},
+            "masks of later frames, which segment.parity.label_merge does not read",
+        ),
+    ],
+)
+def test_masks_that_cannot_be_used(
+    work: Path, tmp_path: Path, params: dict[str, Any], content: dict[str, Any], message: str
+) -> None:
+    seed = make_masks(tmp_path / "seed", {3: halves(0, 4)}, content)
+    with pytest.raises((DataError, UsageError), match=message):
+        run_segment(work, tmp_path / "out", replace(PARAMS, **{"init": "mask", **params}), seed=seed)
+
+
+def test_a_context_is_fitted_on_the_first_frame_only(work: Path, tmp_path: Path) -> None:
+    seed = make_masks(tmp_path / "seed", {3: halves(0, 4)})
+    with pytest.raises(UsageError, match="masks of later frames, which only `vidseg segment` carries"):
+        context.fit(work / "features.zarr", tmp_path / "c", replace(PARAMS, init="mask", direction="both"), seed)
+
+
 # --- other inputs
 
 

@@ -219,8 +219,10 @@ def test_an_item_that_is_no_more_leaves_the_summary(quick: QuickProject) -> None
 
 def test_a_mask_is_watched(quick: QuickProject) -> None:
     """By its content too, not only by its entry in videos.yaml."""
-    for value in (0, 1):
-        mask = write_labels(quick.folder / "mask", np.full((1, 64, 64), value, np.uint8)) / "00000.png"
+    for value in (0, 1):  # of the second of two
+        mask = write_labels(
+            quick.folder / "masks", np.stack([np.full((64, 64), each, np.uint8) for each in (0, value)])
+        )
         quick.write_videos({"one": [ONE | {"mask": str(mask)}]})
         ran = stages_of(quick.repro("ingest", "segment"))
         assert {"ingest", "segment"} <= set(ran) and "extract" not in ran

@@ -152,18 +152,29 @@ def test_killed_and_run_again_gives_the_same_bytes(chain: Chain, tmp_path: Path,
         assert (finished(out) if late else tree_bytes(out)) == expected, kill
 
 
+BIRTHS = {"births": "distance", "birth_reach": 1, "birth_tokens": 3, "birth_frames": 2}
+
+
 @pytest.mark.slow
-def test_killed_with_births_and_run_again_gives_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("values", [BIRTHS, {"init": "mask", "direction": "both"}], ids=["births", "masks"])
+def test_killed_with_more_than_frame_1_and_run_again_gives_the_same_bytes(
+    tmp_path: Path, values: dict[str, object]
+) -> None:
     made, out, log = tmp_path / "made", tmp_path / "out", tmp_path / "log"
     correspond.run(make_features(made, enters=6), made, CorrespondParams())
-    values = {"clusters": 4, "window": 5, "encoder_weight": 0, "memory": "prototypes:3", "births": "distance"}
-    values |= {"birth_reach": 1, "birth_tokens": 3, "birth_frames": 2}
+    masks = np.zeros((12, 16, 24), np.uint8)
+    masks[:, :, 12:], masks[8, :8] = 1, 2
+    write_labels(made / "seed", masks)
+    (made / "seed" / "seed.json").write_text('{"mask": null, "masks": {"3": "00003.png", "8": "00008.png"}}')
+    values = {"clusters": 4, "window": 5, "encoder_weight": 0, "memory": "prototypes:3", **values}
     sets = [part for key, value in values.items() for part in ("--set", f"segment.{key}={value}")]
-    command = ["segment", str(made / "features.zarr"), str(made / "matches.zarr"), str(out), *sets]
+    stores = [str(made / name) for name in ("features.zarr", "matches.zarr")]
+    command = ["segment", *stores, str(out), "--seed", str(made / "seed"), *sets]
     whole = killing.run(command, out, log)
     assert whole.code == 0, whole.output
     expected = tree_bytes(out)
-    assert open_store(out / "coarse.zarr", COARSE).attrs["numbering"]["births"]
+    numbered = open_store(out / "coarse.zarr", COARSE).attrs["numbering"]
+    assert numbered["births"] if "births" in values else numbered["labels"] == [0, 1, 2]
     last = whole.until_the_final_rename
     for operation in range(1, last + 1, max(1, last // 6)):
         shutil.rmtree(out)
