@@ -1,15 +1,18 @@
-"""scores.json of all items -> metrics.json (about ten numbers) and plots/."""
+"""scores.json of all items, of one project or several -> metrics.json (about ten numbers) and plots/."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.errors import UsageError
 from stages.common import cli
 from stages.common.applied import applied_keys
-from stages.common.layout import item_keys
+from stages.common.layout import DATA, VIDEOS, item_keys
 from stages.common.printing import text_table
 
 if TYPE_CHECKING:
@@ -68,25 +71,65 @@ def _summary(scores_dir: Path, items: Path | None) -> Summary:
     return summarize(read_items(scores_dir, item_keys(items)), read_items(scores_dir, applied) if applied else {})
 
 
-app = cli.new_app("Join the scores of all items: metrics.json, plots/.")
+def _summary_of_projects(projects: Sequence[Path]) -> Summary:
+    """All that the projects' videos.yaml list, as PROJECT/ITEM; a project is called by its folder.
+
+    Raises:
+        UsageError: one is no project, or two have one name.
+    """
+    from pipeline.scoring.files import read_items, summarize
+
+    for project in projects:
+        if not (project / VIDEOS).is_file():
+            raise UsageError(f"{project}: no project, it has no {VIDEOS}; SCORES and OUT go without -o")
+    names = [project.resolve().name for project in projects]
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
+        raise UsageError(f"two projects are called {twice}, and so would their items be; rename one of the folders")
+    found: tuple[dict[str, Any], dict[str, Any]] = {}, {}
+    for name, project in zip(names, projects, strict=True):
+        for all_records, listed in zip(found, (item_keys, applied_keys), strict=True):
+            keys = listed(project / VIDEOS)
+            records = read_items(project / DATA / "evaluate", keys) if keys else {}
+            all_records.update({f"{name}/{key}": record for key, record in records.items()})
+    return summarize(*found)
+
+
+app = cli.new_app("Join the scores of all items, of one project or several: metrics.json, plots/.")
 
 
 @app.command()
 def main(
-    scores_dir: Annotated[Path, typer.Argument(help="folder of <item>/scores.json, or of one scores.json")],
-    out: Annotated[Path, typer.Argument(help="folder for metrics.json and plots/")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SCORES OUT | PROJECT...",
+            help="folder of <item>/scores.json (or of one scores.json) and folder for metrics.json and plots/; or, "
+            "with -o, folders of projects",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="with projects: folder for metrics.json and plots/")
+    ] = None,
     items: Annotated[
-        Path | None, typer.Option(help="videos.yaml: only its items count; without it all that are there")
+        Path | None, typer.Option(help="with SCORES: videos.yaml, whose items alone count; else all that are there")
     ] = None,
     json_: cli.JsonOption = False,
 ) -> None:
-    """Join the scores of all items: metrics.json, plots/; prints the table.
+    """Join the scores of all items, of one project or several: metrics.json, plots/; prints the table.
 
     Example: vidseg summarize data/evaluate . --items videos.yaml
+
+    Several projects: vidseg summarize part1 part2 part3 -o all
     """
     import json
 
-    summary = _summary(scores_dir, items)
+    if out is not None:
+        cli.refuse({"--items": items}, "goes with SCORES; a project has its own videos.yaml")
+        summary = _summary_of_projects(paths)
+    elif len(paths) == 2:
+        summary, out = _summary(paths[0], items), paths[1]
+    else:
+        raise UsageError("give SCORES and OUT, or PROJECT ... and -o OUT")
     write(summary, out)
     print(json.dumps(summary.metrics, indent=1, allow_nan=False) if json_ else table(summary))
 

@@ -635,3 +635,33 @@ def test_bad_parameters(setting: str, message: str) -> None:
 def test_a_store_of_an_interrupted_stage_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such store; run `vidseg ingest`"):
         evaluate.run_videos([Job("v", None, tmp_path / "truth.zarr")], tmp_path, EvaluateParams())
+
+
+def test_the_summary_of_several_projects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of two items, one of a single item; a third has other rules."""
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner().invoke
+    for name, keys in (("first", ("one", "many")), ("second", ("one",)), ("other/first", ("one",))):
+        project = tmp_path / name
+        item_folders(project)
+        with monkeypatch.context() as inside:
+            inside.chdir(project)
+            for key in keys:
+                assert run(evaluate.app, ["--item", key], catch_exceptions=False).exit_code == 0
+        listed = ", ".join(f"{key}: []" for key in keys)
+        (project / "videos.yaml").write_text(f"items: {{{listed}}}\nconcepts: {{}}\napplied: {{}}\n")
+    (tmp_path / "empty").mkdir()
+
+    lines = run(summarize.app, ["first", "second", "-o", "all"], catch_exceptions=False).stdout.splitlines()
+    names = [line.split()[0] for line in lines[1:-1]]
+    assert names == ["first/many/a", "first/many/b", "first/one", "second/one", "all"]
+    assert scored(tmp_path / "all/metrics.json")["frames"] == 80
+    for arguments, message in (
+        (["first", "empty", "-o", "x"], "empty: no project, it has no videos.yaml"),
+        (["first", "other/first", "-o", "x"], "two projects are called first"),
+        (["first", "second", "-o", "x", "--items", "videos.yaml"], "--items goes with SCORES"),
+        (["first"], "give SCORES and OUT, or PROJECT ... and -o OUT"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            run(summarize.app, arguments, catch_exceptions=False)
+    assert not (tmp_path / "x").exists()
