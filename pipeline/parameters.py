@@ -711,6 +711,9 @@ class EvaluateParams:
         "DAVIS J and F; parts: of every class in every frame, and SMITE's scores; auto = semi_supervised where a "
         "first-frame mask was carried along, parts of segments that were shown",
     )
+    ignore_below: float = param(
+        0.0, "pixels whose label is less sure than this are not scored; needs upsample.confidence", low=0.0, high=1.0
+    )
     parity: EvaluateParity = EvaluateParity()
 
 

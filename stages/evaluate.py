@@ -18,6 +18,7 @@ from stages.common.settings import load
 if TYPE_CHECKING:
     from pipeline.scoring.assignment import Assignment
     from pipeline.scoring.davis import Frames
+    from pipeline.scoring.protocol import Protocol
     from pipeline.scoring.scores import ScoredClasses
     from pipeline.stores.store import Store
 
@@ -66,7 +67,7 @@ def run_videos(jobs: list[Job], out: Path, params: EvaluateParams) -> Path:
     from pipeline.scoring.files import item_record, write_json
 
     videos = [_score(job, params) for job in jobs]
-    record = item_record(videos, params.protocol, params.assignment, params.windows)
+    record = item_record(videos, params.protocol, params.assignment, params.windows, params.ignore_below)
     return write_json(out / "scores.json", record)
 
 
@@ -75,6 +76,7 @@ def _score(job: Job, params: EvaluateParams) -> dict[str, Any]:
     from pipeline.naming.stores import with_names
     from pipeline.scoring.assignment import assign, with_born
     from pipeline.scoring.label_sources import StoredFrames
+    from pipeline.scoring.reliability import SureFrames
     from pipeline.scoring.scores import ScoredClasses, score_video
     from pipeline.stores.numbering import born_of
     from pipeline.stores.schemas import LABELS, TRUTH
@@ -108,6 +110,7 @@ def _score(job: Job, params: EvaluateParams) -> dict[str, Any]:
     except DataError as error:
         raise DataError(f"{job.truth}: {error}") from error
     _warn_of_gaps(about["name"], params.protocol, classes)
+    confidence = _confidence(job, labels_store, positions, params.ignore_below)
     labels = _labels(job, labels_store, truth_store, positions, truth.size)
     rule = _rule(params.assignment, labels_store if job.predictions is None else None)
     height, width = truth.size
@@ -122,13 +125,23 @@ def _score(job: Job, params: EvaluateParams) -> dict[str, Any]:
                 pairs = ((labels[place], truth[place]) for place in range(len(positions)))
                 assignment = with_born(assignment, born, pairs, classes.ignore)
             assignment = assignment.without(None if labels_store is None else void_of(labels_store))
+        scored_truth: Frames = truth
+        scored_by = protocol
+        if confidence is not None and params.ignore_below:
+            void = classes.unassigned
+            scored_truth = SureFrames(truth, confidence, params.ignore_below, void)
+            classes = replace(classes, ignore=tuple(dict.fromkeys((*classes.ignore, void))))
+            scored_by = classes.protocol(params.protocol)
         with cli.progress(f"evaluate {about['name']}", len(positions)) as advance:
-            scored = score_video(truth, labels, positions, classes, protocol, assignment, params.windows, advance)
+            scored = score_video(
+                scored_truth, labels, positions, classes, scored_by, assignment, params.windows, advance
+            )
+        about |= _reliability(confidence, truth, labels, positions, protocol, assignment, params.ignore_below)
     except DataError as error:
         raise DataError(f"{where} against {job.truth}: {error}") from error
     task = _task(params.objects, job, labels_store, len(positions))
     try:
-        objects = _objects(task, truth, labels, classes, assignment)
+        objects = _objects(task, scored_truth, labels, classes, assignment)
     except DataError as error:
         raise DataError(f"{where} against {job.truth}: {error} (evaluate.objects: none leaves J and F out)") from error
     _warn(about["name"], scored)
@@ -142,6 +155,46 @@ def _score(job: Job, params: EvaluateParams) -> dict[str, Any]:
         **objects,
         **scored,
     }
+
+
+def _reliability(
+    confidence: Frames | None,
+    truth: Frames,
+    labels: Frames,
+    positions: list[int],
+    protocol: Protocol,
+    assignment: Assignment,
+    ignore_below: float,
+) -> dict[str, Any]:
+    """The entry `confidence` of a video's record, and `ignored_share` where unsure pixels were left out."""
+    from pipeline.scoring.reliability import reliability
+
+    if confidence is None:
+        return {}
+    found = reliability(truth, labels, confidence, positions, protocol, assignment)
+    ignored = {"ignored_share": None if found is None else 1 - found.share_from(ignore_below)} if ignore_below else {}
+    return {"confidence": None if found is None else found.record(), **ignored}
+
+
+def _confidence(job: Job, labels: Store | None, positions: list[int], ignore_below: float) -> Frames | None:
+    """How sure the labels of the annotated frames are; None where nothing says it.
+
+    Raises:
+        UsageError, DataError: unsure pixels are to be left out, and nothing says which these are.
+    """
+    from pipeline.scoring.label_sources import StoredFrames
+    from pipeline.stores.confidence import CONFIDENCE
+
+    if job.predictions is None and labels is not None and labels.has(CONFIDENCE):
+        return StoredFrames(labels, CONFIDENCE, positions)
+    if not ignore_below:
+        return None
+    if job.predictions is not None or labels is None:
+        raise UsageError("evaluate.ignore_below is for labels with confidence; --predictions have none")
+    raise DataError(
+        f"{job.labels}: does not say how sure its labels are, which evaluate.ignore_below = {ignore_below:g} asks for; "
+        f"run `vidseg {job.stage}` with upsample.confidence=true, or set evaluate.ignore_below=0"
+    )
 
 
 def _labels(job: Job, labels: Store | None, truth: Store, positions: list[int], size: tuple[int, int]) -> Frames:

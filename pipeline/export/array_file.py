@@ -9,7 +9,6 @@ import numpy as np
 
 from pipeline.export.labelled_clip import Advance, LabelledClip
 from pipeline.media.pictures import VOID
-from pipeline.naming.segments import void_of
 
 #: Zip files hold a time; a fixed one lets equal labels give equal bytes.
 _TIME = (1980, 1, 1, 0, 0, 0)
@@ -21,10 +20,7 @@ def write_npz(clip: LabelledClip, folder: Path, advance: Advance) -> None:
     Its arrays: `labels` (F, H0, W0) u8 or u16, `ids` (k) with `names` (k) and `colors` (k, 3) u8, `frames` (F) names,
     `fps`, and `void`: the value of pixels in no segment, or in none that is chosen; -1 = there are none.
     """
-    stored, ids = clip.labels.array("labels"), [segment.id for segment in clip.segments]
-    void = void_of(clip.labels)
-    if void is None and not clip.whole:
-        void = next(value for value in (VOID, 65535) if value not in ids)
+    stored, ids, void = clip.labels.array("labels"), [segment.id for segment in clip.segments], clip.void
     dtype = np.dtype(np.uint16) if void is not None and void > VOID else np.dtype(stored.dtype)
     table = np.arange(65536) if void is None else np.full(65536, void)
     table[ids] = ids

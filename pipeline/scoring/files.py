@@ -35,12 +35,17 @@ class Summary:
 
 
 def item_record(
-    videos: Sequence[Mapping[str, Any]], protocol: str, assignment: str, windows: Sequence[int]
+    videos: Sequence[Mapping[str, Any]],
+    protocol: str,
+    assignment: str,
+    windows: Sequence[int],
+    ignore_below: float = 0.0,
 ) -> dict[str, Any]:
     """The content of scores.json.
 
     Args:
         videos: records of the item's videos; those with `ground_truth` hold what `scores.score_video` gives.
+        ignore_below: confidence (0..1) below which pixels were left out.
     """
     windows = sorted(set(windows))
     scored = [video for video in videos if video["ground_truth"]]
@@ -52,6 +57,7 @@ def item_record(
         "protocol": protocol,
         "assignment": assignment,
         "windows": windows,
+        **({"ignore_below": ignore_below} if ignore_below else {}),
         "oracle_assignment": any(video["oracle_assignment"] for video in scored),
         "pooled": pool(map(with_names, scored), windows).scores,
         "videos": [
@@ -157,13 +163,13 @@ def summarize(
 
 
 def _check_rules(items: Mapping[str, Mapping[str, Any]]) -> None:
-    for key in ("protocol", "assignment", "windows"):
-        first, *others = items.items()
-        for item, record in others:
-            if record[key] != first[1][key]:
+    for key in ("protocol", "assignment", "windows", "ignore_below"):
+        first, *others = ((item, record.get(key, 0)) for item, record in items.items())
+        for item, value in others:
+            if value != first[1]:
                 raise DataError(
-                    f"items were scored with different evaluate.{key} ({first[0]}: {first[1][key]}, "
-                    f"{item}: {record[key]}); run `vidseg evaluate` again for all of them"
+                    f"items were scored with different evaluate.{key} ({first[0]}: {first[1]}, "
+                    f"{item}: {value}); run `vidseg evaluate` again for all of them"
                 )
 
 

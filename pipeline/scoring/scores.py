@@ -19,6 +19,7 @@ from pipeline.scoring.assignment import IDENTITY, Assignment
 from pipeline.scoring.davis import VOID, DavisScores, Frames, semi_supervised, unsupervised
 from pipeline.scoring.metrics import Confusion, Consistency
 from pipeline.scoring.protocol import Official, Protocol, Strict
+from pipeline.scoring.reliability import Reliability
 from pipeline.scoring.smite import score_parts
 
 #: Name of predictions that are no class, in confusion counts.
@@ -235,7 +236,8 @@ class Pool:
     Attributes:
         scores: `miou`, `pixel_accuracy`, `class_accuracy`, `fwiou`, `vc<n>` for each window length,
             `unassigned_share`, `j_mean`, `f_mean`, `jf_mean`, `smite_miou` and `smite_f` (SMITE's protocol, means over
-            the videos), `flicker`; None = undefined.
+            the videos), `flicker`, `aurc` and `calibration_error` (of the videos whose labels have a confidence);
+            None = undefined.
         per_class: one row per class: value, name, iou, and shares of ground-truth pixels.
     """
 
@@ -254,7 +256,9 @@ def pool(videos: Iterable[tuple[Mapping[str, Any], Mapping[int, str]]], windows:
     keys: dict[tuple[int, str], None] = {}
     ratios = dict.fromkeys(_ratio_names(windows), (0.0, 0.0))
     clusters = unassigned = 0
+    sure = []
     for record, names in videos:
+        sure += [record["confidence"]] if record.get("confidence") else []
         keys |= {(value, name): None for value, name in names.items()}
         for truth, row in record["confusion"].items():
             for predicted, pixels in row.items():
@@ -275,6 +279,7 @@ def pool(videos: Iterable[tuple[Mapping[str, Any], Mapping[int, str]]], windows:
     pixels_per_class = confusion.counts[:-1].sum(axis=1)
     means = {name: total / number if number else None for name, (total, number) in ratios.items()}
     j, f = means["j_mean"], means["f_mean"]
+    confidence = Reliability.of_records(sure)
     return Pool(
         {
             "miou": defined(scores.miou),
@@ -287,6 +292,8 @@ def pool(videos: Iterable[tuple[Mapping[str, Any], Mapping[int, str]]], windows:
             "f_mean": f,
             "jf_mean": None if j is None or f is None else (j + f) / 2,
             **{name: means[name] for name in OF_APPLIED},
+            "aurc": None if confidence is None else confidence.aurc,
+            "calibration_error": None if confidence is None else confidence.calibration_error,
         },
         [
             {

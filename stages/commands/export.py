@@ -47,6 +47,7 @@ def run(
     components: bool = False,
     codec: str | None = None,
     images: bool = False,
+    min_confidence: float = 0.0,
 ) -> Path:
     """Export videos into the folder `out`, and return it.
 
@@ -56,6 +57,7 @@ def run(
         components: an annotation per connected part, in COCO's instances.
         codec: of the video with alpha: `prores` (None) or `vp9`.
         images: the frames too.
+        min_confidence: confidence (0..1) below which a pixel is in no segment.
 
     Raises:
         UsageError: an unknown format or segment, or an option that is not for the format.
@@ -75,7 +77,7 @@ def run(
     for video in videos:
         pictures = open_pictures(open_store(video.clip, CLIP), video.source if video.source.exists() else None)
         with cli.progress("export", (2 + images) * video.labels.frames("labels")) as advance:
-            clip = labelled_clip(video.name, video.labels, pictures, segments, advance)
+            clip = labelled_clip(video.name, video.labels, pictures, segments, advance, min_confidence)
             formats.write(export, clip, out / video.place, advance, images)
     return out
 
@@ -197,6 +199,15 @@ def main(
         str | None,
         typer.Option("--codec", metavar="prores|vp9", help="alpha: ProRes 4444 in .mov (default), or the smaller VP9"),
     ] = None,
+    min_confidence: Annotated[
+        float,
+        typer.Option(
+            "--min-confidence",
+            min=0.0,
+            max=1.0,
+            help="leave out pixels whose label is less sure than this; labels need upsample.confidence=true",
+        ),
+    ] = 0.0,
 ) -> None:
     """Take the segments of a video to other tools: masks, COCO, YouTube-VIS, DAVIS, CVAT, NumPy, video with alpha.
 
@@ -207,5 +218,8 @@ def main(
     Name segments first (`vidseg name`): names become categories. OUT/export.json says what numbers in the files mean.
     """
     videos = videos_to_export(target, labels)
-    run(videos, format, out, segments=segment or (), components=components, codec=codec, images=images)
+    run(
+        videos, format, out,
+        segments=segment or (), components=components, codec=codec, images=images, min_confidence=min_confidence,
+    )  # fmt: skip
     cli.note(f"done: {out}")

@@ -31,12 +31,21 @@ from tests.support.scenes import FPS, FRAMES, SIZE, Scene, label_maps, pictures
 NAMES = Names({0: Named("ground"), 3: Named('<a & "b"> ü/道', (1, 2, 3))})
 
 
-def clip(folder: Path, names: Names = NAMES, chosen: tuple[str, ...] = (), **scene: Any) -> LabelledClip:
+def clip(
+    folder: Path,
+    names: Names = NAMES,
+    chosen: tuple[str, ...] = (),
+    below: float = 0.0,
+    confidence: np.ndarray | None = None,
+    **scene: Any,
+) -> LabelledClip:
     """The scene as it is exported, with names."""
     made = Scene(folder, **scene)
     store = open_store(made.clip(made.frames_source(), list(range(len(made.images)))), CLIP)
-    labels = NamedLabels(open_store(made.labels_store(), LABELS), NamesFile("scene", names), "names")
-    return labelled_clip("shots", labels, open_pictures(store, read_source(folder / "source")), chosen, lambda _: None)
+    stored = open_store(made.labels_store(confidence=confidence), LABELS)
+    labels = NamedLabels(stored, NamesFile("scene", names), "names")
+    shown = open_pictures(store, read_source(folder / "source"))
+    return labelled_clip("shots", labels, shown, chosen, lambda _: None, below)
 
 
 def export(source: LabelledClip, out: Path, format: str, images: bool = False, **options: Any) -> Path:
@@ -172,6 +181,29 @@ def test_only_the_chosen_segments(tmp_path: Path, format: str) -> None:
     source = clip(tmp_path, chosen=('<a & "b"> ü/道', "7"))
     out = export(source, tmp_path / "out", format)
     np.testing.assert_array_equal(READERS[format](out), np.where(label_maps() == 0, 255, label_maps()))
+
+
+@pytest.mark.parametrize("format", READERS)
+def test_unsure_pixels_are_in_no_segment(tmp_path: Path, format: str) -> None:
+    """The ground is unsure at the top; half of the square's pixels are just sure enough."""
+    confidence = np.full(label_maps().shape, 255, np.uint8)
+    confidence[label_maps() == 3] = 128
+    confidence[:, :10] = 127
+    source = clip(tmp_path, below=0.5, confidence=confidence)
+    expected = label_maps()
+    expected[:, :10] = 255
+    np.testing.assert_array_equal(READERS[format](export(source, tmp_path / "out", format)), expected)
+
+
+def test_a_segment_that_is_never_sure_is_left_out(tmp_path: Path) -> None:
+    confidence = np.where(label_maps() == 3, 40, 200).astype(np.uint8)
+    source = clip(tmp_path, below=0.5, confidence=confidence)
+    assert [segment.id for segment in source.segments] == [0, 7]
+
+
+def test_labels_without_confidence_cannot_be_sure(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"does not say how sure its labels are.*--set upsample.confidence=true"):
+        clip(tmp_path, below=0.5)
 
 
 def test_learned_segments_have_their_names(tmp_path: Path) -> None:

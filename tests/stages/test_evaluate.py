@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -54,12 +54,15 @@ def write_store(
     values: np.ndarray,
     params: dict[str, Any],
     attrs: dict[str, Any],
+    confidence: np.ndarray | None = None,
 ) -> Path:
-    specs = {array: ArraySpec(values.shape, str(values.dtype))}
+    arrays = {array: values, **({} if confidence is None else {"confidence": confidence})}
+    specs = {name: ArraySpec(held.shape, str(held.dtype)) for name, held in arrays.items()}
     mark = fingerprint(array, attrs, values.tolist())
     writer = StoreWriter(path, path.parent / "tmp", schema, mark, specs, params=params, attrs=attrs)
     for shard in writer.missing():
-        writer.write(array, shard.start, values[shard.start : shard.stop])
+        for name, held in arrays.items():
+            writer.write(name, shard.start, held[shard.start : shard.stop])
     return writer.commit()
 
 
@@ -77,10 +80,15 @@ def write_names(folder: Path, names: dict[int, str], drop: tuple[int, ...] = ())
 
 
 def write_labels(
-    folder: Path, values: np.ndarray, segment: dict[str, Any] | None = None, name: str = "labels.zarr"
+    folder: Path,
+    values: np.ndarray,
+    segment: dict[str, Any] | None = None,
+    name: str = "labels.zarr",
+    confidence: np.ndarray | None = None,
 ) -> Path:
     params = {"segment": segment or {"init": "kmeans", "label_merge": "none"}, "upsample": {}}
-    return write_store(folder / name, LABELS, "labels", values, params, {"names": NAMES, ATTRIBUTE: NUMBERING.record()})
+    attrs = {"names": NAMES, ATTRIBUTE: NUMBERING.record()}
+    return write_store(folder / name, LABELS, "labels", values, params, attrs, confidence)
 
 
 def clusters_of(truth: np.ndarray) -> np.ndarray:
@@ -104,7 +112,7 @@ def test_perfect_segments_score_one(tmp_path: Path) -> None:
     assert content["pooled"] | {"unassigned_share": None} == {
         "miou": 1.0, "pixel_accuracy": 1.0, "class_accuracy": 1.0, "fwiou": 1.0, "vc8": 1.0, "vc16": 1.0,
         "unassigned_share": None, "j_mean": None, "f_mean": None, "jf_mean": None,
-        "smite_miou": None, "smite_f": None, "flicker": None,
+        "smite_miou": None, "smite_f": None, "flicker": None, "aurc": None, "calibration_error": None,
     }  # fmt: skip
     video = content["videos"][0]
     assert {entry["cluster"]: entry["class"] for entry in video["assigned"]["clusters"]} == {
@@ -133,6 +141,59 @@ def test_a_later_cluster_counts_as_wrong(tmp_path: Path) -> None:
     share = video["assigned"]["unassigned_share"]
     assert share == pytest.approx(0.5 * 4 / 24)
     assert video["scores"]["pixel_accuracy"] == pytest.approx(1 - share)
+
+
+def unsure_clip(folder: Path) -> tuple[Path, Path, int]:
+    """labels.zarr whose errors are all unsure, truth.zarr, and how many unsure pixels are scored; some are right."""
+    truth = scene()
+    clusters, confidence = clusters_of(truth), np.full(truth.shape, 200, np.uint8)
+    clusters[10:, :12, 20:] = 10
+    confidence[10:, :, 20:] = 80
+    unsure = int(((confidence == 80) & (truth != 255)).sum())
+    return write_labels(folder, clusters, confidence=confidence), write_truth(folder, truth), unsure
+
+
+def test_confidence_is_scored(tmp_path: Path) -> None:
+    labels, truth, unsure = unsure_clip(tmp_path)
+    content = scored(evaluate.run(labels, truth, tmp_path / "out", EvaluateParams()))
+    video = content["videos"][0]
+    found = video["confidence"]
+    assert found["error"] == pytest.approx(1 - video["scores"]["pixel_accuracy"])
+    assert 0 < found["aurc"] < 0.3 * found["error"]
+    assert content["pooled"]["aurc"] == video["scores"]["aurc"] == found["aurc"]
+    assert [one["accuracy"] == 1 for one in found["bins"]] == [False, True]
+    assert found["bins"][0]["pixels"] == unsure == found["pixels"][80]
+    assert "ignored_share" not in video and "ignore_below" not in content
+
+
+@pytest.mark.parametrize("protocol", ["strict", "official"])
+def test_unsure_pixels_can_be_left_out(tmp_path: Path, protocol: Literal["strict", "official"]) -> None:
+    labels, truth, unsure = unsure_clip(tmp_path)
+    whole = scored(
+        evaluate.run(labels, truth, tmp_path / "a", load(sets=[f"evaluate.protocol={protocol}"])["evaluate"])
+    )
+    sets = [f"evaluate.protocol={protocol}", "evaluate.ignore_below=0.5", "evaluate.objects=unsupervised"]
+    content = scored(evaluate.run(labels, truth, tmp_path / "b", load(sets=sets)["evaluate"]))
+    video, before = content["videos"][0], whole["videos"][0]
+    pixels = sum(before["confidence"]["pixels"])
+    assert content["ignore_below"] == 0.5
+    assert video["confidence"] == before["confidence"]
+    assert video["assigned"]["clusters"][0]["value"] == before["assigned"]["clusters"][0]["value"]
+    assert sum(sum(row.values()) for row in video["confusion"].values()) < pixels
+    if protocol == "strict":
+        assert video["ignored_share"] == pytest.approx(unsure / pixels)
+        assert video["scores"]["miou"] == 1 > before["scores"]["miou"]
+        assert video["davis"]["jf_mean"] == 1
+
+
+def test_unsure_pixels_are_not_known_without_confidence(tmp_path: Path) -> None:
+    labels, truth = write_labels(tmp_path, clusters_of(scene())), write_truth(tmp_path, scene())
+    params = EvaluateParams(ignore_below=0.5)
+    with pytest.raises(DataError, match=r"ignore_below = 0.5 asks for; run `vidseg upsample` with upsample.confidence"):
+        evaluate.run(labels, truth, tmp_path / "out", params)
+    with pytest.raises(UsageError, match="ignore_below is for labels with confidence; --predictions have none"):
+        evaluate.run(None, truth, tmp_path / "out", params, predictions=tmp_path)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
