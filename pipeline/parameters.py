@@ -722,7 +722,7 @@ class RenderParams:
     """Section `render`."""
 
     opacity: float = param(0.55, "how much of the picture the labels hide: 0 = nothing, 1 = all", low=0.0, high=1.0)
-    extras: bool = param(True, "feature PCA and x-t slices")
+    extras: bool = param(True, "feature PCA, x-t slices and the sheet of confidence")
     slice_row: float = param(0.5, "row of the x-t slices: 0 = top, 1 = bottom", low=0.0, high=1.0)
     report: bool = param(True, "report.html, one page to look at in a browser")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -195,16 +196,22 @@ class _Drawing:
     def write_label_pages(self, coarse: Store | None) -> None:
         from pipeline.media.pictures import write_image
         from pipeline.naming.segments import void_of
+        from pipeline.rendering.clip_frames import frames_of
         from pipeline.rendering.label_pages import LabelPages
+        from pipeline.stores.confidence import CONFIDENCE
 
         params, pictures = self.params, self.pictures
         total = self.labels.frames("labels")
         look = self.colours, params.opacity, params.slice_row
         pages = LabelPages(total, pictures.size, *look, coarse, void_of(self.labels))
-        for image, plane in self._pairs():
-            pages.add(image, plane)
+        levels = frames_of(self.labels, CONFIDENCE) if self.labels.has(CONFIDENCE) and params.extras else repeat(None)
+        for (image, plane), sure in zip(self._pairs(), levels, strict=False):
+            pages.add(image, plane, sure)
             self.advance(1)
-        write_image(self.folder / "contact_sheet.png", pages.sheet(pictures.clip.attrs["names"], self.legend))
+        names = pictures.clip.attrs["names"]
+        write_image(self.folder / "contact_sheet.png", pages.sheet(names, self.legend))
+        if (sheet := pages.confidence_sheet(names)) is not None:
+            write_image(self.folder / "confidence.png", sheet)
         if params.extras:
             write_image(self.folder / "slices/labels.png", pages.slices())
 
@@ -269,7 +276,7 @@ def check_replaceable(out: Path) -> None:
 
 #: All that the stage may write; what a run does not write is removed.
 OUTPUTS = (
-    "labels.json", "labels", "overlay.mp4", "contact_sheet.png", "compare.mp4", "report.html",
+    "labels.json", "labels", "overlay.mp4", "contact_sheet.png", "confidence.png", "compare.mp4", "report.html",
     "features/pca.mp4", "features/pca.png", "slices/features.png", "slices/labels.png",
 )  # fmt: skip
 
@@ -342,7 +349,7 @@ def main(
     set_: cli.SetOption = None,
     item: cli.ItemOption = None,
 ) -> None:
-    """Draw the results: overlay.mp4, labels/, labels.json, contact_sheet.png, features/, slices/.
+    """Draw the results: overlay.mp4, labels/, labels.json, contact_sheet.png, confidence.png, features/, slices/.
 
     Example: vidseg render work/clip.zarr work/labels.zarr pictures --features work/features.zarr
     """

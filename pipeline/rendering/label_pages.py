@@ -1,4 +1,4 @@
-"""Labels as pictures: a contact sheet and x-t slices, collected in one pass over a clip."""
+"""Labels as pictures: contact sheets of them and of their confidence, and x-t slices, collected in one pass."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.media.resize import resize_nearest
-from pipeline.rendering.drawing import overlay, paint, resized, width_within
+from pipeline.rendering.drawing import heat, overlay, paint, resized, width_within
 from pipeline.rendering.sheets import LegendEntry, SliceColumns, contact_sheet, spread
+from pipeline.stores.confidence import MOST
 from pipeline.stores.store import Store
 
 #: Longer side of a picture, frames of the contact sheet, and the most time steps of an x-t slice.
@@ -46,15 +47,18 @@ class LabelPages:
         self._shown: list[int] = []
         self._frames: list[np.ndarray] = []
         self._overlays: list[np.ndarray] = []
+        self._unsure: list[np.ndarray] = []
         self._seen = 0
 
-    def add(self, image: np.ndarray, labels: np.ndarray) -> None:
-        """The next picture (H, W, 3) and its labels (H, W)."""
+    def add(self, image: np.ndarray, labels: np.ndarray, confidence: np.ndarray | None = None) -> None:
+        """The next picture (H, W, 3), its labels (H, W) and how sure they are (H, W) u8; None = not known."""
         if self._seen in self._in_sheet:
             self._shown.append(self._seen)
             self._frames.append(resized(image, self._width))
             shown = overlay(image, labels, self._colours, self._opacity, self._void)
             self._overlays.append(resized(shown, self._width))
+            if confidence is not None:
+                self._unsure.append(heat(resized(MOST - confidence, self._width), MOST))
         if self._seen in self._in_slices:
             self._slices.add({"frames": image, **self._coarse(), "labels": paint(labels, self._colours)})
         self._seen += 1
@@ -62,6 +66,18 @@ class LabelPages:
     def sheet(self, names: Sequence[str], legend: Sequence[LegendEntry]) -> np.ndarray:
         """The contact sheet; `names` are those of all frames."""
         return contact_sheet([names[frame] for frame in self._shown], self._frames, self._overlays, legend)
+
+    def confidence_sheet(self, names: Sequence[str]) -> np.ndarray | None:
+        """The frames of the contact sheet, bright where labels are unsure; None where nothing says it."""
+        if not self._unsure:
+            return None
+        shares = (100, 75, 50, 25, 0)
+        swatches = heat(np.array([[100 - share for share in shares]]), 100)[0].tolist()
+        legend = [
+            LegendEntry((red, green, blue), f"{share} % sure", f"{share}")
+            for share, (red, green, blue) in zip(shares, swatches, strict=True)
+        ]
+        return contact_sheet([names[frame] for frame in self._shown], self._frames, self._unsure, legend)
 
     def slices(self) -> np.ndarray:
         """x-t slices of pictures, coarse labels (where given) and labels."""

@@ -26,8 +26,8 @@ class Curve:
     along: list[tuple[float, str]]
 
 
-def curve(values: Sequence[tuple[int, float]]) -> Curve:
-    """A line through (position, value 0..1); positions rise, there is at least one."""
+def curve(values: Sequence[tuple[int, float]], top: float = 1.0) -> Curve:
+    """A line through (position, value 0..top); positions rise, there is at least one."""
     first, last = values[0][0], values[-1][0]
     span = max(1, last - first)
 
@@ -35,13 +35,13 @@ def curve(values: Sequence[tuple[int, float]]) -> Curve:
         return round(_LEFT + (WIDTH - _LEFT - _RIGHT) * (position - first) / span, 1)
 
     def y_of(value: float) -> float:
-        return round(_TOP + (HEIGHT - _TOP - _BOTTOM) * (1 - value), 1)
+        return round(_TOP + (HEIGHT - _TOP - _BOTTOM) * (1 - value / top), 1)
 
     dots = [(x_of(position), y_of(value), position, value) for position, value in values]
     marks = sorted({first + round(span * part / 4) for part in range(5)} & set(range(first, last + 1)))
     return Curve(
         " ".join(f"{x},{y}" for x, y, _, _ in dots),
         dots,
-        [(y_of(value), f"{value:g}") for value in (0, 0.25, 0.5, 0.75, 1)],
+        [(y_of(top * part), f"{top * part:.3g}") for part in (0, 0.25, 0.5, 0.75, 1)],
         [(x_of(position), str(position)) for position in marks],
     )

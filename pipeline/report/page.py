@@ -76,6 +76,10 @@ def write_page(path: Path, page: Page) -> Path:
         page=page,
         data=_data(page),
         curves=[None if sheet is None or not sheet.curve else curve(sheet.curve) for sheet in page.scores],
+        risks=[
+            None if sheet is None or sheet.sureness is None else curve(sheet.sureness.risk, sheet.sureness.top)
+            for sheet in page.scores
+        ],
         chart=(WIDTH, HEIGHT),
     )
 

@@ -33,6 +33,7 @@ _TITLES = {
     "f_mean": "F",
     "jf_mean": "J&F",
     "unassigned_share": "pixels without a class",
+    "aurc": "AURC",
 }
 
 
@@ -61,6 +62,28 @@ class Confusions:
 
 
 @dataclass(frozen=True)
+class Sureness:
+    """What confidence is worth.
+
+    Attributes:
+        error, aurc: share of wrong pixels, and the area under `risk`, both 0..1.
+        risk: (percent of the pixels, the surest; share of them that is wrong, 0..1).
+        bins: (confidence, share that is right, share of all pixels) of pixels of similar confidence, all 0..1.
+    """
+
+    error: float
+    aurc: float
+    risk: list[tuple[int, float]]
+    bins: list[tuple[float, float, float]]
+
+    @property
+    def top(self) -> float:
+        """The least of a few round numbers that no risk exceeds."""
+        most = max(risk for _, risk in self.risk)
+        return next(top for top in (0.02, 0.04, 0.1, 0.2, 0.4, 1.0) if most <= top)
+
+
+@dataclass(frozen=True)
 class WorstFrame:
     """A frame beside its truth: data URIs of the picture, the truth, what was found, and where they differ."""
 
@@ -82,6 +105,7 @@ class ScoreSheet:
         numbers: title and value of each that is defined.
         classes: by falling share.
         curve: (position, mIoU) of the scored frames.
+        sureness: None where labels do not say how sure they are.
     """
 
     rule: str
@@ -90,6 +114,7 @@ class ScoreSheet:
     curve: list[tuple[int, float]]
     confusions: Confusions
     worst: list[WorstFrame]
+    sureness: Sureness | None = None
 
 
 def score_sheet(record: Mapping[str, Any], protocol: str, clip: Store, labels: Store, truth: Store) -> ScoreSheet:
@@ -123,6 +148,7 @@ def score_sheet(record: Mapping[str, Any], protocol: str, clip: Store, labels: S
         curve,
         _confusions(record),
         [draw.frame(position, miou) for position, miou in worst],
+        _sureness(record),
     )
 
 
@@ -130,6 +156,19 @@ def _numbers(scores: Mapping[str, float | None]) -> list[tuple[str, float]]:
     windows = {key: f"VC over {key[2:]} frames" for key in scores if key.startswith("vc")}
     titles = {"miou": _TITLES["miou"], **windows, **_TITLES}
     return [(title, value) for key, title in titles.items() if (value := scores.get(key)) is not None]
+
+
+def _sureness(record: Mapping[str, Any]) -> Sureness | None:
+    found = record.get("confidence")
+    if found is None:
+        return None
+    total = sum(one["pixels"] for one in found["bins"])
+    return Sureness(
+        found["error"],
+        found["aurc"],
+        [(round(100 * point["coverage"]), point["risk"]) for point in found["risk_coverage"]],
+        [(one["confidence"], one["accuracy"], one["pixels"] / total) for one in found["bins"]],
+    )
 
 
 def _confusions(record: Mapping[str, Any]) -> Confusions:

@@ -47,7 +47,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scene = Scene(folder / "artifacts")
     scene.folder.mkdir(parents=True)
     scene.clip(scene.video_source())
-    scene.labels_store()
+    scene.labels_store(confidence=np.where(label_maps() == 7, 64, 255).astype(np.uint8))
     scene.features()
     scene.coarse()
     truth = write_truth(scene.folder)
@@ -61,7 +61,8 @@ def test_the_page_of_a_run_has_its_scores(run: Path) -> None:
     assert "box &amp; co" in text
     scores = json.loads((run / "scores.json").read_text())["videos"][0]["scores"]
     assert f"<b>{scores['miou']:.3f}</b>" in text
-    for shown in ("IoU by class", "What each class was taken for", "The 3 worst frames", "mIoU by frame"):
+    for shown in ("IoU by class", "What each class was taken for", "The 3 worst frames", "mIoU by frame",
+                  "What confidence is worth", "Surer than"):  # fmt: skip
         assert shown in text
     assert text.count("Show it in the player") == 3
 

@@ -309,6 +309,11 @@ def test_labels_above_255_and_how_sure_they_are(browser: Browser, tmp_path: Path
     ):
         tab.point(*tab.place("#stage", x, y))
         tab.until(f"document.querySelector('.stage .hint').textContent.endsWith('{told}')")
+    tab.run("(e => { e.value = 0.6; e.oninput(); })(document.querySelector('#sure'))")
+    tab.until("document.querySelector('#sure + output').textContent === '60 %'")
+    cells = canvas(tab)[2::4, 2::4]  # confidence has a quarter of the size
+    bright = cells.sum(axis=-1) > 0.5 * overlay_colours()[labels[0, 2::4, 2::4] % 256].sum(axis=-1)
+    np.testing.assert_array_equal(bright, labels[0, 2::4, 2::4] != 700)
     assert (tab.errors(), tab.requests()) == ([], [])
     tab.close()
 

@@ -156,6 +156,21 @@ def test_same_input_same_bytes(scene: Scene, stores: dict[str, Path], drawn: Pat
     assert files == tree_bytes(drawn)
 
 
+def test_confidence_has_a_sheet_of_its_own(tmp_path: Path) -> None:
+    """Bright where labels are unsure: the square is."""
+    scene, confidence = Scene(tmp_path), np.where(label_maps() == 3, 0, 255).astype(np.uint8)
+    clip, labels = scene.clip(scene.video_source()), scene.labels_store(confidence=confidence)
+    out = render.run(clip, labels, tmp_path / "out", replace(PARAMS, report=False))
+    sheet = np.asarray(Image.open(out / "confidence.png")).astype(int)
+    plain = np.asarray(Image.open(out / "contact_sheet.png"))
+    assert sheet.shape[1] == plain.shape[1]
+    bright = (sheet[..., 0] > 230) & (sheet[..., 2] < 180) & (sheet[..., 1] > 200)
+    dark = sheet.sum(axis=-1) < 30
+    assert 0.03 < bright.sum() / (bright.sum() + dark.sum()) < 0.12
+    render.run(clip, labels, out, replace(PARAMS, report=False, extras=False))
+    assert not (out / "confidence.png").exists()
+
+
 def test_without_extras_and_with_less_to_draw(scene: Scene, stores: dict[str, Path], tmp_path: Path) -> None:
     out = render.run(out=tmp_path / "out", params=PARAMS, **stores)
     render.run(out=out, params=replace(PARAMS, extras=False), **stores)

@@ -6,7 +6,7 @@ const percent = (share) => share > 0 && share < 0.0005 ? "<0.1 %" : `${(100 * sh
 class View {
   constructor(opacity) {
     Object.assign(this, {
-      frame: 0, opacity, outlines: true, wipe: null, base: "", selected: null, hidden: new Set(), solo: null,
+      frame: 0, opacity, outlines: true, wipe: null, base: "", selected: null, hidden: new Set(), solo: null, sure: 0,
     });
   }
 
@@ -106,6 +106,8 @@ function connectControls(player) {
     player.refresh();
   };
   wipe.oninput = () => { view.wipe = Number(wipe.value); player.refresh(); };
+  const sure = byId("sure");
+  if (sure) sure.oninput = () => { view.sure = Number(sure.value); player.refresh(); };
   const base = byId("base");
   if (base) base.onchange = () => { view.base = base.value; player.refresh(); };
   player.listeners.push(() => {
@@ -117,6 +119,7 @@ function connectControls(player) {
     byId("play").title = player.playing ? "Pause (space)" : "Play (space)";
     byId("play").classList.toggle("playing", player.playing);
     opacity.nextElementSibling.textContent = `${Math.round(100 * view.opacity)} %`;
+    if (sure) sure.nextElementSibling.textContent = `${Math.round(100 * view.sure)} %`;
   });
 }
 

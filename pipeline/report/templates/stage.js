@@ -6,6 +6,7 @@ const colourBytes = (hex, alpha) => {
 };
 const OUTLINE = 0xd8ffffff;  // white, a little transparent
 const DIMMED = 0.35;
+const UNSURE = 0xa8000000;  // black, a third transparent
 
 class Stage {
   /**
@@ -65,6 +66,7 @@ class Stage {
       for (const id of group.ids) { table[id] = colour; part[id] = shown ? place + 1 : 0; }
     });
     for (let i = 0; i < pixels.length; i++) pixels[i] = table[plane[i]];
+    if (this.sureness && view.sure > 0) this.darken(255 * view.sure);
     if (!view.outlines) return this.putLabels();
     for (let y = 0, i = 0; y < height; y++) {
       for (let x = 0; x < width; x++, i++) {
@@ -77,6 +79,21 @@ class Stage {
     this.putLabels();
   }
 
+  /** Darken pixels that are less sure than a level of 0 to 255. */
+  darken(level) {
+    const { pixels, sureness } = this, { width, height } = this.footage;
+    for (let y = 0, i = 0; y < height; y++) {
+      for (let x = 0; x < width; x++, i++) if (sureness[this.cell(x, y)] < level) pixels[i] = UNSURE;
+    }
+  }
+
+  /** Where a pixel is in the confidence, which has a quarter of the picture's size. */
+  cell(x, y) {
+    const { width, height } = this.footage;
+    const columns = Math.max(1, Math.floor(width / 4)), rows = Math.max(1, Math.floor(height / 4));
+    return Math.min(rows - 1, y >> 2) * columns + Math.min(columns - 1, x >> 2);
+  }
+
   putLabels() { this.labels.getContext("2d").putImageData(this.image, 0, 0); }
 
   /** Where a pointer is on the frame: column, row, segment, its share of the frame, how sure it is (null = not known). */
@@ -87,9 +104,8 @@ class Stage {
     if (!this.plane || x < 0 || y < 0 || x >= width || y >= height) return null;
     const group = this.segments.ofLabel(this.plane[y * width + x]);
     if (!group) return null;
-    const columns = Math.max(1, Math.floor(width / 4)), rows = Math.max(1, Math.floor(height / 4));
-    const cell = Math.min(rows - 1, y >> 2) * columns + Math.min(columns - 1, x >> 2);
-    return { x, y, group, share: this.share(group), confidence: this.sureness ? this.sureness[cell] / 255 : null };
+    const confidence = this.sureness ? this.sureness[this.cell(x, y)] / 255 : null;
+    return { x, y, group, share: this.share(group), confidence };
   }
 
   /** A segment's share of the frame that is shown. */
