@@ -32,10 +32,15 @@ STORES = ("clip.zarr", "truth.zarr", "seed", "source")
 
 @dataclass(frozen=True)
 class _Scan:
-    """What one pass over the frames tells: enough to write the store's template before the frames."""
+    """What one pass over the frames tells: enough to write the store's template before the frames.
+
+    Attributes:
+        times: seconds after the source's first frame at which each is shown.
+    """
 
     names: list[str]
     indices: list[int]
+    times: list[float]
     digest: str
 
 
@@ -138,14 +143,16 @@ def _scan(source: FrameSource, indices: FrameRange, size: tuple[int, int]) -> _S
 
     names: list[str] = []
     numbers: list[int] = []
+    times: list[float] = []
     digest = hashlib.sha256(str(size).encode())
     with cli.progress("scan", indices.count(source.expected)) as advance:
         for frame in source.frames(indices):
             names.append(frame.name)
             numbers.append(frame.index)
+            times.append(round(frame.time, 6))
             digest.update(resize_frame(frame.image, size).tobytes())
             advance(1)
-    return _Scan(names, numbers, digest.hexdigest())
+    return _Scan(names, numbers, times, digest.hexdigest())
 
 
 def _classes(classes: Path | None, ground_truth: Path | None) -> ClassList | None:
@@ -247,8 +254,12 @@ def _write_clip(out: Out, source: FrameSource, indices: FrameRange, size: tuple[
     stored = {"ingest": {"size": "{}x{}".format(*size), "stride": indices.stride}}
     mark = fingerprint("ingest", stage_version("ingest"), scan.digest, scan.names, scan.indices, source.size)
     path = out / "clip.zarr"
-    if is_current(path, CLIP, mark) and open_store(path, CLIP).params == stored:
-        return path
+    # Nothing that is computed follows from the times: a clip of an earlier version gets them, and stays the same clip.
+    times = {"times": scan.times} if source.timed else {}
+    if is_current(path, CLIP, mark) and (made := open_store(path, CLIP)).params == stored:
+        if made.attrs.get("times") == times.get("times"):
+            return path
+        cli.note(f"ingest: {path} is written again, with the times of frames as they are now; results stay valid")
     spec = ArraySpec((len(scan.names), *size, 3), "uint8")
     writer = StoreWriter(
         path,
@@ -261,6 +272,7 @@ def _write_clip(out: Out, source: FrameSource, indices: FrameRange, size: tuple[
             "names": scan.names,
             "source_size": list(source.size),
             "source_indices": scan.indices,
+            **times,
         },
     )
     buffer = ShardBuffer(writer, spec.shard)

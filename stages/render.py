@@ -77,7 +77,7 @@ def run(
     passes = 3 + draws_features + (other_store is not None) + params.report
     total = passes * clip_store.frames("frames")
     with scratch_folder(out / "tmp" / "render") as scratch, cli.progress("render", total) as advance:
-        uses = _write_labels(label_store, clip_store, colours, scratch, advance)
+        uses = _write_labels(label_store, pictures, colours, scratch, advance)
         legend = _legend(uses, colours, _named(label_store))
         drawing = _Drawing(pictures, label_store, legend, colours, params, scratch, advance)
         drawing.write_overlay()
@@ -129,7 +129,7 @@ def source_of(clip: Store, source: Path | None = None) -> ClipSource | None:
 
 
 def _write_labels(
-    labels: Store, clip: Store, colours: np.ndarray, folder: Path, advance: cli.Advance
+    labels: Store, pictures: ClipPictures, colours: np.ndarray, folder: Path, advance: cli.Advance
 ) -> list[LabelUse]:
     from pipeline.media.pictures import write_label_png
     from pipeline.naming.segments import void_of
@@ -137,7 +137,8 @@ def _write_labels(
     from pipeline.rendering.label_summary import LabelTally, listing
     from pipeline.stores.numbering import born_of
 
-    names, tally = clip.attrs["names"], LabelTally()
+    clip, tally = pictures.clip, LabelTally()
+    names = clip.attrs["names"]
     for name, plane in zip(names, frames_of(labels, "labels"), strict=True):
         if name != Path(name).name:
             raise DataError(f"{clip.path}: '{name}' cannot be a frame's name; run `vidseg ingest` again")
@@ -146,7 +147,7 @@ def _write_labels(
         advance(1)
     uses, void = tally.uses(void_of(labels)), void_of(labels)
     size = labels.array("labels").shape[1:]
-    content = listing(uses, names, size, colours, _named(labels), void, born_of(labels))
+    content = listing(uses, names, size, colours, _named(labels), void, born_of(labels), pictures.times)
     (folder / "labels.json").write_text(json.dumps(content, indent=1) + "\n")
     return uses
 
@@ -238,7 +239,8 @@ class _Drawing:
                 yield frame
                 self.advance(1)
 
-        write_video(self.folder / name, counted(), self.pictures.fps, self.pictures.aspect)
+        pictures = self.pictures
+        write_video(self.folder / name, counted(), pictures.fps, pictures.aspect, pictures.times)
 
     def _pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         from pipeline.rendering.clip_frames import frames_of

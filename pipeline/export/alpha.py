@@ -21,7 +21,8 @@ def write_alpha(clip: LabelledClip, folder: Path, advance: Advance, codec: str =
             yield np.dstack([image, opaque[plane]])
             advance(1)
 
-    write_alpha_video(folder / alpha_file(codec), frames(), clip.pictures.fps, codec)
+    pictures = clip.pictures
+    write_alpha_video(folder / alpha_file(codec), frames(), pictures.fps, codec, pictures.aspect, pictures.times)
 
 
 def alpha_file(codec: str) -> str:

@@ -22,12 +22,14 @@ class AnimationSource:
 
     Attributes:
         times: seconds at which the frames are shown.
+        timed: whether the file says so.
     """
 
     path: Path
     size: tuple[int, int]
     fps: float
     times: tuple[float, ...]
+    timed: bool = False
     aspect: Fraction = Fraction(1)
     notes: Notes = field(default_factory=Notes, compare=False)
 
@@ -74,12 +76,13 @@ def open_animation(path: Path, fps: float | None) -> AnimationSource | None:
     """
     if not is_animated(path):
         return None
-    times = [0.0]
+    times, timed = [0.0], False
     with opened_picture(path) as image:
         for number in range(getattr(image, "n_frames", 1)):
             image.seek(number)
             if image.format in ("WEBP", "AVIF"):  # whose durations are known once a frame is decoded
                 image.load()
             milliseconds = 0.0 if fps else float(image.info.get("duration") or 0)
+            timed = timed or milliseconds > 0
             times.append(times[-1] + (milliseconds / 1000 or 1 / (fps or USUAL_FPS)))
-    return AnimationSource(path, image_size(path), fps or (len(times) - 1) / times[-1], tuple(times[:-1]))
+    return AnimationSource(path, image_size(path), fps or (len(times) - 1) / times[-1], tuple(times[:-1]), timed)

@@ -125,6 +125,7 @@ class FrameSource(Protocol):
         aspect: width of a pixel by its height, as the upright frames are shown.
         expected: number of frames as far as it is known before decoding; for progress and estimates.
         notes: what there is to say; complete after a pass over the frames.
+        timed: whether the frames' times are their own; else they follow from the rate.
     """
 
     @property
@@ -141,6 +142,9 @@ class FrameSource(Protocol):
 
     @property
     def notes(self) -> Notes: ...
+
+    @property
+    def timed(self) -> bool: ...
 
     def frames(self, indices: FrameRange = ...) -> Iterator[SourceFrame]:
         """The frames of a range in presentation order.

@@ -6,7 +6,7 @@ A `FrameSource` streams: one frame in memory at a time, whatever the length.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +19,7 @@ from pipeline.files import replacing
 from pipeline.media.animation import is_animated, open_animation
 from pipeline.media.frame_source import FrameRange, FrameSource, Notes, Reading, SourceFrame
 from pipeline.media.pictures import by_stem, image_size, read_image
+from pipeline.media.timing import timing
 from pipeline.media.video_file import USUAL_FPS, open_video
 
 IMAGE_SUFFIXES = frozenset(
@@ -94,6 +95,7 @@ class FolderSource:
     fps: float
     aspect: Fraction = Fraction(1)
     notes: Notes = field(default_factory=Notes, compare=False)
+    timed: bool = False
 
     @property
     def expected(self) -> int:
@@ -112,12 +114,13 @@ class FolderSource:
             yield SourceFrame(index, file.stem, image, index / self.fps)
 
 
-def frame_rate(fps: float) -> Fraction:
-    """Frames per second as a fraction of small numbers, as files state it; below 1, of the seconds per frame."""
-    return Fraction(fps).limit_denominator(1001) if fps >= 1 else 1 / Fraction(1 / fps).limit_denominator(1001)
-
-
-def write_video(path: Path, frames: Iterable[np.ndarray], fps: float, aspect: Fraction = Fraction(1)) -> Path:
+def write_video(
+    path: Path,
+    frames: Iterable[np.ndarray],
+    fps: float,
+    aspect: Fraction = Fraction(1),
+    times: Sequence[float] | None = None,
+) -> Path:
     """Write frames u8 (H, W, 3), RGB, as an H.264 mp4 (yuv420p); the file appears whole or not at all.
 
     Odd sizes are padded to even ones by repeating the last row or column. One encoder thread: the same frames
@@ -126,19 +129,25 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float, aspect: Fr
     Args:
         fps: any rate above 0, also one frame a day.
         aspect: width of a pixel by its height, which the file states.
+        times: seconds at which each frame is shown; None = at an even rate.
 
     Raises:
         DataError: no frames, or frames of different sizes.
     """
-    rate = frame_rate(fps)
+    shown = timing(fps, times)
     size: tuple[int, ...] | None = None
     muxer = {"movflags": "faststart"}
-    if rate < Fraction(1, 1000):  # a frame must not last longer than 2^31 of the muxer's units
+    if shown.rate < Fraction(1, 1000) or shown.unit == Fraction(
+        1, 1000
+    ):  # a frame must not last longer than 2^31 of the muxer's units
         muxer["video_track_timescale"] = "1000"
     # One thread, and no macroblock tree: x264's lookahead for it reads uninitialised memory, so bytes would vary.
     encoder = {"crf": "18", "preset": "medium", "threads": "1", "mbtree": "0"}
+    if shown.stamps is not None:
+        encoder["bf"] = "0"  # the file would state a wrong length where frames that are shown unevenly are reordered
     with replacing(Path(path)) as temporary, av.open(f"file:{temporary}", "w", options=muxer) as file:
-        stream = file.add_stream("libx264", rate=rate, options=encoder)
+        stream = file.add_stream("libx264", rate=shown.rate, options=encoder)
+        stream.codec_context.time_base = shown.unit
         for number, frame in enumerate(frames):
             if size is None:
                 size = frame.shape
@@ -154,8 +163,8 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float, aspect: Fr
             even = np.pad(frame, ((0, size[0] % 2), (0, size[1] % 2), (0, 0)), mode="edge")
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
             picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
-            picture.pts = number
-            picture.time_base = 1 / rate
+            picture.pts, picture.duration = shown.of(number)
+            picture.time_base = shown.unit
             file.mux(stream.encode(picture))
         if size is None:
             raise DataError(f"{path}: there are no frames to write")

@@ -127,8 +127,13 @@ class VideoSource:
     def _named(self, number: int, image: np.ndarray) -> SourceFrame:
         return SourceFrame(number, f"{number:05d}", image, self._time(number))
 
+    @property
+    def timed(self) -> bool:
+        """See `FrameSource.timed`."""
+        return self.time_base is not None and len(self.order) >= self.expected
+
     def _time(self, number: int) -> float:
-        if self.time_base is None or len(self.order) < self.expected or number >= len(self.order):
+        if not self.timed or self.time_base is None or number >= len(self.order):
             return number / self.fps
         return float((self.order[number] - self.order[0]) * self.time_base)
 

@@ -51,6 +51,14 @@ class ClipPictures:
         return Fraction(1) if self.source is None else self.source.aspect
 
     @property
+    def times(self) -> list[float]:
+        """Seconds after the source's first frame at which each frame is shown."""
+        if own := self.clip.attrs.get("times"):
+            return [float(time) for time in own]
+        stride = int(self.clip.params.get("ingest", {}).get("stride", 1))
+        return [int(index) / (self.fps * stride) for index in self.clip.attrs["source_indices"]]
+
+    @property
     def size(self) -> tuple[int, int]:
         """(H0, W0)."""
         height, width = self.clip.attrs["source_size"]

@@ -83,6 +83,7 @@ def listing(
     segments: Mapping[int, str],
     void: int | None = None,
     born: Collection[int] = (),
+    times: Sequence[float] = (),
 ) -> dict[str, Any]:
     """The content of labels.json.
 
@@ -93,6 +94,7 @@ def listing(
         segments: names of labels that have one.
         void: value of pixels that are in no segment; None = all are in one.
         born: labels of segments that were born after the first frame.
+        times: seconds after the source's first frame at which the frames are shown.
     """
     stored = davis_palette()
     return {
@@ -100,6 +102,7 @@ def listing(
         "about": "Pixel values of labels/*.png are ids. `colour` is the label's in the overlay and the other "
         "pictures; `png_colour` is the one in the PNGs' DAVIS palette, whose 0 is black.",
         "frames": len(names),
+        "times": [round(time, 6) for time in times],
         "width": size[1],
         "height": size[0],
         **({} if void is None else {"void": void}),

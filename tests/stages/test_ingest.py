@@ -151,6 +151,27 @@ def test_masks_of_several_frames(frames: Path, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "b" / "seed").iterdir()] == ["seed.json"]
 
 
+def test_times_of_frames_are_kept(tmp_path: Path) -> None:
+    """A clip of an earlier version gets them and stays the same clip; a given rate wins; pictures have none."""
+    times = [0.0, 0.04, 0.5, 1.5]
+    video = write_video(tmp_path / "a.mp4", map(picture, range(4)), 25, times=times)
+    given = ["ingest", video, tmp_path / "out", "--set=ingest.size=64"]
+    vidseg(*given, "--set=ingest.frames=1:")
+    clip = tmp_path / "out" / "clip.zarr"
+    assert open_store(clip, CLIP).attrs["times"] == [0.04, 0.5, 1.5]
+    vidseg(*given)
+    made = tree_bytes(clip)
+    group = zarr.open_group(clip, mode="r+")
+    del group.attrs["times"]
+    before = open_store(clip, CLIP).fingerprint
+    said = vidseg(*given).stderr
+    assert "clip.zarr is written again, with the times of frames as they are now; results stay valid" in said
+    assert tree_bytes(clip) == made and open_store(clip, CLIP).fingerprint == before
+    assert "written again" not in vidseg(*given).stderr
+    vidseg(*given, "--set=ingest.fps=10")
+    assert "times" not in open_store(clip, CLIP).attrs and open_store(clip, CLIP).fingerprint == before
+
+
 def test_the_same_pixels_give_the_same_bytes(frames: Path, truth: Path, tmp_path: Path) -> None:
     run(frames, tmp_path / "1", IngestParams(size=64), ground_truth=truth)
     same = IngestParams(size="64x128", frames="0:17", seed="truth", fps=12.0)

@@ -9,11 +9,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import zarr
 from PIL import Image
 from scipy.ndimage import minimum_filter
 
 from pipeline.errors import DataError
 from pipeline.media.pictures import davis_palette
+from pipeline.media.video import open_source
 from pipeline.naming.names import Named, Names, NamesFile, write_names
 from pipeline.parameters import IngestParams, RenderParams
 from pipeline.rendering.palette import overlay_colours
@@ -115,6 +117,17 @@ def test_labels_json(scene: Scene, drawn: Path) -> None:
         assert entry["name"] is None
     assert (listed[7]["frames"], listed[7]["first_frame"], listed[7]["last_frame"]) == (2, "00001", "00002")
     assert "0 is black" in content["about"]
+    assert content["times"] == [0, 0.1, 0.2, 0.3, 0.4]  # of a clip without times of its own
+
+
+def test_an_overlay_shows_frames_at_their_own_times(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    clip, labels = scene.clip(scene.video_source()), scene.labels_store()
+    times = [2.0, 2.1, 2.9, 3.0, 7.0]
+    zarr.open_group(clip, mode="r+").attrs["times"] = times
+    render.run(clip, labels, tmp_path / "out", replace(PARAMS, extras=False, report=False))
+    assert [frame.time for frame in open_source(tmp_path / "out" / "overlay.mp4").frames()] == [0, 0.1, 0.9, 1, 5]
+    assert json.loads((tmp_path / "out" / "labels.json").read_text())["times"] == times
 
 
 def test_sheets_show_frames_labels_and_features(drawn: Path) -> None:
