@@ -92,7 +92,11 @@ class DiffusionParams:
 
 @dataclass(frozen=True)
 class IngestParams:
-    """Section `ingest`."""
+    """Section `ingest`.
+
+    Raises:
+        UsageError: `cuts` lists a frame twice, or one that can begin no shot.
+    """
 
     size: str | int = param(
         "native", "native, short side in pixels, HxW, or 1/N of the pixels; multiples of 64 are made of it", low=1
@@ -113,6 +117,31 @@ class IngestParams:
     )
     deinterlace: Literal["auto", "never"] = param("auto", "auto: frames that are marked as interlaced are deinterlaced")
     seed: Literal["none", "truth"] = param("none", "truth: the first frame's ground truth becomes the mask in seed/")
+    cuts: Literal["none", "detect"] | tuple[int, ...] = param(
+        "none",
+        "where shots begin, across which nothing is matched or voted on: none (the paper), detect, or a list of source "
+        "frames like [48, 101]",
+    )
+    cut_detector: Literal["adaptive", "content"] = param(
+        "adaptive", "cuts: detect: a change that is large beside those around it (adaptive), or large (content)"
+    )
+    cut_threshold: float | None = param(
+        None,
+        "how large, the higher the fewer cuts; null = 3 times those around it (adaptive), 27 of 255 (content)",
+        low=0.0,
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.cuts, str):
+            return
+        for frame in self.cuts:
+            if frame < 1:
+                raise UsageError(
+                    f"ingest.cuts: {frame} is no frame at which a second shot can begin; frames count from 0, and the "
+                    "first one always begins a shot"
+                )
+            if self.cuts.count(frame) > 1:
+                raise UsageError(f"ingest.cuts: frame {frame} is listed {self.cuts.count(frame)} times")
 
 
 @dataclass(frozen=True)
@@ -247,7 +276,8 @@ class SegmentParams:
     """Section `segment`.
 
     Raises:
-        UsageError: `memory` is none of its forms, or nothing could ever be born where something should.
+        UsageError: `memory` is none of its forms, nothing could ever be born where something should, or segments
+            are to be found anew that were given.
     """
 
     init: Literal["kmeans", "mask"] = param("kmeans", "K-Means on frame 1, or mask: its labels are given")
@@ -298,6 +328,12 @@ class SegmentParams:
     most_labels: int = param(
         64, "most segments of a clip, those of frame 1 included, where some are born", low=1, before=64
     )
+    after_cut: Literal["continue", "restart"] = param(
+        "continue",
+        "a new shot (ingest.cuts): continue, the context predicts it and births add what is new; restart, segments are "
+        "found anew and numbered on, and most_labels is of a shot",
+        before="continue",
+    )
     vote: Literal["forward", "both", "none"] = param(
         "forward", "vote along tracks: forward (Eq. 5), both directions, none"
     )
@@ -310,6 +346,12 @@ class SegmentParams:
             raise UsageError("segment.direction: both carries masks backwards; it needs segment.init: mask")
         if self.direction == "both" and self.births != "none":
             raise UsageError("segment.direction: both has no births, which go forward; set segment.births to none")
+        if self.after_cut == "restart" and (self.init == "mask" or self.parity.label_merge == "first_frame"):
+            setting = "init: mask" if self.init == "mask" else "parity.label_merge: first_frame"
+            raise UsageError(
+                f"segment.after_cut: restart finds the segments of a new shot by K-Means, but segment.{setting} takes "
+                "them from a mask of the first frame, which a new shot does not have; use continue"
+            )
         if self.births == "none":
             return
         if self.window < 2:

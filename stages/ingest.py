@@ -1,11 +1,11 @@
-"""Video, frame folder or dataset clip -> clip.zarr, truth.zarr, seed/ and source/."""
+"""Video, frame folder or dataset clip -> clip.zarr, truth.zarr, seed/, source/ and cuts/."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -15,7 +15,7 @@ from stages.common import cli
 from stages.common.layout import DATA, NAME, PATHS, Out, item_key, item_videos, place, video_name
 from stages.common.printing import counted
 from stages.common.resources import stage_version
-from stages.common.settings import load
+from stages.common.settings import from_mapping, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,11 +23,15 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pipeline.media.frame_source import FrameRange, FrameSource, Notes, Reading
+    from pipeline.stores.cuts import Cuts
     from pipeline.truth.annotations import Annotations
     from pipeline.truth.class_list import ClassList
     from pipeline.truth.mask_files import Masks
 
-STORES = ("clip.zarr", "truth.zarr", "seed", "source")
+#: Cuts that are named, at most, when they are found.
+MOST_LISTED = 12
+
+STORES = ("clip.zarr", "truth.zarr", "seed", "source", "cuts")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class _Scan:
     indices: list[int]
     times: list[float]
     digest: str
+    cuts: Cuts
 
 
 def run(
@@ -69,15 +74,17 @@ def run(
         recorded: what source/ says of the video's place; default: its absolute path.
 
     Returns:
-        the path of clip.zarr; truth.zarr, seed/ and source/ lie beside it.
+        the path of clip.zarr; truth.zarr, seed/, source/ and cuts/ lie beside it.
 
     Raises:
         DataError: the source or what belongs to it is damaged or does not fit, or files of others are in the way.
+        UsageError: `cuts` lists a frame where the clip cannot be cut.
     """
     from pipeline.media.frame_source import FrameRange, square_size
     from pipeline.media.resize import model_size
     from pipeline.media.video import open_source
     from pipeline.stores.clip_source import ClipSource, write_source
+    from pipeline.stores.cuts import write_cuts
 
     if isinstance(out, Path) and out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file; give a folder for the outputs")
@@ -85,8 +92,9 @@ def run(
     indices = FrameRange.parse(params.frames, params.stride)
     source = open_source(video, fps or params.fps, reading_of(params))
     size = model_size(*square_size(source), params.size)
-    scan = _scan(source, indices, size)
+    scan = _scan(source, indices, size, params)
     _tell(video, source.notes)
+    _say_where_it_is_cut(video, scan, params)
     masks = _masks(mask, scan)
     listed = _classes(classes, ground_truth) or _colours(ground_truth, list(masks.values()))
     truth = _annotations(ground_truth, scan.names, source.size, listed)
@@ -98,18 +106,20 @@ def run(
     _write_seed(out, seed, scan)
     origin = ClipSource(recorded or video.resolve(), source.fps / indices.stride, reading_of(params))
     write_source(out / "source", origin, out / "tmp" / f"source-{scan.digest[:32]}" / "source")
+    write_cuts(out / "cuts", scan.cuts, scan.indices, out / "tmp" / f"cuts-{scan.digest[:32]}" / "cuts")
     return path
 
 
 def _check_replaceable(out: Out) -> None:
     """Refuse to replace what somebody else put where the outputs go."""
     from pipeline.files import Mark, refuse_foreign
-    from pipeline.stores import clip_source
+    from pipeline.stores import clip_source, cuts
     from pipeline.stores.schemas import CLIP, TRUTH
 
     seed = Mark("seed.json", holds=frozenset({"seed.json", "mask.png", "mask_*.png"}))
     for name, mark in (
-        ("clip.zarr", CLIP.mark), ("truth.zarr", TRUTH.mark), ("seed", seed), ("source", clip_source.MARK)
+        ("clip.zarr", CLIP.mark), ("truth.zarr", TRUTH.mark), ("seed", seed), ("source", clip_source.MARK),
+        ("cuts", cuts.MARK),
     ):  # fmt: skip
         refuse_foreign(out / name, mark)
 
@@ -136,11 +146,14 @@ def count_frames(video: Path, source: FrameSource, params: IngestParams) -> int:
     return count
 
 
-def _scan(source: FrameSource, indices: FrameRange, size: tuple[int, int]) -> _Scan:
+def _scan(source: FrameSource, indices: FrameRange, size: tuple[int, int], params: IngestParams) -> _Scan:
     import hashlib
 
+    from pipeline.media.cut_detection import CutDetector
     from pipeline.media.resize import resize_frame
+    from pipeline.stores.cuts import Cuts
 
+    detector = CutDetector(params.cut_detector, params.cut_threshold) if params.cuts == "detect" else None
     names: list[str] = []
     numbers: list[int] = []
     times: list[float] = []
@@ -150,9 +163,25 @@ def _scan(source: FrameSource, indices: FrameRange, size: tuple[int, int]) -> _S
             names.append(frame.name)
             numbers.append(frame.index)
             times.append(round(frame.time, 6))
-            digest.update(resize_frame(frame.image, size).tobytes())
+            image = resize_frame(frame.image, size)
+            digest.update(image.tobytes())
+            if detector is not None:
+                detector.add(image)
             advance(1)
-    return _Scan(names, numbers, times, digest.hexdigest())
+    if isinstance(params.cuts, str):
+        cuts = Cuts(len(names), detector.cuts if detector is not None else ())
+    else:
+        cuts = Cuts.at(params.cuts, numbers)
+    return _Scan(names, numbers, times, digest.hexdigest(), cuts)
+
+
+def _say_where_it_is_cut(video: Path, scan: _Scan, params: IngestParams) -> None:
+    """A line that lists the cuts that were found: a person may know better."""
+    frames = [scan.indices[position] for position in scan.cuts.positions]
+    if params.cuts == "detect" and frames:
+        more = "" if len(frames) <= MOST_LISTED else f", ... ({len(frames)} in all)"
+        listed = ", ".join(map(str, frames[:MOST_LISTED])) + more
+        cli.note(f"{video}: cut at frame {listed}; ingest.cuts=none or a list of frames says otherwise")
 
 
 def _classes(classes: Path | None, ground_truth: Path | None) -> ClassList | None:
@@ -317,7 +346,7 @@ def _write_seed(out: Out, masks: Mapping[int, Callable[[], np.ndarray]], scan: _
 
 
 #: What a video's entry in videos.yaml may hold. `dataset` names the registration that wrote it.
-ENTRY_KEYS = frozenset({*PATHS, "name", "fps", "size", "dataset", "videos"})
+ENTRY_KEYS = frozenset({*PATHS, "name", "fps", "size", "cuts", "dataset", "videos"})
 
 
 def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> None:
@@ -332,13 +361,21 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> Non
         run(
             path,
             place("ingest", key, name),
-            replace(params, size=entry.get("size", params.size)),
+            replace(params, size=entry.get("size", params.size), cuts=_cuts(key, entry, params)),
             ground_truth=_path(entry, "ground_truth"),
             classes=_path(entry, "classes"),
             mask=_path(entry, "mask"),
             fps=entry.get("fps"),
             recorded=path.resolve() if path.is_absolute() else path,  # relative: the same in every clone
         )
+
+
+def _cuts(item: str, entry: dict[str, Any], params: IngestParams) -> str | tuple[int, ...]:
+    """A video's own cuts, which win over `ingest.cuts`."""
+    if "cuts" not in entry:
+        return params.cuts
+    where = {"ingest.cuts": f"videos.yaml, item '{item}'"}
+    return cast("str | tuple[int, ...]", from_mapping("ingest", IngestParams, {"cuts": entry["cuts"]}, where).cuts)
 
 
 def _path(entry: dict[str, Any], key: str) -> Path | None:
@@ -384,13 +421,15 @@ def _remove_stale(folder: Path, names: list[str | None]) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-app = cli.new_app("Bring a video to model size: VIDEO -> clip.zarr, truth.zarr, seed/, source/.")
+app = cli.new_app("Bring a video to model size: VIDEO -> clip.zarr, truth.zarr, seed/, source/, cuts/.")
 
 
 @app.command()
 def main(
     video: Annotated[Path | None, typer.Argument(help="video file or folder of frames")] = None,
-    out_dir: Annotated[Path | None, typer.Argument(help="folder for clip.zarr, truth.zarr, seed/ and source/")] = None,
+    out_dir: Annotated[
+        Path | None, typer.Argument(help="folder for clip.zarr, truth.zarr, seed/, source/, cuts/")
+    ] = None,
     ground_truth: Annotated[Path | None, typer.Option(help="folder of label PNGs named like the frames")] = None,
     classes: Annotated[
         Path | None, typer.Option(help="class list (JSON; FILE#NAME); default: classes.json in the folder")
@@ -400,7 +439,7 @@ def main(
     set_: cli.SetOption = None,
     item: cli.ItemOption = None,
 ) -> None:
-    """Bring a video to model size: VIDEO -> clip.zarr, truth.zarr, seed/, source/.
+    """Bring a video to model size: VIDEO -> clip.zarr, truth.zarr, seed/, source/, cuts/.
 
     Example: vidseg ingest holiday.mp4 work --set ingest.size=256 --set ingest.frames=0:28
     """

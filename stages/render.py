@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +15,7 @@ from pipeline.errors import DataError, UsageError
 from pipeline.parameters import RenderParams
 from stages.common import cli
 from stages.common.applied import applied_of, is_applied
-from stages.common.layout import DATA, beside, item_key, names_of, place, videos_of
+from stages.common.layout import DATA, beside, cuts_in, item_key, names_of, place, videos_of
 from stages.common.settings import load
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def run(
     coarse: Path | None = None,
     compare: Path | None = None,
     names: Path | None = None,
+    cuts: Path | None = None,
 ) -> Path:
     """Draw one clip's results into the folder `out`, and return it.
 
@@ -50,6 +51,7 @@ def run(
         coarse: with `extras`, adds coarse labels to the x-t slice.
         compare: labels.zarr of another run on the same clip; adds compare.mp4, both side by side.
         names: names.json, applied to the labels; they may also be those of named.zarr.
+        cuts: folder cuts/ of ingest; None = beside the clip, and without one there the clip is one shot.
 
     Raises:
         DataError: the stores are of different clips, the names of other segments, or `out` has a folder `labels` of
@@ -70,7 +72,7 @@ def run(
     coarse_store = open_matching(coarse, COARSE, clip_store, "refined") if coarse else None
     other_store = open_matching(compare, LABELS, clip_store, "labels") if compare else None
     check_replaceable(out)
-    pictures = open_pictures(clip_store, source)
+    pictures = open_pictures(clip_store, source, cuts)
     segments = segments_of(label_store)
     colours = with_chosen(overlay_colours(), {s.id: s.color for s in segments.values() if s.color is not None})
     draws_features = params.extras and feature_store is not None
@@ -94,21 +96,24 @@ def run(
     return out
 
 
-def open_pictures(clip: Store, source: Path | None = None) -> ClipPictures:
+def open_pictures(clip: Store, source: Path | None = None, cuts: Path | None = None) -> ClipPictures:
     """The clip's pictures at the source's size, with a note where they are not the source's own.
 
     Args:
         source: folder source/ of ingest; None = beside the clip, if there is one.
+        cuts: folder cuts/ of ingest; None = beside the clip, if there is one.
 
     Raises:
-        DataError: the folder that is given, or found, cannot be read.
+        DataError: a folder that is given, or found, cannot be read.
     """
     from pipeline.rendering import clip_frames
+    from pipeline.stores.cuts import find_cuts
 
+    found = find_cuts(cuts, beside(clip.path, "cuts"), clip.frames("frames"))
     pictures = clip_frames.open_pictures(clip, source_of(clip, source))
     if pictures.warning:
         cli.warn(f"{clip.path}: {pictures.warning}")
-    return pictures
+    return replace(pictures, cuts=found.positions)
 
 
 def source_of(clip: Store, source: Path | None = None) -> ClipSource | None:
@@ -147,7 +152,8 @@ def _write_labels(
         advance(1)
     uses, void = tally.uses(void_of(labels)), void_of(labels)
     size = labels.array("labels").shape[1:]
-    content = listing(uses, names, size, colours, _named(labels), void, born_of(labels), pictures.times)
+    found = born_of(labels)
+    content = listing(uses, names, size, colours, _named(labels), void, found, pictures.times, pictures.cuts)
     (folder / "labels.json").write_text(json.dumps(content, indent=1) + "\n")
     return uses
 
@@ -204,7 +210,7 @@ class _Drawing:
         params, pictures = self.params, self.pictures
         total = self.labels.frames("labels")
         look = self.colours, params.opacity, params.slice_row
-        pages = LabelPages(total, pictures.size, *look, coarse, void_of(self.labels))
+        pages = LabelPages(total, pictures.size, *look, coarse, void_of(self.labels), pictures.cuts)
         levels = frames_of(self.labels, CONFIDENCE) if self.labels.has(CONFIDENCE) and params.extras else repeat(None)
         for (image, plane), sure in zip(self._pairs(), levels, strict=False):
             pages.add(image, plane, sure)
@@ -220,7 +226,7 @@ class _Drawing:
         from pipeline.media.pictures import write_image
         from pipeline.rendering.feature_pages import FeaturePages
 
-        pages = FeaturePages(self.pictures.clip, features, self.params.slice_row)
+        pages = FeaturePages(self.pictures.clip, features, self.params.slice_row, self.pictures.cuts)
         self._write_video("features/pca.mp4", pages.pages())
         write_image(self.folder / "features/pca.png", pages.strip())
         write_image(self.folder / "slices/features.png", pages.slices())
@@ -314,6 +320,7 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> Non
                 source=applied.place("ingest", video) / "source",
                 features=applied.place("extract", video) / "features.zarr",
                 names=applied.names_of(video),
+                cuts=cuts_in(applied.place("ingest", video)),
             )
         return
     key = item_key(item)
@@ -327,6 +334,7 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> Non
             features=place("extract", key, video) / "features.zarr",
             coarse=place("segment", key, video) / "coarse.zarr",
             names=names_of(key, video),
+            cuts=cuts_in(place("ingest", key, video)),
         )
 
 
@@ -347,6 +355,7 @@ def main(
         Path | None, typer.Option(help="labels.zarr of another run on this clip: adds compare.mp4")
     ] = None,
     names: cli.NamesOption = None,
+    cuts: Annotated[Path | None, typer.Option(help="cuts/ of ingest; default: beside CLIP, if there is one")] = None,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
     item: cli.ItemOption = None,
@@ -358,10 +367,11 @@ def main(
     if clip and labels and out_dir:
         settings = load(params, set_ or ())
         given = {"source": source, "features": features, "coarse": coarse, "compare": compare, "names": names}
+        given |= {"cuts": cuts}
         run(clip, labels, out_dir, settings["render"], **given)
     elif item is not None:
         paths = {"CLIP": clip, "--source": source, "--features": features, "--coarse": coarse, "--compare": compare}
-        cli.refuse_beside_item({**paths, "--names": names})
+        cli.refuse_beside_item({**paths, "--names": names, "--cuts": cuts})
         run_item(item, params, set_)
     else:
         raise UsageError("give CLIP, LABELS and OUT_DIR, or --item KEY")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,8 +77,8 @@ def run(
     elif later:
         start = given_frames.first_start(clip, masks, params)
     else:
-        start = window_loop.fit_context(first_features(seen, params), params, masks.get(0))
-    numbering = fit_numbering(start.given.given, source, params, masks) if given is None else given.numbering
+        start = window_loop.fit_context(first_features(seen, params, clip.cuts), params, masks.get(0))
+    numbering = fit_numbering(start.given.given, source, params, masks, clip.cuts) if given is None else given.numbering
     made_of = births_made_of(moves, params)
     writer = stores.CoarseWriter(
         path,
@@ -87,7 +88,7 @@ def run(
         features=source.fingerprint,
         frames=range(clip.frames),
         shard=seen.shard,
-        highest=max([start.highest(params), *given_frames.labels_given(masks)]),
+        highest=max([start.highest(params, len(clip.cuts)), *given_frames.labels_given(masks)]),
         params={**moves.params, "segment": plain(params)},
         numbering=numbering,
         confidence=True,
@@ -158,14 +159,20 @@ def check_masks(seed: Path, clip: Path, params: SegmentParams) -> None:
 
 
 def fit_numbering(
-    labels: Iterable[int], features: Store, params: SegmentParams, masks: Mapping[int, np.ndarray]
+    labels: Iterable[int],
+    features: Store,
+    params: SegmentParams,
+    masks: Mapping[int, np.ndarray],
+    cuts: Sequence[int] = (),
 ) -> Numbering:
     """What gives labels their numbers where a context model is fitted on frame 1, or on masks."""
     from pipeline.stores.numbering import Numbering
     from pipeline.stores.store import fingerprint
 
     seen = _masks_mark(masks)
-    origin = fingerprint("numbering", stage_version("segment"), features.fingerprint, plain(params), seen)
+    seen_frames = frames_of_kmeans(params, cuts)
+    short = [] if seen_frames == frames_of_kmeans(params) else [seen_frames]
+    origin = fingerprint("numbering", stage_version("segment"), features.fingerprint, plain(params), seen, *short)
     return Numbering(origin, tuple(sorted(labels)))
 
 
@@ -178,13 +185,18 @@ def _masks_mark(masks: Mapping[int, np.ndarray]) -> object:
 
 
 def births_made_of(matches: Store, params: SegmentParams) -> list[object]:
-    """What segments that are born follow from, beside what the model and the features do."""
+    """What later segments follow from, born or found anew after a cut, beside what the model and the features do."""
     return [stage_version("segment"), matches.fingerprint, plain(params)]
 
 
-def first_features(features: JoinedFeatures, params: SegmentParams) -> np.ndarray:
+def first_features(features: JoinedFeatures, params: SegmentParams, cuts: Sequence[int] = ()) -> np.ndarray:
     """What the model is fitted on: frame 1, or the first window where K-Means sees all of it."""
-    return features.read(0, params.window if params.parity.kmeans_frames == "window" else 1)
+    return features.read(0, frames_of_kmeans(params, cuts))
+
+
+def frames_of_kmeans(params: SegmentParams, cuts: Sequence[int] = ()) -> int:
+    """How many frames K-Means sees: no more than the first shot has, where the clip is cut."""
+    return min([params.window, *cuts[:1]]) if params.parity.kmeans_frames == "window" else 1
 
 
 def run_item(item: str, params_file: Path | None, sets: list[str] | None, context: Path | None) -> None:

@@ -38,12 +38,14 @@ class ClipPictures:
         fps: at which they are shown.
         source: where they are read from; None = the clip's own frames, enlarged.
         warning: why it is not the source, for the user.
+        cuts: positions of the frames that begin a shot, but for the first one, ascending.
     """
 
     clip: Store
     fps: float
     source: FrameSource | None
     warning: str | None = None
+    cuts: tuple[int, ...] = ()
 
     @property
     def aspect(self) -> Fraction:

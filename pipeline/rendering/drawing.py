@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
-#: Colour of the line that marks a row.
+#: Colour of the lines that mark a row and cuts.
 MARK = (255, 32, 32)
 
 #: Height or width, in pixels, above which label outlines become two pixels wide.
@@ -80,6 +82,14 @@ def row_of(image: np.ndarray, position: float) -> int:
     return round(position * (image.shape[0] - 1))
 
 
-def xt_slice(rows: np.ndarray, height: int) -> np.ndarray:
-    """One image row over time: rows (f, W, 3) stacked downwards, repeated to fill about `height` pixels."""
-    return np.repeat(rows, max(1, round(height / len(rows))), axis=0)
+def xt_slice(rows: np.ndarray, height: int, cuts: Sequence[int] = ()) -> np.ndarray:
+    """One image row over time: rows (f, W, 3) stacked downwards, repeated to fill about `height` pixels.
+
+    Args:
+        cuts: of which rows the upper edge is marked by a line.
+    """
+    repeats = max(1, round(height / len(rows)))
+    picture = np.repeat(rows, repeats, axis=0)
+    for row in cuts:
+        picture[max(0, row * repeats - 1) : row * repeats + 1] = MARK
+    return picture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pipeline.media.resize import resize_nearest
 from pipeline.rendering import pca
 from pipeline.rendering.clip_frames import frames_of
 from pipeline.rendering.drawing import resized, width_within
-from pipeline.rendering.sheets import Panel, SliceColumns, montage, spread
+from pipeline.rendering.sheets import Panel, SliceColumns, montage, spread, steps_of
 from pipeline.stores.feature_codec import read_features
 from pipeline.stores.store import Store
 
@@ -48,11 +48,13 @@ class FeaturePages:
     Attributes:
         clip, features: stores of the same frames.
         row: where x-t slices are taken, 0 (top) .. 1 (bottom).
+        cuts: positions of the frames that begin a shot, but for the first one.
     """
 
     clip: Store
     features: Store
     row: float
+    cuts: Sequence[int] = ()
     _strip: list[list[Panel]] = field(default_factory=list)
     _slices: SliceColumns | None = None
 
@@ -63,8 +65,8 @@ class FeaturePages:
         titles = feature_titles(self.features)
         axes = {name: feature_axes(self.features, name) for name in titles}
         grid = tuple(self.features.attrs["grid"])
-        in_strip, in_slices = set(spread(total, STRIP_FRAMES)), set(spread(total, SLICE_FRAMES))
-        self._slices = SliceColumns(self.row, width, len(in_slices))
+        in_strip, sliced = set(spread(total, STRIP_FRAMES)), spread(total, SLICE_FRAMES)
+        self._slices, in_slices = SliceColumns(self.row, width, len(sliced), steps_of(self.cuts, sliced)), set(sliced)
         for position, frame in enumerate(frames_of(self.clip, "frames")):
             columns = {"frames": resized(frame, width)}
             for name, title in titles.items():

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.media.resize import resize_nearest
 from pipeline.rendering.drawing import heat, overlay, paint, resized, width_within
-from pipeline.rendering.sheets import LegendEntry, SliceColumns, contact_sheet, spread
+from pipeline.rendering.sheets import LegendEntry, SliceColumns, contact_sheet, spread, steps_of
 from pipeline.stores.confidence import MOST
 from pipeline.stores.store import Store
 
@@ -26,6 +26,7 @@ class LabelPages:
         row: where x-t slices are taken, 0 (top) .. 1 (bottom).
         coarse: store of coarse labels, for two more columns of the x-t slices; None = without.
         void: value of pixels that are in no segment; None = all are in one.
+        cuts: positions of the frames that begin a shot, but for the first one.
     """
 
     def __init__(
@@ -37,13 +38,15 @@ class LabelPages:
         row: float,
         coarse: Store | None = None,
         void: int | None = None,
+        cuts: Sequence[int] = (),
     ) -> None:
         self._total, self._size = total, size
         self._colours, self._opacity = colours, opacity
         self._coarse_store, self._void = coarse, void
         self._width = width_within(size, SIDE)
-        self._in_sheet, self._in_slices = set(spread(total, SHEET_FRAMES)), set(spread(total, SLICE_FRAMES))
-        self._slices = SliceColumns(row, self._width, len(self._in_slices))
+        in_slices = spread(total, SLICE_FRAMES)
+        self._in_sheet, self._in_slices = set(spread(total, SHEET_FRAMES)), set(in_slices)
+        self._slices = SliceColumns(row, self._width, len(in_slices), steps_of(cuts, in_slices))
         self._shown: list[int] = []
         self._frames: list[np.ndarray] = []
         self._overlays: list[np.ndarray] = []

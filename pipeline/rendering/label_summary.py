@@ -84,6 +84,7 @@ def listing(
     void: int | None = None,
     born: Collection[int] = (),
     times: Sequence[float] = (),
+    cuts: Sequence[int] = (),
 ) -> dict[str, Any]:
     """The content of labels.json.
 
@@ -93,8 +94,9 @@ def listing(
         colours: (k, 3) u8 of the overlays.
         segments: names of labels that have one.
         void: value of pixels that are in no segment; None = all are in one.
-        born: labels of segments that were born after the first frame.
+        born: labels of segments that were born after the first frame, or found anew after a cut.
         times: seconds after the source's first frame at which the frames are shown.
+        cuts: positions of the frames that begin a shot, but for the first one.
     """
     stored = davis_palette()
     return {
@@ -106,6 +108,7 @@ def listing(
         "width": size[1],
         "height": size[0],
         **({} if void is None else {"void": void}),
+        **({"cuts": [names[cut] for cut in cuts]} if cuts else {}),
         "labels": [
             {
                 "id": use.id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -42,6 +43,12 @@ class Panel:
 def spread(total: int, count: int) -> list[int]:
     """At most `count` of the positions 0 .. total - 1, evenly spread, with the first and the last."""
     return np.unique(np.linspace(0, total - 1, min(total, count)).round().astype(int)).tolist()
+
+
+def steps_of(positions: Sequence[int], sampled: Sequence[int]) -> list[int]:
+    """Which of the ascending positions `sampled` come first at or behind one of `positions`; none behind the last."""
+    steps = (bisect_left(sampled, position) for position in positions)
+    return sorted({step for step in steps if step < len(sampled)})
 
 
 def montage(rows: Sequence[Sequence[Panel]]) -> np.ndarray:
@@ -95,6 +102,7 @@ class SliceColumns:
         row: which row, 0 (top) .. 1 (bottom).
         width: pixels of a column.
         steps: time steps that will come.
+        cuts: time steps that begin a shot: marked by a line.
         marked: by title, the first picture (H, width, 3).
         rows: by title, (steps, width, 3).
         taken: time steps so far.
@@ -103,6 +111,7 @@ class SliceColumns:
     row: float
     width: int
     steps: int
+    cuts: Sequence[int] = ()
     marked: dict[str, np.ndarray] = field(default_factory=dict)
     rows: dict[str, np.ndarray] = field(default_factory=dict)
     taken: int = 0
@@ -121,12 +130,13 @@ class SliceColumns:
 
     def over_time(self, height: int) -> dict[str, np.ndarray]:
         """The x-t slices by title, each at least about `height` pixels high."""
-        return {title: xt_slice(rows, height) for title, rows in self.rows.items()}
+        return {title: xt_slice(rows, height, self.cuts) for title, rows in self.rows.items()}
 
     def picture(self, frames: int) -> np.ndarray:
         """All columns; `frames` is how many frames the time steps were taken from."""
         slices = [Panel(image) for image in self.over_time(round(self.width * 0.6)).values()]
-        slices[0] = Panel(slices[0].image, f"the marked row over {frames} frames, downwards")
+        cut = "; lines: cuts" if self.cuts else ""
+        slices[0] = Panel(slices[0].image, f"the marked row over {frames} frames, downwards{cut}")
         return montage([[Panel(image, title) for title, image in self.marked.items()], slices])
 
 

@@ -13,7 +13,7 @@ from pipeline.rendering.clip_frames import ClipPictures, frames_of
 from pipeline.rendering.drawing import paint, resized, width_within
 from pipeline.rendering.feature_pages import feature_axes, feature_titles
 from pipeline.rendering.label_summary import LabelTally
-from pipeline.rendering.sheets import SliceColumns, spread
+from pipeline.rendering.sheets import SliceColumns, spread, steps_of
 from pipeline.report.encoding import exact_picture, packed, picture
 from pipeline.report.thinning import MOST_BYTES, Thinning, sampled, thinning
 from pipeline.stores.feature_codec import read_features
@@ -59,6 +59,7 @@ class Footage:
         runs: labels of one run, or of two.
         slices: by title, data URIs of one row over time.
         marked: data URI of the first frame with that row marked; None where there are no slices.
+        cuts: positions of the frames that begin a shot, but for the first one.
     """
 
     size: tuple[int, int]
@@ -69,6 +70,7 @@ class Footage:
     runs: list[Labelled]
     slices: dict[str, str]
     marked: str | None
+    cuts: Sequence[int] = ()
 
     @property
     def total(self) -> int:
@@ -130,8 +132,9 @@ def collect(
     shown.planes = [[] for _ in labels]
     shown.confidence = [[] for store in labels if store.has("confidence")]
     tallies = [LabelTally() for _ in labels]
-    in_slices = set() if row is None else set(spread(len(names), _SLICE_STEPS))
-    slices = None if row is None else SliceColumns(row, _SLICE_WIDTH, len(in_slices))
+    in_slices = [] if row is None else spread(len(names), _SLICE_STEPS)
+    cuts = steps_of(pictures.cuts, in_slices)
+    slices = None if row is None else SliceColumns(row, _SLICE_WIDTH, len(in_slices), cuts)
     size = _size(pictures.size, shown.plan.side)
     planes = zip(*(frames_of(store, "labels") for store in labels), strict=True)
     for position, (image, maps) in enumerate(zip(pictures.images(), planes, strict=True)):
@@ -173,6 +176,7 @@ def collect(
         ],
         {} if slices is None else {title: picture(image) for title, image in slices.over_time(height).items()},
         None if slices is None else picture(slices.marked["frames"]),
+        pictures.cuts,
     )
 
 

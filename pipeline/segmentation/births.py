@@ -12,12 +12,16 @@ Four steps, window by window:
    the last window did not have is that one, which came back.
 
 The regions are then remembered, and what else of the window is nearest to them takes their labels as well.
+
+Where the video is cut, places mean nothing: the tokens of a new shot's first window are compared with all that is
+remembered, wherever it was. What is as near to it as usual is recognised.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -38,21 +42,29 @@ class Numbers:
     """Label values that were given so far, also those that nothing remembers any more.
 
     Attributes:
-        given: all of them.
+        given: all of them; where segments were found anew after a cut, all from then on.
         born: those that were given to segments that were born later.
+        anew: those of segments that were found anew after a cut.
     """
 
     given: frozenset[int]
     born: frozenset[int] = frozenset()
+    anew: frozenset[int] = frozenset()
 
-    def next(self) -> int:
-        """The number of the next segment: above all others, and never 255, which PNGs read as void."""
+    def next(self, count: int = 1) -> int:
+        """The first of `count` numbers in a row for new segments: above all others, and never 255, which PNGs read as
+        void."""
         number = max(self.given, default=-1) + 1
-        return number + (number == VOID)
+        return VOID + 1 if number <= VOID < number + count else number
 
     def with_born(self, labels: Collection[int]) -> Numbers:
         """These, and those of segments that were born just now."""
-        return Numbers(self.given | set(labels), self.born | set(labels))
+        return Numbers(self.given | set(labels), self.born | set(labels), self.anew)
+
+    def restarted(self, count: int) -> Numbers:
+        """Those of `count` segments that are found anew after a cut."""
+        anew = frozenset(range(self.next(count), self.next(count) + count))
+        return Numbers(anew, anew=anew)
 
     def highest(self, params: SegmentParams) -> int:
         """The largest number that segments can come to that are born."""
@@ -60,6 +72,13 @@ class Numbers:
             return max(self.given)
         last = self.next() + params.most_labels - len(self.given) - 1
         return last + (self.next() <= VOID <= last)
+
+    def highest_after(self, cuts: int, params: SegmentParams) -> int:
+        """The largest number that segments can come to in a clip of so many cuts."""
+        highest = max(self.given) if params.births == "none" else self.highest(params)
+        if not cuts or params.after_cut == "continue":
+            return highest
+        return Numbers(frozenset([highest])).restarted(params.clusters).highest_after(cuts - 1, params)
 
 
 def sightings(
@@ -81,6 +100,10 @@ def sightings(
     return seen
 
 
+#: What a window can be the first one of.
+Opening = Literal["clip", "shot"]
+
+
 @dataclass(frozen=True)
 class Scene:
     """What a window's tokens are compared with.
@@ -91,6 +114,8 @@ class Scene:
         context: the model that predicted the window.
         numbers: label values given so far.
         first_frame: position of the window's first frame in its clip.
+        opens: what the window is the first one of: a `clip`, or a shot whose segments were found anew; a `shot` that
+            the context predicts; or None.
     """
 
     grid: Grid
@@ -98,6 +123,7 @@ class Scene:
     context: Context
     numbers: Numbers
     first_frame: int
+    opens: Opening | None = None
 
 
 def add_births(
@@ -122,7 +148,7 @@ def add_births(
         known = np.zeros(whole.shape, bool)
         for label in np.unique(labels[whole]):
             at = whole & (labels == label)
-            known[at] = _distances(features[at], scene.context, label, params.neighbors) <= found.threshold
+            known[at] = _distances(features[at], _of_label(scene.context, label), params.neighbors) <= found.threshold
         region = _own_tokens(whole, known, labels, scene.grid)
         if not region.any():
             continue
@@ -141,8 +167,8 @@ def add_births(
     learnt = scene.context.joined_by(make_segment(features[at][None], born[at][None]))
     again = learnt.predict(features, params.neighbors, scene.first_frame)
     taken = np.isin(again, np.unique(born[at]))
-    if scene.first_frame == 0:
-        taken[0] = False  # a clip's first frame has what it began with
+    if scene.opens == "clip":
+        taken[0] = False  # its first frame has what it began with
     return np.where(at, born, np.where(taken, again, labels)).astype(np.int32)
 
 
@@ -150,7 +176,8 @@ def _require_few(numbers: Numbers, frame: int, params: SegmentParams) -> None:
     if len(numbers.given) > params.most_labels:
         raise UsageError(
             f"segment.most_labels is {params.most_labels}, and one more segment would be born in frame {frame}; raise "
-            "it, or raise segment.birth_factor or segment.birth_tokens so that fewer are born"
+            "it, or raise segment.birth_factor or segment.birth_tokens so that fewer are born; "
+            "segment.after_cut=restart counts shot by shot"
         )
 
 
@@ -173,25 +200,45 @@ def new_tokens(features: np.ndarray, matches: Matches, scene: Scene, params: Seg
 
     A single frame before, as in a clip's first window, has no others to compare it with: the second frame of the window
     takes their part.
+
+    Tokens of a new shot are compared with all that is remembered, wherever it was. Such distances have a limit, often
+    below the threshold: there, what is halfway is new.
     """
     before, search = scene.before, (scene.grid, params.birth_reach, params.neighbors)
     if len(features) < 2 and len(before) < 2:
         none = np.zeros(features.shape[:2], bool)
         return NewTokens(none, none, np.inf)
-    sampled = range(0, len(before), SAMPLED)
-    among = (
-        distances_nearby(before, features[1:2], *search)
-        if len(before) == 1
-        else distances_nearby(before[sampled], before, *search, own=sampled)
-    )
+    if scene.opens == "shot":
+        among = _among_frames(before if len(before) > 1 else features, params.neighbors)
+        distances = np.stack([_distances(frame, scene.context.features, params.neighbors) for frame in features])
+    else:
+        sampled = range(0, len(before), SAMPLED)
+        among = (
+            distances_nearby(before, features[1:2], *search)
+            if len(before) == 1
+            else distances_nearby(before[sampled], before, *search, own=sampled)
+        )
+        distances = distances_nearby(features, before, *search)
     usual = float(np.quantile(among, params.birth_quantile))
-    distances = distances_nearby(features, before, *search)
+    threshold = params.birth_factor * usual
+    halfway = (usual + threshold) / 2
 
     def seen_long(far: np.ndarray) -> np.ndarray:
         return far & (_frames_in_a_row(far, matches.next) >= params.birth_frames)
 
-    threshold = params.birth_factor * usual
-    return NewTokens(seen_long(distances > (usual + threshold) / 2), seen_long(distances > threshold), threshold)
+    unlike = seen_long(distances > halfway)
+    if scene.opens == "shot":
+        return NewTokens(unlike, unlike, halfway)
+    return NewTokens(unlike, seen_long(distances > threshold), threshold)
+
+
+def _among_frames(features: np.ndarray, count: int) -> np.ndarray:
+    """Distances of the tokens of some frames (f, n, c) to those of all others, wherever these are."""
+    distances = []
+    for frame in range(0, len(features), SAMPLED):
+        others = np.delete(features, frame, axis=0).reshape(-1, features.shape[-1])
+        distances.append(_distances(features[frame], others, count))
+    return np.stack(distances)
 
 
 def _frames_in_a_row(far: np.ndarray, following: np.ndarray) -> np.ndarray:
@@ -276,13 +323,18 @@ def _recognised(
     """
     values, counts = np.unique(labels, return_counts=True)
     number = int(values[counts.argmax()])
-    if number not in numbers.born and number in scene.context.latest_labels:
+    if scene.opens != "shot" and number not in numbers.born and number in scene.context.latest_labels:
         return None
-    return number if np.median(_distances(tokens, scene.context, number, params.neighbors)) <= threshold else None
+    known = _of_label(scene.context, number)
+    return number if np.median(_distances(tokens, known, params.neighbors)) <= threshold else None
 
 
-def _distances(tokens: np.ndarray, context: Context, label: int, count: int) -> np.ndarray:
-    """Mean distance (m,) of tokens (m, c) to the `count` nearest remembered ones of a label, wherever these were."""
-    known = context.features[context.labels == label]
+def _of_label(context: Context, label: int) -> np.ndarray:
+    """The remembered tokens (m, c) of a label, wherever they were."""
+    return context.features[context.labels == label]
+
+
+def _distances(tokens: np.ndarray, known: np.ndarray, count: int) -> np.ndarray:
+    """Mean distance (m,) of tokens (m, c) to the `count` nearest of those that are known (k, c)."""
     nearest = nearest_tokens(known, np.ascontiguousarray(tokens), min(count, len(known)))
     return np.linalg.norm(tokens[:, None] - known[nearest], axis=-1).mean(axis=1)

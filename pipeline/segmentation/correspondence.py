@@ -6,7 +6,7 @@ Tokens are row-major over the (h, w) grid; distances between tokens are squared 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -27,7 +27,8 @@ class Matches:
 
     Attributes:
         next: (f-1, n) int32, token of frame j+1 that token p of frame j moves to; -1 = no match.
-        similarity: (f-1, n) float32, cosine similarity of the best match, also where it was rejected.
+        similarity: (f-1, n) float32, cosine similarity of the best match, also where it was rejected; 0 where the
+            video is cut.
     """
 
     next: np.ndarray
@@ -35,7 +36,12 @@ class Matches:
 
 
 def next_tokens(
-    features: np.ndarray, grid: Grid, max_squared_distance: float, rule: str, first_frame: int = 0
+    features: np.ndarray,
+    grid: Grid,
+    max_squared_distance: float,
+    rule: str,
+    first_frame: int = 0,
+    cuts: Collection[int] = (),
 ) -> Matches:
     """Match every token of every frame with the following frame (equation 3).
 
@@ -45,7 +51,8 @@ def next_tokens(
         max_squared_distance: the threshold T on ||p - q||^2.
         rule: `constrained`, the most similar token within the threshold (the paper's argmax);
             `reject`, the most similar token anywhere, and -1 when it lies beyond the threshold.
-        first_frame: position of `features[0]` in its clip, for error messages.
+        first_frame: position of `features[0]` in its clip, for error messages and for `cuts`.
+        cuts: positions in the clip of frames that begin a shot: nothing is matched with them.
 
     Raises:
         DataError: features are not finite or do not fit the grid.
@@ -55,10 +62,13 @@ def next_tokens(
     tokens = grid[0] * grid[1]
     following = [following for following, _ in pairs]
     similarity = [similarity for _, similarity in pairs]
-    return Matches(
+    matches = Matches(
         next=np.stack(following) if pairs else np.empty((0, tokens), np.int32),
         similarity=np.stack(similarity) if pairs else np.empty((0, tokens), np.float32),
     )
+    cut = np.isin(np.arange(len(pairs)) + first_frame + 1, list(cuts))
+    matches.next[cut], matches.similarity[cut] = NO_MATCH, 0
+    return matches
 
 
 def stream_matches(

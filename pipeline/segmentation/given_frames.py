@@ -5,13 +5,14 @@ what of the frames before it is remembered beside it, and windows are counted fr
 vote changes it. Void tokens of it take the label of what resembles them, in it and in what was remembered before.
 
 With `segment.direction: both` a frame between two given ones takes its labels from the nearer one (the earlier one if
-both are as near): from the later one, labels are carried backwards, over the inverted matches. Each frame is
-computed once, in either case.
+both are as near): from the later one, labels are carried backwards, over the inverted matches. If the clip is cut
+between them, the cut that is nearest to the middle divides these frames instead. Each frame is computed once, in either
+case.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -89,11 +90,16 @@ def segment_from_given(
             start = replace(_start_again(clip, place, masks[place], context, params), numbers=numbers)
         if both:
             yield from _backwards(clip, range(done, place), start, params)
-        halfway = both and following < clip.frames
-        done = place + (following - place) // 2 + 1 if halfway else following
+        done = _border(place, following, clip.cuts) if both and following < clip.frames else following
         for found in segment_windows(_part(clip, range(place, done)), start, params):
             context, numbers = found.context, found.numbers
             yield replace(found, start=found.start + place)
+
+
+def _border(place: int, following: int, cuts: Sequence[int]) -> int:
+    """The first of the frames between two given ones whose labels come from the later one."""
+    halfway = place + (following - place) // 2 + 1
+    return min((cut for cut in cuts if place < cut <= following), key=lambda cut: abs(cut - halfway), default=halfway)
 
 
 def _start_again(clip: Clip, place: int, mask: np.ndarray, context: Context, params: SegmentParams) -> Start:
@@ -134,6 +140,7 @@ def _part(clip: Clip, frames: range) -> Clip:
         lambda start, stop: clip.features(start + first, stop + first),
         lambda start, stop: clip.matches(start + first, stop + first),
         clip.grid,
+        [cut - first for cut in clip.cuts if cut in frames[1:]],
     )
 
 
@@ -146,7 +153,7 @@ def _reversed(clip: Clip) -> Clip:
     def matches(start: int, stop: int) -> Matches:
         return inverted(clip.matches(clip.frames - stop, clip.frames - start))
 
-    return Clip(clip.frames, features, matches, clip.grid)
+    return Clip(clip.frames, features, matches, clip.grid, [clip.frames - cut for cut in reversed(clip.cuts)])
 
 
 def inverted(matches: Matches) -> Matches:

@@ -23,6 +23,21 @@ from pipeline.stores.shard_buffer import ShardBuffer
 from pipeline.stores.store import Store, shard_frames
 from pipeline.stores.writer import StoreWriter
 
+#: The attribute of matches.zarr that lists where the clip is cut; a clip that is one shot has none.
+CUTS = "cuts"
+
+
+def cuts_of(matches: Store) -> tuple[int, ...]:
+    """Positions of the frames that begin a shot, but for the first one: nothing is matched with them.
+
+    Raises:
+        DataError: the attribute is damaged.
+    """
+    listed = matches.attrs.get(CUTS, [])
+    if not isinstance(listed, list) or not all(isinstance(cut, int) for cut in listed):
+        raise DataError(f"{matches.path}: attribute '{CUTS}' is damaged; delete it and re-run `vidseg correspond`")
+    return tuple(listed)
+
 
 def store_grid(features: Store) -> Grid:
     """The (h, w) token grid of a features store."""
@@ -74,6 +89,7 @@ def make_clip(features: JoinedFeatures, matches: Store) -> Clip:
         features=features.read,
         matches=lambda start, stop: read_matches(matches, start, stop),
         grid=store_grid(features.store),
+        cuts=cuts_of(matches),
     )
 
 

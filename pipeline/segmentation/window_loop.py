@@ -1,21 +1,23 @@
 """The window loop: predict with the context model, refine by votes, update the model (section 4.1, 4.2).
 
-A clip is cut into windows of B frames, the last one possibly shorter. Frame 1 starts the model; each window
+A clip is cut into windows of B frames, the last one of a shot possibly shorter. Frame 1 starts the model; each window
 is predicted from what the model learnt before, refined along its trajectories, and then learnt itself. Where
-`segment.births` says so, segments that the model does not know are added before the refinement (`births`).
+`segment.births` says so, segments that the model does not know are added before the refinement (`births`). Where
+`segment.after_cut` says so, the first frame of a new shot starts the model again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from pipeline.errors import DataError
 from pipeline.media.pictures import VOID
 from pipeline.parameters import SegmentParams
-from pipeline.segmentation.births import Numbers, Scene, add_births, sightings
+from pipeline.segmentation.births import Numbers, Opening, Scene, add_births, sightings
 from pipeline.segmentation.confidence import token_confidence
 from pipeline.segmentation.context import Context, Neighbours, fit, merge_by_mask
 from pipeline.segmentation.correspondence import Grid, Matches
@@ -33,12 +35,14 @@ class Clip:
         features: (start, stop) -> (f, n, c) float32, max-abs-normalised.
         matches: (start, stop) -> the stop-start-1 transitions between those frames.
         grid: (h, w) of the tokens.
+        cuts: positions of the frames that begin a shot, but for the first one, ascending.
     """
 
     frames: int
     features: Callable[[int, int], np.ndarray]
     matches: Callable[[int, int], Matches]
     grid: Grid
+    cuts: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,13 @@ class Start:
         """Label values that were given so far."""
         return self.numbers or Numbers(frozenset(np.unique(self.context.labels).tolist()))
 
-    def highest(self, params: SegmentParams) -> int:
-        """The largest label value that a clip can come to."""
+    def highest(self, params: SegmentParams, cuts: int = 0) -> int:
+        """The largest label value that a clip with so many cuts can come to."""
         remembered = int(self.context.labels.max())
-        return remembered if params.births == "none" else max(remembered, self.given.highest(params))
+        restarts = cuts > 0 and params.after_cut == "restart"
+        if params.births == "none" and not restarts:
+            return remembered
+        return max(remembered, self.given.highest_after(cuts, params))
 
 
 @dataclass(frozen=True)
@@ -94,13 +101,32 @@ class Window:
 
     @property
     def born(self) -> dict[int, tuple[int, int]]:
-        """First and last frame of this window that show a segment that was born, by label."""
-        return sightings(self.refined, self.initial, self.start, self.numbers.born)
+        """First and last frame of this window that show a segment that frame 1 of the clip did not have, by label: one
+        that was born, or found anew after a cut."""
+        return sightings(self.refined, self.initial, self.start, self.numbers.born | self.numbers.anew)
 
 
-def window_ranges(frames: int, window: int, start: int = 0) -> list[range]:
-    """Frames start..frames cut into windows; the last may be shorter."""
-    return [range(first, min(first + window, frames)) for first in range(start, frames, window)]
+def window_ranges(frames: int, window: int, start: int = 0, cuts: Sequence[int] = ()) -> list[range]:
+    """Frames start..frames cut into windows, none of which crosses a cut; the last one of a shot may be shorter."""
+    edges = [start, *(cut for cut in cuts if start < cut < frames), frames]
+    return [
+        range(first, min(first + window, stop))
+        for begin, stop in pairwise(edges)
+        for first in range(begin, stop, window)
+    ]
+
+
+def window_before(start: int, window: int, cuts: Sequence[int] = ()) -> range:
+    """The window that ends where another one starts; none before the first frame."""
+    shot = max((cut for cut in cuts if cut < start), default=0)
+    if start in cuts:  # the last window of a shot may be shorter
+        return window_ranges(start, window, shot)[-1]
+    return range(max(shot, start - window), start)
+
+
+def opened_by(start: int, cuts: Sequence[int]) -> Opening | None:
+    """What a window is the first one of, where the model that predicts it is fitted on the clip's frame 1."""
+    return "clip" if start == 0 else "shot" if start in cuts else None
 
 
 def fit_context(features: np.ndarray, params: SegmentParams, seed_mask: np.ndarray | None = None) -> Start:
@@ -117,6 +143,22 @@ def fit_context(features: np.ndarray, params: SegmentParams, seed_mask: np.ndarr
     """
     labels = _first_labels(features, params, seed_mask)
     return Start(fit(features[0], labels), labels)
+
+
+def restart(features: np.ndarray, numbers: Numbers, params: SegmentParams) -> Start:
+    """Fit the model on the first frame of a new shot by K-Means; its labels are numbered on from those given so far.
+
+    Args:
+        features: (f, n, c) of the shot's first window.
+
+    Raises:
+        UsageError: more clusters than tokens.
+        DataError: features are not finite.
+    """
+    labels = _first_labels(features, params, None)
+    anew = numbers.restarted(int(labels.max()) + 1)
+    labels = labels + min(anew.given)
+    return Start(fit(features[0], labels), labels, anew)
 
 
 def predict_window(features: np.ndarray, start: Start, params: SegmentParams, first_frame: int = 0) -> np.ndarray:
@@ -171,17 +213,21 @@ def segment_windows(clip: Clip, start: Start, params: SegmentParams) -> Iterator
         DataError: features are not finite, or matches do not fit.
         UsageError: more neighbours than the model remembers, or more segments than `segment.most_labels`.
     """
-    before: np.ndarray | None = None
-    for window in window_ranges(clip.frames, params.window):
+    earlier = np.empty(0, np.float32)
+    for window in window_ranges(clip.frames, params.window, cuts=clip.cuts):
         features, matches = clip.features(window.start, window.stop), clip.matches(window.start, window.stop)
+        opens = opened_by(window.start, clip.cuts)
+        if opens == "shot" and params.after_cut == "restart":
+            opens, start = "clip", restart(features, start.given, params)
         neighbours = start.context.neighbours(features, params.neighbors, window.start)
         predicted = _predicted(neighbours, start, params)
-        scene = Scene(clip.grid, features[:1] if before is None else before, start.context, start.given, window.start)
+        before = features[:1] if opens == "clip" else earlier
+        scene = Scene(clip.grid, before, start.context, start.given, window.start, opens)
         initial, numbers = add_born(predicted, features, matches, scene, params)
         voted = _with_kept(refine_window(initial, matches, params), start)
         confidence = token_confidence(voted, features, neighbours, start.context)
         context = update_context(start.context, features, voted.labels, params)
-        before, start = features, Start(context, numbers=numbers)
+        earlier, start = features, Start(context, numbers=numbers)
         yield Window(window.start, initial, voted.labels, confidence, context, numbers)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -117,13 +118,15 @@ def predict(
     seen = context_features(source, params)
     stored = context_store.load_context(context, seen.kind)
     chosen = parse_frames(frames, seen.frames)
-    moves = None
+    moves, cuts = None, tuple[int, ...]()
     if matches is not None:
         if params.births == "none":
             raise UsageError("--matches is for segments that are born, but segment.births is none; set it to distance")
         _require_one_window(chosen, params, str(features), "predict")
         moves = open_store(matches, MATCHES)
         stores.require_same_features(moves, source)
+        cuts = stores.cuts_of(moves)
+        _require_one_shot(chosen, cuts, params)
     mark = fingerprint(
         "predict",
         stage_version("segment"),
@@ -153,8 +156,10 @@ def predict(
         start = stores.start_from(stored, source, window.start)
         labels = window_loop.predict_window(values, start, params, window.start)
         if moves is not None:
-            before = seen.read(max(0, window.start - params.window), window.start) if window.start else values[:1]
-            scene = Scene(stores.store_grid(source), before, stored.context, start.given, window.start)
+            earlier = window_loop.window_before(window.start, params.window, cuts)
+            before = seen.read(earlier.start, earlier.stop) if earlier else values[:1]
+            opens = window_loop.opened_by(window.start, cuts)
+            scene = Scene(stores.store_grid(source), before, stored.context, start.given, window.start, opens)
             in_window = stores.read_matches(moves, window.start, window.stop)
             labels, numbers = window_loop.add_born(labels, values, in_window, scene, params)
             born = sightings(labels, labels, window.start, numbers.born)
@@ -202,6 +207,21 @@ def _require_one_window(frames: range, params: SegmentParams, where: str, comman
         raise UsageError(
             f"{where} has {len(frames)} frames, more than segment.window ({params.window}); {command} window "
             "by window (`vidseg context predict --frames START:STOP`) or raise segment.window"
+        )
+
+
+def _require_one_shot(frames: range, cuts: Sequence[int], params: SegmentParams) -> None:
+    """Refuse a window across a cut, and one where the window loop would fit another model."""
+    inside = [cut for cut in cuts if frames.start < cut < frames.stop]
+    if inside:
+        raise UsageError(
+            f"--frames: the video is cut at frame {inside[0]} (ingest.cuts), and no window crosses a cut; predict "
+            f"{frames.start}:{inside[0]} and {inside[0]}:{frames.stop} one after the other"
+        )
+    if frames.start in cuts and params.after_cut == "restart":
+        raise UsageError(
+            f"--frames: a shot begins at frame {frames.start}, where segment.after_cut: restart fits another context; "
+            "set it to continue, or ingest the shot as a clip of its own (ingest.frames) and fit a context on it"
         )
 
 

@@ -16,6 +16,8 @@ from stages.common.settings import load, plain
 def run(coarse: Path, matches: Path, out: Path, params: SegmentParams) -> Path:
     """Vote on the `initial` labels of a store, in windows of segment.window frames from its first frame on.
 
+    A window ends where the video is cut, as the matches say.
+
     Returns:
         the path of the new coarse.zarr; a store in the same place is replaced.
     """
@@ -44,7 +46,7 @@ def run(coarse: Path, matches: Path, out: Path, params: SegmentParams) -> Path:
         params={**source.params, **moves.params, "segment": plain(params)},
         numbering=Numbering.of_coarse(source),
     )
-    for window in window_loop.window_ranges(stop, params.window, first):
+    for window in window_loop.window_ranges(stop, params.window, first, stores.cuts_of(moves)):
         initial = stores.read_labels(source, "initial", window)
         in_window = stores.read_matches(moves, window.start, window.stop)
         writer.add(initial, window_loop.refine_window(initial, in_window, params).labels)

@@ -93,7 +93,7 @@ def targets_of(target: str, out: Path) -> list[Target]:
     names = videos_of(key) if applied is None else applied.videos()
 
     def stores_of(video: str | None) -> Callable[[str], Path]:
-        stages = {"clip.zarr": "ingest", "truth.zarr": "ingest", "source": "ingest", "features.zarr": "extract"}
+        stages = dict.fromkeys(("clip.zarr", "truth.zarr", "source", "cuts"), "ingest") | {"features.zarr": "extract"}
         if applied is not None:
             return lambda store: applied.place(stages.get(store, "apply"), video) / store
         own = {**stages, "coarse.zarr": "segment"}
@@ -181,7 +181,7 @@ def opened(target: Target) -> Reported:
     labels = render.open_matching(target.stores("labels.zarr"), LABELS, clip, "labels")
     scores = _scores(target)
     return Reported(
-        render.open_pictures(clip, _given(target.stores("source"))),
+        render.open_pictures(clip, _given(target.stores("source")), _given(target.stores("cuts"))),
         labels,
         with_names(labels, target.names),
         found("features.zarr", FEATURES, "aggregated", "encoder"),

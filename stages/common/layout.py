@@ -48,6 +48,12 @@ def beside(store: Path, name: str) -> Path:
     return store.parent / name
 
 
+def cuts_in(ingested: Place) -> Path | None:
+    """Where ingest says at which frames a video is cut; None = an earlier version ingested it, which did not say."""
+    folder = ingested / "cuts"
+    return folder if folder.is_dir() else None
+
+
 #: Stages take either a plain folder or a video's place in an item.
 Out = Path | Place
 
@@ -159,6 +165,10 @@ def item_videos(key: str, videos_file: Path = VIDEOS) -> list[dict[str, Any]]:
         rates = entry.get("fps")
         if isinstance(rates, list) and len(rates) != len(entry.get("videos", ())):
             raise UsageError(f"{videos_file}: item '{key}': a list in `fps` must have one rate for each of `videos`")
+        if "videos" in entry and isinstance(entry.get("cuts"), list):
+            raise UsageError(
+                f"{videos_file}: item '{key}': a list in `cuts` is of one video; give each an entry of its own"
+            )
         for name in PATHS:
             # Only a path must be there.
             if not isinstance(entry[name] if name == "path" else entry.get(name) or NONE, str):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pipeline.stores.store import Store
 
 FILE = "report.html"
+#: Cuts that are named, at most.
+MOST_LISTED = 12
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,9 @@ def _facts(run: Reported, segments: int) -> list[tuple[str, str]]:
         ("size", f"{run.pictures.size[1]}x{run.pictures.size[0]}, seen by the model at {width}x{height}"),
         ("segments", str(segments)),
     ]
+    if cuts := [str(clip.attrs["names"][cut]) for cut in run.pictures.cuts]:
+        more = f", ... ({len(cuts)} in all)" if len(cuts) > MOST_LISTED else ""
+        facts.append(("shots", f"{len(cuts) + 1}, cut at {', '.join(cuts[:MOST_LISTED])}{more}"))
     backbone = labels.params.get("backbone")
     if backbone and labels.attrs.get("backbone"):
         facts.append(("backbone", f"{backbone['name']} {labels.attrs['backbone'][:12]}, {backbone['dtype']}"))

@@ -109,6 +109,8 @@ NEUTRAL = {
     "segment.balance": 0,
     "segment.births": "none",
     "upsample.confidence": False,
+    "ingest.cuts": "none",
+    "segment.after_cut": "continue",
 }
 
 

@@ -35,6 +35,8 @@ def test_listing_names_frames_and_both_colours() -> None:
     assert "born" not in large
     with_born = listing(uses, ["a", "b"], (4, 6), overlay_colours(), {}, born={1})
     assert [entry.get("born") for entry in with_born["labels"]] == [True, None]
+    assert "cuts" not in content
+    assert listing(uses, ["a", "b"], (4, 6), overlay_colours(), {}, cuts=[1])["cuts"] == ["b"]
     assert (large["id"], large["png_colour"], large["first_frame"]) == (300, None, "a")
     assert large["colour"] == overlay_colours()[300 % 256].tolist()
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -92,6 +94,24 @@ def test_x_t_slice_of_a_moving_dot_is_a_diagonal() -> None:
     for left in (GAP, 10 + 2 * GAP):
         np.testing.assert_array_equal(picture[top : top + 10, left : left + 10, 0], 255 * np.eye(10))
     assert (picture == MARK).all(axis=2).any()
+
+
+def test_cuts_are_lines_across_x_t_slices() -> None:
+    columns = sheets.SliceColumns(row=0.5, width=8, steps=4, cuts=[2])
+    for level in range(4):
+        columns.add({"frames": solid(6, 8, 50 * level)})
+    (picture,) = columns.over_time(12).values()
+    assert (picture[:5, 0, 0] == [0, 0, 0, 50, 50]).all()
+    assert (picture[5:7] == MARK).all()
+    assert (picture[7:, 0, 0] == [100, 100, 150, 150, 150]).all()
+
+
+@pytest.mark.parametrize(
+    ("positions", "sampled", "steps"),
+    [([3, 5], range(8), [3, 5]), ([3, 4, 5], [0, 4, 7], [1, 2]), ([9], [0, 4, 8], []), ([], [0], [])],
+)
+def test_steps_that_begin_a_shot(positions: list[int], sampled: Any, steps: list[int]) -> None:
+    assert sheets.steps_of(positions, sampled) == steps
 
 
 @pytest.mark.parametrize(

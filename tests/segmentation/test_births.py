@@ -48,17 +48,19 @@ def painted(frames: int, visits: list[Visit]) -> np.ndarray:
     return shown
 
 
-def segmented(shown: np.ndarray, settings: SegmentParams, noise: float = 0.05) -> list[Window]:
+def segmented(
+    shown: np.ndarray, settings: SegmentParams, noise: float = 0.05, cuts: tuple[int, ...] = ()
+) -> list[Window]:
     frames = len(shown)
     rng = np.random.default_rng(5)
     features = np.eye(CHANNELS)[shown.reshape(frames, -1)]
     features = (features + noise * rng.standard_normal(features.shape)).astype(np.float32)
-    moves = next_tokens(features, GRID, 8, "constrained")
+    moves = next_tokens(features, GRID, 8, "constrained", cuts=cuts)
 
     def matches(start: int, stop: int) -> Matches:
         return Matches(moves.next[start : stop - 1], moves.similarity[start : stop - 1])
 
-    clip = Clip(frames, lambda start, stop: features[start:stop], matches, GRID)
+    clip = Clip(frames, lambda start, stop: features[start:stop], matches, GRID, cuts)
     return list(segment_windows(clip, fit_context(features[:1], settings), settings))
 
 
@@ -193,3 +195,85 @@ def test_distances_nearby_are_those_of_the_plain_loops(reach: int, counted: int,
                 if not (own and past == frame)
             ]
             np.testing.assert_allclose(got[frame, token], np.mean(sorted(found)[:counted]), rtol=1e-4)
+
+
+# Cuts -------------------------------------------------------------------------------------------------------
+
+#: A shot of 10 frames, another one of other things, and the first one again.
+AWAY = np.concatenate([painted(10, []), painted(10, []) + 8, painted(10, [])])
+BACK = np.concatenate([painted(10, []), painted(10, [])[:, ::-1, ::-1]])  # the same things at other places
+
+
+def test_a_shot_of_what_is_remembered_elsewhere_is_recognised_and_nothing_is_born() -> None:
+    windows = segmented(BACK, SETTINGS, cuts=(10,))
+    assert windows[-1].numbers.born == frozenset()
+    labels = refined(windows)
+    np.testing.assert_array_equal(labels[10:], labels[:10, ::-1, ::-1])
+
+
+@pytest.mark.parametrize(("memory", "back"), [("prototypes:8", "known"), ("last_window", "new")])
+def test_a_shot_of_new_things_is_born_and_the_first_shot_comes_back_where_it_is_kept(memory: str, back: str) -> None:
+    windows = segmented(AWAY, replace(SETTINGS, memory=memory, clusters=4), cuts=(10, 20))
+    labels = refined(windows)
+    first, second, third = (set(np.unique(shot).tolist()) for shot in np.split(labels, 3))
+    assert first == {0, 1, 2, 3}
+    assert second == {4, 5, 6, 7}
+    assert third == (first if back == "known" else {8, 9, 10, 11})
+    for window in windows:
+        assert all(window.start <= span[0] <= span[1] < window.start + 7 for span in window.born.values())
+
+
+def test_births_of_a_shot_after_a_restart_are_those_of_the_shot_alone() -> None:
+    visited = painted(21, [Visit(0, 9), Visit(1, 3, row=8)])
+    joined = np.concatenate([painted(10, [Visit(2, 1)]), visited])
+    settings = replace(SETTINGS, after_cut="restart")
+    # The same noise in both: a file of its own draws it from the first frame on.
+    whole = segmented(joined, settings, noise=0, cuts=(10,))
+    alone = segmented(visited, settings, noise=0)
+    offset = min(whole[2].numbers.given)
+    assert offset == max(whole[1].numbers.given) + 1
+    np.testing.assert_array_equal(refined(whole)[10:], refined(alone) + offset)
+    assert whole[-1].numbers.born == {label + offset for label in alone[-1].numbers.born}
+
+
+def test_a_shot_after_one_of_a_single_frame_is_compared_within_itself() -> None:
+    shown = np.concatenate([painted(1, []), painted(10, []) + 8])
+    windows = segmented(shown, SETTINGS, cuts=(1,))
+    assert windows[-1].numbers.born == {4, 5, 6, 7}
+
+
+def test_most_labels_is_of_a_shot_where_it_restarts() -> None:
+    few = replace(SETTINGS, most_labels=6)
+    with pytest.raises(UsageError, match="born in frame 10; .*segment.after_cut=restart counts shot by shot"):
+        segmented(AWAY, few, cuts=(10, 20))
+    labels = refined(segmented(AWAY, replace(few, after_cut="restart"), cuts=(10, 20)))
+    assert labels.max() == 11
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "first"),
+    [((0, 3), 4, 4), ((), 4, 0), ((250,), 4, 251), ((250,), 5, 256), ((254,), 1, 256), ((255,), 2, 256)],
+)
+def test_numbers_go_on_and_leave_void_out(given: tuple[int, ...], count: int, first: int) -> None:
+    numbers = Numbers(frozenset(given))
+    assert numbers.next(count) == first
+    assert numbers.restarted(count) == Numbers(
+        frozenset(range(first, first + count)), anew=frozenset(range(first, first + count))
+    )
+
+
+@pytest.mark.parametrize(
+    ("births", "after_cut", "cuts", "highest"),
+    [
+        ("none", "continue", 9, 3),
+        ("none", "restart", 0, 3),
+        ("none", "restart", 2, 11),
+        ("none", "restart", 62, 251),
+        ("none", "restart", 63, 259),  # 252 to 255 would have void among them
+        ("distance", "continue", 9, 63),
+        ("distance", "restart", 1, 127),
+    ],
+)
+def test_the_highest_number_that_is_possible(births: str, after_cut: str, cuts: int, highest: int) -> None:
+    settings = replace(SETTINGS, births=births, after_cut=after_cut)
+    assert Numbers(frozenset(range(4))).highest_after(cuts, settings) == highest

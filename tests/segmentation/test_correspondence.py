@@ -84,6 +84,16 @@ def test_streaming_equals_the_whole(rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(np.stack([similarity for _, similarity in streamed]), whole.similarity)
 
 
+@pytest.mark.parametrize("rule", ["constrained", "reject"])
+def test_nothing_is_matched_across_a_cut(rng: np.random.Generator, rule: str) -> None:
+    features = rng.standard_normal((6, TOKENS, 6)).astype(np.float32)
+    whole = next_tokens(features, GRID, 2, rule)
+    cut = next_tokens(features, GRID, 2, rule, first_frame=10, cuts=(3, 12, 14, 16))
+    assert (cut.next[[1, 3]] == -1).all() and (cut.similarity[[1, 3]] == 0).all()
+    np.testing.assert_array_equal(cut.next[[0, 2, 4]], whole.next[[0, 2, 4]])
+    np.testing.assert_array_equal(cut.similarity[[0, 2, 4]], whole.similarity[[0, 2, 4]])
+
+
 def test_nan_names_the_frame_of_the_clip() -> None:
     features = np.ones((3, TOKENS, 3), np.float32)
     features[2, 4, 1] = np.nan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ from pipeline.segmentation.window_loop import (
     Window,
     fill_void,
     fit_context,
+    opened_by,
     predict_window,
     refine_window,
     segment_windows,
     single_label_note,
     update_context,
+    window_before,
     window_ranges,
 )
 
@@ -49,8 +52,8 @@ class Scene:
         self.features = (np.eye(3, CHANNELS)[seen] + noise + drifted).astype(np.float32)
         self.reads: list[tuple[int, int]] = []
 
-    def clip(self) -> Clip:
-        return Clip(self.frames, self._read, self._matches, (4, 6))
+    def clip(self, cuts: tuple[int, ...] = ()) -> Clip:
+        return Clip(self.frames, self._read, self._matches, (4, 6), cuts)
 
     def _read(self, start: int, stop: int) -> np.ndarray:
         self.reads.append((start, stop))
@@ -223,3 +226,69 @@ def test_void_of_a_mask_takes_the_label_of_similar_tokens(mask: np.ndarray, expe
 def test_a_mask_of_void_only_is_refused() -> None:
     with pytest.raises(DataError, match="void \\(255\\) everywhere"):
         fill_void(np.zeros((2, 2), np.float32), np.full(2, 255, np.uint8), neighbors=1)
+
+
+# Cuts -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("frames", "start", "cuts", "expected"),
+    [
+        (9, 0, (), [(0, 4), (4, 8), (8, 9)]),
+        (9, 0, (4,), [(0, 4), (4, 8), (8, 9)]),
+        (9, 0, (5,), [(0, 4), (4, 5), (5, 9)]),
+        (9, 0, (1, 2, 8), [(0, 1), (1, 2), (2, 6), (6, 8), (8, 9)]),
+        (9, 5, (2, 5, 6), [(5, 6), (6, 9)]),
+    ],
+)
+def test_no_window_crosses_a_cut(
+    frames: int, start: int, cuts: tuple[int, ...], expected: list[tuple[int, int]]
+) -> None:
+    windows = window_ranges(frames, 4, start, cuts)
+    assert [(window.start, window.stop) for window in windows] == expected
+    for earlier, later in pairwise(windows):
+        assert window_before(later.start, 4, cuts) == earlier
+
+
+def test_nothing_is_before_the_first_frame_and_a_cut_opens_a_shot() -> None:
+    assert not window_before(0, 4, (3,))
+    assert [opened_by(frame, (3, 6)) for frame in (0, 3, 4, 6)] == ["clip", "shot", None, "shot"]
+
+
+def test_after_a_cut_the_context_goes_on_with_the_same_labels() -> None:
+    scene = Scene(9)
+    cut = list(segment_windows(scene.clip((5,)), fit_context(scene.features, SETTINGS), SETTINGS))
+    assert [(window.start, len(window.refined)) for window in cut] == [(0, 4), (4, 1), (5, 4)]
+    np.testing.assert_array_equal(refined(cut), np.tile(scene.truth, (9, 1)))
+    assert cut[-1].born == {}
+
+
+@pytest.mark.parametrize("kmeans_frames", ["first", "window"])
+def test_a_restart_gives_each_shot_the_labels_that_it_has_alone(kmeans_frames: str) -> None:
+    settings = replace(SETTINGS, after_cut="restart", parity=SegmentParity(kmeans_frames=kmeans_frames))
+    scene, cuts = Scene(16, flicker=(2, 6, 12), drift=0.3), (5, 11)
+    first = scene.features[: 4 if kmeans_frames == "window" else 1]
+    whole = refined(list(segment_windows(scene.clip(cuts), fit_context(first, settings), settings)))
+    for number, (start, stop) in enumerate(((0, 5), (5, 11), (11, 16))):
+        alone = Scene(stop - start)
+        alone.features = scene.features[start:stop]
+        fitted = fit_context(alone.features[: 4 if kmeans_frames == "window" else 1], settings)
+        labels = refined(list(segment_windows(alone.clip(), fitted, settings)))
+        np.testing.assert_array_equal(whole[start:stop], labels + 3 * number)
+
+
+def test_a_restart_says_which_segments_are_later_ones() -> None:
+    settings = replace(SETTINGS, after_cut="restart", memory="first_and_last")
+    scene = Scene(9)
+    windows = list(segment_windows(scene.clip((5,)), fit_context(scene.features, settings), settings))
+    assert [window.born for window in windows] == [{}, {}, {3: (5, 8), 4: (5, 8), 5: (5, 8)}]
+    assert set(windows[-1].context.labels) == {3, 4, 5}  # nothing of the shot before is remembered
+
+
+@pytest.mark.parametrize(
+    ("change", "setting"),
+    [({"init": "mask"}, "init: mask"), ({"parity": MERGED}, "parity.label_merge: first_frame")],
+)
+def test_segments_that_are_given_cannot_be_found_anew(change: dict[str, Any], setting: str) -> None:
+    with pytest.raises(UsageError, match=f"segment.after_cut: restart .* segment.{setting} takes them from a mask"):
+        replace(SETTINGS, after_cut="restart", **change)

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.media.resize import resize_frame
 from pipeline.media.video import open_source, write_video
 from pipeline.parameters import IngestParams
 from pipeline.stores.clip_source import ClipSource, read_source
+from pipeline.stores.cuts import read_cuts
 from pipeline.stores.schemas import CLIP, TRUTH
 from pipeline.stores.store import open_store
 from stages import ingest, sample
@@ -75,7 +77,13 @@ def test_clip_zarr(frames: Path, tmp_path: Path) -> None:
     assert attrs["source_indices"] == list(range(17))
     assert attrs["source_size"] == [70, 130]
     assert read_source(tmp_path / "out" / "source") == ClipSource(frames, 25.0)
-    assert sorted(entry.name for entry in path.parent.iterdir()) == ["clip.zarr", "seed", "source", "truth.zarr"]
+    assert sorted(entry.name for entry in path.parent.iterdir()) == [
+        "clip.zarr",
+        "cuts",
+        "seed",
+        "source",
+        "truth.zarr",
+    ]
 
 
 def test_range_stride_and_rate(frames: Path, tmp_path: Path) -> None:
@@ -322,6 +330,88 @@ def test_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert command([], capsys) == (2, "error: give VIDEO and OUT_DIR, or --item KEY\n")
 
 
+# Cuts
+
+
+def shots(*lengths: int) -> list[np.ndarray]:
+    """Pictures of blocks that brighten slowly, others in each shot."""
+    frames: list[np.ndarray] = []
+    for seed, length in enumerate(lengths):
+        blocks = np.random.default_rng(seed).integers(0, 200, (8, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+        frames += [blocks + np.uint8(2 * frame) for frame in range(length)]
+    return frames
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    """24 frames, cut at 9 and 17."""
+    return write_video(tmp_path / "film.mp4", shots(9, 8, 7), 25)
+
+
+def cuts_of(out: Path) -> tuple[int, ...]:
+    frames = open_store(out / "clip.zarr", CLIP).frames("frames")
+    return read_cuts(out / "cuts", frames).positions
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({}, ()),
+        ({"cuts": "detect"}, (9, 17)),
+        ({"cuts": "detect", "cut_detector": "content"}, (9, 17)),
+        ({"cuts": "detect", "cut_threshold": 255.0}, ()),
+        ({"cuts": "detect", "frames": "5:20"}, (4, 12)),
+        ({"cuts": (9, 17)}, (9, 17)),
+        ({"cuts": (20, 3)}, (3, 20)),
+        ({"cuts": (10, 17), "frames": "8:20"}, (2, 9)),
+        ({"cuts": (10, 17), "stride": 4}, (3, 5)),  # 12 and 20
+    ],
+)
+def test_where_a_clip_is_cut(film: Path, tmp_path: Path, params: dict[str, Any], expected: tuple[int, ...]) -> None:
+    out = tmp_path / "out"
+    run(film, out, IngestParams(size=64, **params))
+    assert cuts_of(out) == expected
+    indices = open_store(out / "clip.zarr", CLIP).attrs["source_indices"]
+    assert json.loads((out / "cuts/cuts.json").read_text())["source_frames"] == [indices[cut] for cut in expected]
+
+
+def test_cuts_change_no_other_output_and_what_is_found_is_said(
+    film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(film, tmp_path / "none", IngestParams(size=64))
+    assert capsys.readouterr().err == ""
+    run(film, tmp_path / "detect", IngestParams(size=64, cuts="detect"))
+    assert f"{film}: cut at frame 9, 17; ingest.cuts=none or a list" in capsys.readouterr().err
+    run(film, tmp_path / "listed", IngestParams(size=64, cuts=(9, 17)))
+    assert capsys.readouterr().err == ""
+    none, detect, listed = (tree(tmp_path / name) for name in ("none", "detect", "listed"))
+    assert detect == listed
+    assert {name for name in none if none[name] != detect[name]} == {"cuts/cuts.json"}
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["ingest.cuts=[0, 9]"], "ingest.cuts: 0 is no frame at which a second shot can begin; frames count from 0"),
+        (["ingest.cuts=[-3]"], "ingest.cuts: -3 is no frame"),
+        (["ingest.cuts=[9, 17, 9]"], "ingest.cuts: frame 9 is listed 2 times"),
+        (["ingest.cuts=[24]"], "ingest.cuts: frame 24 cuts nothing; the clip has frames 0 to 23 of the source"),
+        (["ingest.cuts=[5]", "ingest.frames=5:20"], "ingest.cuts: frame 5 cuts nothing; the clip has frames 5 to 19"),
+        (["ingest.cuts=[1.5]"], "ingest.cuts must be one of none, detect or a list, not [1.5]"),
+        (["ingest.cuts=9"], "ingest.cuts must be one of none, detect or a list, not 9"),
+        (["ingest.cuts=all"], "ingest.cuts must be one of none, detect or a list, not 'all'"),
+        (["ingest.cut_detector=hash"], "ingest.cut_detector must be one of adaptive, content, not 'hash'"),
+    ],
+)
+def test_cuts_that_cannot_be_are_named(
+    film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], sets: list[str], message: str
+) -> None:
+    given = [part for text in sets for part in ("--set", text)]
+    code, shown = command([film, tmp_path / "out", *given], capsys)
+    assert (code, message in shown, shown.count("\n")) == (2, True, 1), shown
+    assert not (tmp_path / "out").exists()
+
+
 # Items
 
 
@@ -350,12 +440,33 @@ items:
     - {path: clips, ground_truth: inputs/none, videos: [a, b], fps: 3, size: 64x128}
   joint:
     - {path: clips, videos: a}
+  cut:
+    - {path: frames, cuts: [7], ground_truth: inputs/none}
+    - {path: clip.mp4, name: moving}
+  miscut:
+    - {path: frames, cuts: often}
+  joined_cut:
+    - {path: clips, videos: [a, b], cuts: [3]}
 concepts: {}
 applied: {}
 """
     )
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def test_a_video_of_an_item_has_cuts_of_its_own(project: Path) -> None:
+    ingest.run_item("cut", None, ["ingest.size=64"])
+    cuts = [
+        json.loads((project / f"data/ingest/cut/cuts/{name}/cuts.json").read_text()) for name in ("frames", "moving")
+    ]
+    assert [(one["frames"], one["cuts"]) for one in cuts] == [(17, [7]), (3, [])]
+    with pytest.raises(
+        UsageError, match=r"one of none, detect or a list, not 'often' \(in videos.yaml, item 'miscut'\)"
+    ):
+        ingest.run_item("miscut", None, [])
+    with pytest.raises(UsageError, match="item 'joined_cut': a list in `cuts` is of one video; give each an entry"):
+        ingest.run_item("joined_cut", None, [])
 
 
 def test_an_item_of_one_video(project: Path) -> None:

@@ -18,8 +18,10 @@ from pipeline.media.pictures import davis_palette
 from pipeline.media.video import open_source
 from pipeline.naming.names import Named, Names, NamesFile, write_names
 from pipeline.parameters import IngestParams, RenderParams
+from pipeline.rendering.drawing import MARK
 from pipeline.rendering.palette import overlay_colours
 from pipeline.stores.clip_source import ClipSource, write_source
+from pipeline.stores.cuts import Cuts, write_cuts
 from stages import ingest, render
 from stages.common.layout import DATA, Place
 from tests.support.commands import error_line, tree_bytes, vidseg
@@ -241,6 +243,22 @@ def test_many_labels_make_16_bit_files(tmp_path: Path) -> None:
     assert int(np.asarray(Image.open(out / "labels" / "00000.png")).max()) == 700
     entry = json.loads((out / "labels.json").read_text())["labels"][-1]
     assert (entry["id"], entry["png_colour"]) == (700, None)
+
+
+def test_cuts_are_listed_and_drawn(scene: Scene, stores: dict[str, Path], drawn: Path, tmp_path: Path) -> None:
+    write_cuts(tmp_path / "cuts", Cuts(FRAMES, (2, 4)), range(FRAMES), tmp_path / "tmp" / "cuts")
+    out = render.run(out=tmp_path / "out", params=replace(PARAMS, report=True), cuts=tmp_path / "cuts", **stores)
+    assert json.loads((out / "labels.json").read_text())["cuts"] == ["00002", "00004"]
+    for name in ("slices/labels.png", "slices/features.png"):
+        before, after = (np.asarray(Image.open(folder / name)) for folder in (drawn, out))
+        lines = (after == MARK).all(axis=2)[:, 20].sum() - (before == MARK).all(axis=2)[:, 20].sum()
+        assert lines == 2 * 2, name
+    page = (out / "report.html").read_text()
+    assert page.count('<i class="cut"') == 2 and "3, cut at 00002, 00004" in page and "Red lines are cuts" in page
+    assert "cut at" not in (drawn / "labels.json").read_text()
+    write_cuts(tmp_path / "other", Cuts(9, (2,)), range(9), tmp_path / "tmp" / "cuts")
+    with pytest.raises(DataError, match="is of a clip of 9 frames, not of 5"):
+        render.run(out=tmp_path / "out", params=PARAMS, cuts=tmp_path / "other", **stores)
 
 
 def test_a_moved_source_is_replaced_by_the_clips_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from pipeline.errors import DataError, UsageError
 from pipeline.parameters import CorrespondParams, SegmentParams, SegmentParity
 from pipeline.segmentation.correspondence import next_tokens
+from pipeline.stores.cuts import Cuts, write_cuts
 from pipeline.stores.numbering import Numbering
 from pipeline.stores.schemas import COARSE, FEATURES, MATCHES
 from pipeline.stores.store import Store, open_store
@@ -288,6 +289,100 @@ def test_a_context_carries_labels_to_another_clip(work: Path, tmp_path: Path) ->
     assert Numbering.of_coarse(store) == Numbering.of_coarse(first)  # so that names of one fit the other
     corners = store.read("refined")[:, [0, 0, -1, -1], [0, -1, 0, -1]]
     assert (corners == [40, 41, 42, 43]).mean() > 0.8
+
+
+# --- cuts
+
+
+def cut(folder: Path, *positions: int, frames: int = 12) -> Path:
+    """cuts/ in a folder; of a clip in whose source these frames have the same numbers."""
+    write_cuts(folder / "cuts", Cuts(frames, positions), range(frames), folder / "tmp" / "cuts")
+    return folder / "cuts"
+
+
+def test_matches_know_the_cuts_and_a_clip_of_one_shot_has_the_store_that_it_had(work: Path, tmp_path: Path) -> None:
+    features, plain = work / "features.zarr", tree_bytes(work / "matches.zarr")
+    none = cut(tmp_path / "none")
+    assert tree_bytes(correspond.run(features, tmp_path / "a", MATCHING, cuts=none)) == plain
+    path = correspond.run(features, tmp_path / "b", MATCHING, cuts=cut(tmp_path / "given", 3, 4, 9))
+    matches, whole = open_store(path, MATCHES), open_store(work / "matches.zarr", MATCHES)
+    assert matches.attrs["cuts"] == [3, 4, 9]
+    following = matches.read("next")
+    assert (following[[2, 3, 8]] == -1).all()
+    others = [0, 1, 4, 5, 6, 7, 9, 10]
+    np.testing.assert_array_equal(following[others], whole.read("next")[others])
+    assert matches.fingerprint != whole.fingerprint
+
+
+def test_cuts_beside_the_features_count_and_matches_are_made_again(work: Path) -> None:
+    cut(work, 7)
+    path = correspond.run(work / "features.zarr", work, MATCHING)
+    assert open_store(path, MATCHES).attrs["cuts"] == [7]
+
+
+def test_cuts_of_another_clip_and_cuts_with_an_item_are_refused(work: Path, tmp_path: Path) -> None:
+    other = cut(tmp_path / "other", 3, frames=20)
+    with pytest.raises(DataError, match="is of a clip of 20 frames, not of 12"):
+        correspond.run(work / "features.zarr", tmp_path / "out", MATCHING, cuts=other)
+    result = vidseg("correspond", "--item", "x", "--cuts", other, check=2)
+    assert "--cuts does not go with --item" in error_line(result)
+
+
+@pytest.mark.parametrize("vote", ["forward", "both"])
+def test_shots_that_restart_have_the_labels_of_clips_of_their_own(tmp_path: Path, vote: str) -> None:
+    params = replace(PARAMS, after_cut="restart", vote=vote)
+    parts = [make_features(tmp_path / f"{seed}", seed=seed) for seed in (0, 1)]
+    alone = []
+    for part in parts:
+        correspond.run(part, part.parent, MATCHING)
+        alone.append(run_segment(part.parent, part.parent, params).read("refined"))
+    joined = make_features(tmp_path / "joined", seeds=(0, 1))
+    correspond.run(joined, joined.parent, MATCHING, cuts=cut(joined.parent, 12, frames=24))
+    store = run_segment(joined.parent, joined.parent, params)
+    np.testing.assert_array_equal(store.read("refined"), np.concatenate([alone[0], alone[1] + 4]))
+    numbering = Numbering.of_coarse(store)
+    assert numbering.labels == tuple(range(8))
+    assert numbering.born == {4, 5, 6, 7}
+    assert all(birth.first >= 12 for birth in numbering.births)
+    first = Numbering.of_coarse(run_segment(joined.parent, tmp_path / "on", replace(params, after_cut="continue")))
+    assert first.labels == (0, 1, 2, 3) and not first.births
+
+
+def test_labels_become_sixteen_bit_when_restarts_need_it(work: Path, tmp_path: Path) -> None:
+    correspond.run(work / "features.zarr", work, MATCHING, cuts=cut(tmp_path, *range(1, 12)))
+    params = replace(PARAMS, clusters=22, restarts=1, after_cut="restart", neighbors=1)
+    store = run_segment(work, tmp_path / "out", params)
+    assert store.array("refined").dtype == np.uint16
+    refined = store.read("refined")
+    assert [int(refined[frame].min()) for frame in (0, 1, 10, 11)] == [0, 22, 220, 256]  # 242 to 263 would have void
+    few = run_segment(work, tmp_path / "few", replace(params, after_cut="continue"))
+    assert few.array("refined").dtype == np.uint8
+
+
+def test_steps_by_hand_heed_cuts(work: Path, tmp_path: Path) -> None:
+    """Shot by shot they come to what `segment` comes to; no window crosses a cut."""
+    features = make_features(work, enters=8)
+    matches = correspond.run(features, work, MATCHING, cuts=cut(tmp_path, 7))
+    expected = run_segment(work, tmp_path / "expected", BIRTHS)
+    model = context.fit(features, tmp_path / "context", BIRTHS)
+    for number, frames in enumerate(("0:5", "5:7", "7:12")):
+        path = context.predict(model, features, tmp_path / f"{number}", BIRTHS, frames, matches)
+        path = refine.run(path, matches, tmp_path / f"{number}", BIRTHS)
+        context.update(model, features, path, model, BIRTHS)
+        start, stop = map(int, frames.split(":"))
+        np.testing.assert_array_equal(open_store(path, COARSE).read("refined"), expected.read("refined")[start:stop])
+    assert tree_bytes(model) == tree_bytes(tmp_path / "expected" / "context")
+    with pytest.raises(UsageError, match=r"is cut at frame 7 .*; predict 5:7 and 7:10 one after the other"):
+        context.predict(model, features, tmp_path, BIRTHS, "5:10", matches)
+    with pytest.raises(UsageError, match=r"a shot begins at frame 7, where segment.after_cut: restart fits another"):
+        context.predict(model, features, tmp_path, replace(BIRTHS, after_cut="restart"), "7:12", matches)
+
+
+def test_refining_in_windows_that_end_at_cuts(work: Path, tmp_path: Path) -> None:
+    correspond.run(work / "features.zarr", work, MATCHING, cuts=cut(tmp_path, 3, 9))
+    whole = run_segment(work, tmp_path / "whole")
+    again = open_store(refine.run(whole.path, work / "matches.zarr", tmp_path / "again", PARAMS), COARSE)
+    np.testing.assert_array_equal(again.read("refined"), whole.read("refined"))
 
 
 # --- seed masks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,7 @@ def make_features(
     parts: str = "both",
     clip: str | None = None,
     enters: int | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> Path:
     """features.zarr whose shard (4 frames) and usual window (5) do not divide each other.
 
@@ -56,8 +58,10 @@ def make_features(
         parts: as `extract.parts`.
         clip: fingerprint of the clip that they say to be of; None = they say nothing.
         enters: the frame from which on something else is seen in the middle; None = nothing is.
+        seeds: clips of these seeds, joined, in place of one.
     """
-    raw = make_values(frames, seed, enters)
+    raw = np.concatenate([make_values(frames, one, enters) for one in seeds or [seed]])
+    frames = len(raw)
     normalized = raw / np.abs(raw).max(axis=-1, keepdims=True)
     arrays = {} if parts == "encoder" else {"aggregated": normalized, "matching": 3 * raw}
     attrs: dict[str, object] = {"grid": list(GRID), "encoding": encoding}
@@ -71,7 +75,7 @@ def make_features(
         folder / "features.zarr",
         folder / "tmp",
         FEATURES,
-        fingerprint("features", frames, encoding, backbone, seed, encoder, parts, enters),
+        fingerprint("features", frames, encoding, backbone, seed, encoder, parts, enters, seeds),
         array_specs({name: values.shape for name, values in arrays.items()}, encoding, 4),
         params={"extract": extract},
         backbone=backbone,

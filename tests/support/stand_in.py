@@ -20,6 +20,7 @@ INGEST: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
     "truth.zarr": ((0, 1, 2), ("size", "frames", "stride")),
     "seed": ((3,), ("seed",)),
     "source": ((0,), ("fps",)),
+    "cuts": ((0,), ("cuts", "frames", "stride")),
 }
 
 

@@ -62,7 +62,7 @@ def test_every_store_lies_where_the_pipeline_says(project: Project) -> None:
     data = project.folder / "data"
     for path in (
         "ingest/one/clip.zarr", "ingest/one/truth.zarr", "ingest/one/seed", "ingest/one/source/source.json",
-        "extract/one/features.zarr",
+        "ingest/one/cuts/cuts.json", "ingest/two/cuts/b/cuts.json", "extract/one/features.zarr",
         "extract/one/latents.zarr", "correspond/one/matches.zarr", "segment/one/coarse.zarr",
         "segment/one/context", "upsample/one/labels.zarr", "evaluate/one/scores.json", "render/one/overlay.mp4",
         "extract/two/features.zarr/a/zarr.json", "extract/two/features.zarr/b/zarr.json",
@@ -182,6 +182,11 @@ def raise_number(stage: str) -> Callable[[Project], None]:
         pytest.param(correct_a_label, ["evaluate", "ingest", "summarize"], id="ground-truth"),
         pytest.param(change("render", "opacity", 0.4), ["render"], id="opacity"),
         pytest.param(change("ingest", "fps", 5.0), ["ingest", "render"], id="fps"),
+        pytest.param(
+            change("ingest", "cuts", [1]),
+            ["correspond", "evaluate", "ingest", "render", "segment", "summarize", "upsample"],
+            id="cuts",
+        ),
         pytest.param(change("correspond", "parity", {"rule": "reject"}), all_but("ingest", "extract"), id="rule"),
         pytest.param(replace_a_frame, all_but(), id="frame"),
         pytest.param(lambda project: write_lock(project, "1"), all_but("ingest"), id="weights"),
