@@ -19,7 +19,7 @@ remembered, wherever it was. What is as near to it as usual is recognised.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,10 +28,11 @@ import numpy as np
 from pipeline.errors import UsageError
 from pipeline.media.pictures import VOID
 from pipeline.parameters import SegmentParams
-from pipeline.segmentation.context import Context, make_segment, nearest_tokens
+from pipeline.segmentation.context import Context, fit, make_segment, nearest_tokens
 from pipeline.segmentation.correspondence import NO_MATCH, Grid, Matches
 from pipeline.segmentation.kmeans import kmeans
 from pipeline.segmentation.novelty import distances_nearby
+from pipeline.segmentation.token_weights import balanced_weights
 
 #: Every third of the frames that a window is compared with tells which distances are usual: they are much alike.
 SAMPLED = 3
@@ -144,6 +145,7 @@ def add_births(
     """
     found = new_tokens(features, matches, scene, params)
     numbers, born = scene.numbers, np.full(labels.shape, -1, np.int32)
+    of_shot = np.zeros(labels.shape, bool)
     for whole in _regions(found.unlike, matches.next, scene.grid):
         known = np.zeros(whole.shape, bool)
         for label in np.unique(labels[whole]):
@@ -156,11 +158,12 @@ def add_births(
         if number is not None:
             born[region] = number
         elif _is_large(region & found.new, params):
-            for part in _parts(region, features, params):
-                number = numbers.next()
-                numbers = numbers.with_born([number])
-                _require_few(numbers, scene.first_frame + int(part.any(axis=1).argmax()), params)
-                born[part] = number
+            if scene.opens == "shot":
+                of_shot |= region
+                continue
+            numbers = _number(_parts(region, features, params), born, numbers, scene, params)
+    if of_shot.any():
+        _number(_parts_of_shot(of_shot, features, params), born, numbers, scene, params)
     if (born < 0).all():
         return labels
     at = born >= 0
@@ -172,13 +175,22 @@ def add_births(
     return np.where(at, born, np.where(taken, again, labels)).astype(np.int32)
 
 
-def _require_few(numbers: Numbers, frame: int, params: SegmentParams) -> None:
-    if len(numbers.given) > params.most_labels:
-        raise UsageError(
-            f"segment.most_labels is {params.most_labels}, and one more segment would be born in frame {frame}; raise "
-            "it, or raise segment.birth_factor or segment.birth_tokens so that fewer are born; "
-            "segment.after_cut=restart counts shot by shot"
-        )
+def _number(
+    parts: Iterable[np.ndarray], born: np.ndarray, numbers: Numbers, scene: Scene, params: SegmentParams
+) -> Numbers:
+    """Write the next numbers into `born` (f, n), one for each of the masks (f, n); returns all that are given then."""
+    for part in parts:
+        number = numbers.next()
+        numbers = numbers.with_born([number])
+        if len(numbers.given) > params.most_labels:
+            frame = scene.first_frame + int(part.any(axis=1).argmax())
+            raise UsageError(
+                f"segment.most_labels is {params.most_labels}, and one more segment would be born in frame {frame}; "
+                "raise it, or raise segment.birth_factor or segment.birth_tokens so that fewer are born; "
+                "segment.after_cut=restart counts shot by shot"
+            )
+        born[part] = number
+    return numbers
 
 
 @dataclass(frozen=True)
@@ -266,6 +278,22 @@ def _parts(region: np.ndarray, features: np.ndarray, params: SegmentParams) -> l
     clusters[region] = kmeans(features[region], count, params.restarts, params.seed).labels
     parts = (clusters == cluster for cluster in range(clusters.max() + 1))
     return [part for part in parts if _is_large(part, params)]
+
+
+def _parts_of_shot(region: np.ndarray, features: np.ndarray, params: SegmentParams) -> Iterator[np.ndarray]:
+    """Step 3 in a new shot: masks (f, n) of the segments that all its new tokens become together.
+
+    As frame 1 is, the frame that has most of them is cut by K-Means; the others follow by their nearest neighbours.
+    """
+    frame = int(region.sum(axis=1).argmax())
+    tokens = features[frame, region[frame]]
+    count = min(max(1, round(len(tokens) * params.clusters / region.shape[1])), len(tokens))
+    weights = balanced_weights(tokens, params.balance)
+    model = fit(tokens, kmeans(tokens, count, params.restarts, params.seed, weights).labels)
+    clusters = np.full(region.shape, -1, np.int32)
+    clusters[region] = model.predict(features[None, region], min(params.neighbors, len(tokens)))[0]
+    clusters[frame, region[frame]] = model.labels
+    return (clusters == cluster for cluster in range(model.labels.max() + 1))
 
 
 def _own_tokens(region: np.ndarray, known: np.ndarray, labels: np.ndarray, grid: Grid) -> np.ndarray:
