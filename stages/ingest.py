@@ -256,8 +256,11 @@ def _check_mask(seed: np.ndarray, frames: tuple[int, int], size: tuple[int, int]
     Args:
         frames, size: (H, W) of the source's frames, and at model size.
     """
+    from pipeline.media.pictures import VOID
     from pipeline.truth.masks import FEW, TOKEN, lost_labels, size_that_keeps
 
+    if mask is not None and (seed == VOID).all():
+        raise DataError(f"{mask}: the mask is void (255) everywhere; label at least one region")
     if seed.shape != frames:
         raise DataError(
             f"{mask}: the mask is {seed.shape[1]}x{seed.shape[0]} pixels, the frames are {frames[1]}x{frames[0]}"

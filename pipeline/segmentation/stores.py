@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,13 +117,13 @@ def require_same_source(first: Store, second: Store) -> None:
         )
 
 
-def read_seed(folder: Path | None, grid: Grid, indices: list[int]) -> dict[int, np.ndarray]:
+def read_seed(folder: Path | None, grid: Grid, indices: Sequence[int] = range(1)) -> dict[int, np.ndarray]:
     """The masks of a seed folder on the token grid: (n,) label values by position in the clip, ascending.
 
     Each token takes the mask's value at its centre.
 
     Args:
-        indices: of the clip's frames in their source.
+        indices: of the clip's frames in their source; for the first one's mask alone, any.
 
     Raises:
         DataError: the folder or a mask cannot be read, or is of a frame that is not in the clip.
@@ -150,7 +150,7 @@ def read_seed(folder: Path | None, grid: Grid, indices: list[int]) -> dict[int, 
     }
 
 
-def _position(frame: int, indices: list[int]) -> int:
+def _position(frame: int, indices: Sequence[int]) -> int:
     if frame not in indices:
         raise ValueError(f"frame {frame} is not in the clip")
     return indices.index(frame)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ def parse_masks(texts: Sequence[str]) -> Masks | None:
     Raises:
         UsageError: several without a frame's number, or two of one frame.
     """
-    numbered = [re.fullmatch(r"(\d+)=(.+)", text) for text in texts]
+    numbered = [re.fullmatch(r"([0-9]{1,9})=(.+)", text, re.DOTALL) for text in texts]
     if len(texts) == 1 and numbered[0] is None:
         return Path(texts[0])
     files: dict[int, Path] = {}
@@ -30,7 +31,7 @@ def parse_masks(texts: Sequence[str]) -> Masks | None:
             raise UsageError(
                 f"--mask {text}: of several masks each needs the number of its frame, from 0: --mask 0={text}"
             )
-        frame, file = int(found[1]), Path(found[2]).expanduser()
+        frame, file = int(found[1]), Path(os.path.expanduser(found[2]))  # noqa: PTH111, which fails for ~nobody
         if frame in files:
             raise UsageError(f"--mask: two masks of frame {frame}: {files[frame]} and {file}; give one")
         files[frame] = file

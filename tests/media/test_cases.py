@@ -162,6 +162,66 @@ def test_heic_without_its_package_names_it(tmp_path: Path, monkeypatch: pytest.M
         read(tmp_path / "a.heic")
 
 
+def test_heic_frames(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif", reason="the extra `heif` is not installed").register_heif_opener()
+    for number in range(2):
+        Image.new("RGB", (64, 48), (100 * number, 0, 0)).save(tmp_path / f"{number}.heic")
+    found, said = read(tmp_path)
+    assert [round(float(frame.image[..., 0].mean()) / 100) for frame in found] == [0, 1] and not said
+
+
+def moving(number: int, height: int, width: int) -> np.ndarray:
+    """A frame (height, width, 3) with a bright bar that moves by 12 pixels a frame."""
+    image = np.full((height, width, 3), 40, np.uint8)
+    image[:, 12 * number : 12 * number + 16] = 220
+    return image
+
+
+def encoded(path: Path, frames: list[np.ndarray], codec: str, form: str, options: dict[str, str]) -> Path:
+    """A file of a codec and a container's format, with the codec's options."""
+    with av.open(str(path), "w", format=form) as file:
+        stream = file.add_stream(codec, rate=25, options=options)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode(None))
+    return path
+
+
+def test_interlaced_video_is_deinterlaced_unless_asked_otherwise(tmp_path: Path) -> None:
+    """Rows of two moments in one frame make a comb at the edges of what moves."""
+    frames = []
+    for number in range(6):
+        frame = moving(number, 64, 128)
+        frame[1::2] = moving(number, 64, 136)[1::2, 6:134]  # the second field, half a frame later
+        frames.append(frame)
+    file = encoded(tmp_path / "a.mpg", frames, "mpeg2video", "mpeg", {"flags": "+ilme+ildct", "qscale": "2"})
+
+    def comb(images: list[SourceFrame]) -> float:
+        rows = images[3].image[8:-8, :, 0].astype(float)
+        return float(np.abs(rows[1:-1] - (rows[:-2] + rows[2:]) / 2).mean())
+
+    found, said = read(file)
+    assert said == ["interlaced, and deinterlaced; ingest.deinterlace: never keeps its fields"]
+    kept, nothing = read(file, reading=Reading(deinterlace="never"))
+    assert not nothing and len(found) == len(kept) == 6
+    assert comb(found) < comb(kept) / 3
+
+
+def test_sizes_that_change_in_a_stream_are_scaled_back(tmp_path: Path) -> None:
+    parts = [
+        encoded(tmp_path / f"{height}.h264", [moving(n, height, 2 * height) for n in range(3)], "libx264", "h264", {})
+        for height in (96, 48)
+    ]
+    whole = tmp_path / "whole.h264"
+    whole.write_bytes(b"".join(part.read_bytes() for part in parts))
+    found, said = read(whole)
+    assert len(found) == 6 and said == ["frames change from 192x96 to 96x48 pixels and are scaled back"]
+    assert found[4].image[:, 34:44].mean() > 150  # the bar, where it is in twice the width
+    assert read(whole, "0:3")[1] == []
+
+
 def test_the_shape_of_pixels_is_known_and_written(tmp_path: Path) -> None:
     source = open_source(CASES / "anamorphic.mp4")
     assert source.aspect == Fraction(16, 11) and square_size(source) == (96, 209)

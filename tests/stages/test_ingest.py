@@ -276,6 +276,12 @@ def test_a_mask_of_another_size(frames: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_mask_that_says_nothing(frames: Path, tmp_path: Path) -> None:
+    mask = write_label_png(tmp_path / "mine.png", np.full(SIZE, 255, np.uint8))
+    with pytest.raises(DataError, match=r"mine\.png: the mask is void \(255\) everywhere; label at least one region"):
+        run(frames, tmp_path / "out", IngestParams(size=64), mask={4: mask})
+
+
 def test_an_output_that_is_a_file(frames: Path, tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(UsageError, match="out: is a file"):

@@ -40,6 +40,12 @@ def seeds(parser: str) -> list[bytes]:
             json.dumps({"classes": entries, "ignore": [255], "values": {"1": 3, "2": 4, "0": 255}}).encode(),
             json.dumps({"dog": {"classes": ["dog"]}, "cat": {"classes": ["cat"]}}).encode(),
         ]
+    if parser == "masks":
+        return [b"first.png", b"0=a.png\n4=b.png", b"folder", b"8=~/a.png"]
+    if parser == "seed":
+        return [b'{"mask": "mask.png"}', b'{"mask": null, "masks": {"4": "mask.png", "8": "mask.png"}}']
+    if parser == "animation":
+        return [_animation(suffix) for suffix in ("PNG", "WEBP", "TIFF")]
     if parser == "frames":
         return [b"0:3\n1.png\n10.png\n2.jpg", b":\na.PNG\n.b.png\nc.txt", b"5:\nx.tiff"]
     return [_picture(mode, suffix) for suffix in ("PNG", "TIFF", "BMP") for mode in ("P", "L", "1", "RGB")] + [
@@ -53,6 +59,15 @@ def _picture(mode: str, suffix: str) -> bytes:
     image = Image.fromarray(np.arange(6, dtype=np.uint16 if mode == "I;16" else np.uint8).reshape(2, 3))
     stream = BytesIO()
     (image if mode == "I;16" else image.convert(mode)).save(stream, suffix)
+    return stream.getvalue()
+
+
+def _animation(suffix: str) -> bytes:
+    from PIL import Image
+
+    stream = BytesIO()
+    pages = [Image.new("RGB", (3, 2), (number, 0, 0)) for number in range(3)]
+    pages[0].save(stream, suffix, save_all=True, append_images=pages[1:], duration=40)
     return stream.getvalue()
 
 

@@ -14,8 +14,10 @@ from pipeline.media.frame_source import FrameRange
 from pipeline.media.pictures import read_image, read_label_png
 from pipeline.media.resize import model_size
 from pipeline.media.video import open_source
+from pipeline.segmentation.stores import read_seed
 from pipeline.truth.annotations import find_annotations
 from pipeline.truth.class_list import read_classes, write_classes
+from pipeline.truth.mask_files import find_masks, parse_masks
 from stages import ingest
 from stages.common import layout, settings
 
@@ -90,6 +92,34 @@ def read_frames(content: bytes, folder: Path) -> None:
     assert len({frame.name for frame in found}) == len(found)
 
 
+def read_animation(content: bytes, folder: Path) -> None:
+    """A picture file that may hold several frames."""
+    file = folder / "a.png"
+    file.write_bytes(content)
+    source = open_source(file)
+    times = [frame.time for frame in source.frames()]
+    assert times == sorted(times)
+
+
+def read_masks(content: bytes, folder: Path) -> None:
+    """What `--mask` says, one a line; the files of a folder that it may name are there."""
+    for name in ("00000.png", "00002.png"):
+        Image.new("L", (3, 2)).save(folder / name)
+    texts = [text.decode(errors="replace") for text in content.split(b"\n") if text and b"\0" not in text]
+    masks = parse_masks(texts)
+    if masks is not None:
+        found = find_masks(folder if masks == Path("folder") else masks, ["00000", "00001", "00002"], [0, 4, 8])
+        assert set(found.files) <= {0, 1, 2}
+
+
+def read_seed_listing(content: bytes, folder: Path) -> None:
+    """seed.json, whose masks may lie in its folder alone."""
+    (folder / "seed.json").write_bytes(content)
+    Image.new("L", (3, 2)).save(folder / "mask.png")
+    masks = read_seed(folder, (1, 1), [0, 4, 8])
+    assert set(masks) <= {0, 1, 2}
+
+
 PARSERS: dict[str, Callable[[bytes, Path], None]] = {
     "params": read_params,
     "videos": read_videos,
@@ -97,6 +127,9 @@ PARSERS: dict[str, Callable[[bytes, Path], None]] = {
     "labels": read_labels,
     "picture": read_picture,
     "frames": read_frames,
+    "animation": read_animation,
+    "masks": read_masks,
+    "seed": read_seed_listing,
 }
 
 

@@ -368,6 +368,23 @@ _FRAMES = st.builds(
     st.sampled_from([b"0:", b"0:2", b":", b"3:1", b"9" * 30 + b":", b"x"]) | st.binary(max_size=8),
     st.lists(st.tuples(_FILE_NAMES, _SUFFIXES), max_size=5),
 )
+_MASKS = st.lists(
+    st.builds(
+        lambda frame, file: frame + file,
+        st.sampled_from(["", "0=", "4=", "04=", "5=", "-1=", "\u0664=", "=", "9" * 5000 + "="]),
+        st.sampled_from(["a.png", "folder", "~", "~nobody/a.png", "a=b", ".", ""]) | st.text(max_size=8),
+    ),
+    max_size=4,
+).map(lambda texts: "\n".join(texts).encode(errors="replace"))
+_SEED_FILES = st.sampled_from([None, "mask.png", "none.png", "../mask.png", "/etc/passwd", "", ".", 3, []])
+_SEEDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "mask": _SEED_FILES,
+        "masks": st.dictionaries(st.sampled_from(["0", "4", "8", "5", "-1", "x", "9" * 5000]), _SEED_FILES, max_size=3)
+        | st.sampled_from([None, [], 3]),
+    },
+).map(lambda content: json.dumps(content).encode())
 STRUCTURED = {
     "params": params_files(),
     "videos": videos_files(),
@@ -375,6 +392,9 @@ STRUCTURED = {
     "labels": pngs(),
     "picture": pngs(),
     "frames": _FRAMES,
+    "animation": pngs(),
+    "masks": _MASKS,
+    "seed": _SEEDS,
 }
 
 
