@@ -767,6 +767,7 @@ class RenderParams:
     extras: bool = param(True, "feature PCA, x-t slices and the sheet of confidence")
     slice_row: float = param(0.5, "row of the x-t slices: 0 = top, 1 = bottom", low=0.0, high=1.0)
     report: bool = param(True, "report.html, one page to look at in a browser")
+    labels: bool = param(True, "label PNGs, a file per frame; without, labels.zarr alone has them, for `vidseg export`")
 
 
 #: The sections of params.yaml.

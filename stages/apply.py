@@ -264,7 +264,7 @@ def run_video(
             f"model size {size[1]}x{size[0]}",
             f"guidance   {_guidance_in_words(sections)}",
             f"estimate   {estimate(frames, size, source.size)}",
-            whole.outputs_line(out),
+            whole.outputs_line(out, settings["render"].labels),
         ]
         print("\n".join(map(cli.printable, lines)))
         return out

@@ -79,7 +79,7 @@ def run(
     passes = 3 + draws_features + (other_store is not None) + params.report
     total = passes * clip_store.frames("frames")
     with scratch_folder(out / "tmp" / "render") as scratch, cli.progress("render", total) as advance:
-        uses = _write_labels(label_store, pictures, colours, scratch, advance)
+        uses = _write_labels(label_store, pictures, colours, scratch, params.labels, advance)
         legend = _legend(uses, colours, _named(label_store))
         drawing = _Drawing(pictures, label_store, legend, colours, params, scratch, advance)
         drawing.write_overlay()
@@ -134,7 +134,7 @@ def source_of(clip: Store, source: Path | None = None) -> ClipSource | None:
 
 
 def _write_labels(
-    labels: Store, pictures: ClipPictures, colours: np.ndarray, folder: Path, advance: cli.Advance
+    labels: Store, pictures: ClipPictures, colours: np.ndarray, folder: Path, as_png: bool, advance: cli.Advance
 ) -> list[LabelUse]:
     from pipeline.media.pictures import write_label_png
     from pipeline.naming.segments import void_of
@@ -148,7 +148,8 @@ def _write_labels(
         if name != Path(name).name:
             raise DataError(f"{clip.path}: '{name}' cannot be a frame's name; run `vidseg ingest` again")
         tally.add(plane)
-        write_label_png(folder / "labels" / f"{name}.png", plane)
+        if as_png:
+            write_label_png(folder / "labels" / f"{name}.png", plane)
         advance(1)
     uses, void = tally.uses(void_of(labels)), void_of(labels)
     size = labels.array("labels").shape[1:]
@@ -290,7 +291,7 @@ OUTPUTS = (
 
 
 def _publish(scratch: Path, out: Path) -> None:
-    from pipeline.files import replace_folder
+    from pipeline.files import remove_folder, replace_folder
 
     # labels.json goes first: a kill in between must not leave `labels` looking like somebody else's.
     for name in OUTPUTS:
@@ -300,6 +301,8 @@ def _publish(scratch: Path, out: Path) -> None:
         elif made.exists():
             target.parent.mkdir(exist_ok=True)
             made.replace(target)
+        elif target.is_dir():
+            remove_folder(target)
         else:
             target.unlink(missing_ok=True)
             if target.parent != out and target.parent.is_dir() and not any(target.parent.iterdir()):

@@ -312,7 +312,7 @@ def _print_plan(
         f"segments   {settings['segment'].clusters}, windows of {settings['segment'].window}",
         f"upsampling {settings['upsample'].method}",
         f"estimate   {estimates.of_run(frames, size, source.size, settings, backbone)}",
-        outputs_line(out),
+        outputs_line(out, settings["render"].labels),
     ]
     print("\n".join(lines))
 
@@ -322,9 +322,10 @@ def video_line(video: Path, source: FrameSource, frames: int) -> str:
     return f"video      {video}: {counted(frames, 'frame')}, {source.size[1]}x{source.size[0]}, {source.fps:g} fps"
 
 
-def outputs_line(out: Path) -> str:
+def outputs_line(out: Path, label_pngs: bool) -> str:
     """The results of a video, in a plan."""
-    return f"outputs    {out}/report.html, labels/, labels.json, overlay.mp4, contact_sheet.png, artifacts/"
+    pngs = "labels/, " if label_pngs else ""
+    return f"outputs    {out}/report.html, {pngs}labels.json, overlay.mp4, contact_sheet.png, artifacts/"
 
 
 def main(

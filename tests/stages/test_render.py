@@ -193,6 +193,14 @@ def test_without_extras_and_with_less_to_draw(scene: Scene, stores: dict[str, Pa
     assert {path.name for path in out.iterdir() if path.is_dir()} == {"labels"}
 
 
+def test_label_pngs_are_left_out_and_old_ones_go(stores: dict[str, Path], tmp_path: Path) -> None:
+    out = render.run(stores["clip"], stores["labels"], tmp_path / "out", replace(PARAMS, extras=False))
+    with_pngs = tree_bytes(out)
+    render.run(stores["clip"], stores["labels"], out, replace(PARAMS, extras=False, labels=False))
+    assert tree_bytes(out) == {name: made for name, made in with_pngs.items() if not name.startswith("labels/")}
+    assert not (out / "labels").exists()
+
+
 def test_files_of_others_are_kept(stores: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "features").mkdir()
     (tmp_path / "features" / "notes.txt").write_text("mine")

@@ -119,7 +119,11 @@ def running() -> Iterator[Slurm]:
         start("slurmctld", "-D")
         start("slurmd", "-D", "-N", host)
         _wait_for(lambda: "idle" in _said("sinfo", "-h", "-o", "%T", environment=slurm.environment), folder)
-        yield slurm
+        try:
+            yield slurm
+        finally:  # what failing tests have left would outlive its daemons
+            slurm.call("scancel", "--full", f"--user={getpass.getuser()}")
+            _wait_for(lambda: not slurm.jobs(), folder)
 
 
 @contextmanager
