@@ -133,19 +133,26 @@ def applying_seconds(
 
 
 def applied_bytes(
-    grid: Size, source_size: Size, segments: int, apply: ApplyParams, window: int | None, frames: int
+    grid: Size,
+    source_size: Size,
+    segments: int,
+    apply: ApplyParams,
+    window: int | None,
+    frames: int,
+    confidence: bool = False,
 ) -> float:
     """Bytes of tracks.zarr, soft.zarr and labels.zarr of a clip, before compression.
 
     Args:
         grid: (h, w) of the latents.
         window: frames through which points are followed; None = there are no tracks.
+        confidence: whether labels.zarr says how sure its labels are.
     """
     points, pixels = grid[0] * grid[1], source_size[0] * source_size[1]
     seen = sum(len(chunk.frames) for chunk in chunks(frames, apply.chunk, apply.overlap))
     # Maps in half and in single precision; a byte for each label; two short integers and a truth for each point.
     tracks = 0 if window is None else frames * min(window, frames) * points * 5
-    return tracks + seen * (6 * segments * points + pixels) + frames * pixels
+    return tracks + seen * (6 * segments * points + pixels) + frames * pixels * (1 + confidence)
 
 
 def _reader(backbone: Backbone, sight: Sight, together: Together) -> SegmentReader:

@@ -212,7 +212,7 @@ def cache_bytes(outline: Backbone, load: Workload, encoding: str) -> dict[str, f
         name: (1, tokens, load.encoder.channels if name == "encoder" and load.encoder else channels)
         for name in feature_arrays(load.extract)
     }
-    labels = label_dtype(load.labels)
+    labels, confidence = label_dtype(load.labels), ["uint8"] * load.upsample.confidence
     specs = {
         "ingest": [ArraySpec((1, *load.size, 3), "uint8")],
         "extract": [
@@ -220,8 +220,8 @@ def cache_bytes(outline: Backbone, load: Workload, encoding: str) -> dict[str, f
             ArraySpec((1, *latent_shape(outline, load.size)), "float32"),
         ],
         "correspond": [ArraySpec((1, tokens), "int32"), ArraySpec((1, tokens), "float16")],
-        "segment": [ArraySpec((1, tokens), labels)] * 2,
-        "upsample": [ArraySpec((1, *load.source_size), labels)],
+        "segment": [*[ArraySpec((1, tokens), labels)] * 2, ArraySpec((1, tokens), "uint8")],
+        "upsample": [ArraySpec((1, *load.source_size), kind) for kind in (labels, *confidence)],
     }
     return {stage: float(sum(_bytes(spec) for spec in arrays)) for stage, arrays in specs.items()}
 

@@ -16,6 +16,7 @@ from pipeline.rendering.label_summary import LabelTally
 from pipeline.rendering.sheets import SliceColumns, spread, steps_of
 from pipeline.report.encoding import exact_picture, packed, picture
 from pipeline.report.thinning import MOST_BYTES, Thinning, sampled, thinning
+from pipeline.stores.confidence import CONFIDENCE
 from pipeline.stores.feature_codec import read_features
 from pipeline.stores.store import Store
 
@@ -130,7 +131,7 @@ def collect(
     shown = _Shown(_plan(pictures, labels, len(names), len(components)))
     shown.features = {title: [] for title in components}
     shown.planes = [[] for _ in labels]
-    shown.confidence = [[] for store in labels if store.has("confidence")]
+    shown.confidence = [[] for store in labels if store.has(CONFIDENCE)]
     tallies = [LabelTally() for _ in labels]
     in_slices = [] if row is None else spread(len(names), _SLICE_STEPS)
     cuts = steps_of(pictures.cuts, in_slices)
@@ -146,7 +147,7 @@ def collect(
                 shown.features[title].append(exact_picture(colour(position)))
             for texts, plane in zip(shown.planes, maps, strict=True):
                 texts.append(packed(resize_nearest(plane, size)))
-            measured = (store for store in labels if store.has("confidence"))
+            measured = (store for store in labels if store.has(CONFIDENCE))
             for texts, store in zip(shown.confidence, measured, strict=True):
                 texts.append(packed(_confidence(store, position, size)))
         if slices is not None and position in in_slices:
@@ -168,7 +169,7 @@ def collect(
         [
             Labelled(
                 texts,
-                next(confidence) if store.has("confidence") else [],
+                next(confidence) if store.has(CONFIDENCE) else [],
                 tally,
                 "u8" if store.array("labels").dtype == np.uint8 else "u16",
             )
@@ -212,6 +213,7 @@ def _plan(pictures: ClipPictures, labels: Sequence[Store], total: int, component
             taken += sum(
                 len(packed(resize_nearest(store.read("labels", position, position + 1)[0], size))) for store in labels
             )
+            taken += sum(len(packed(_confidence(store, position, size))) for store in labels if store.has(CONFIDENCE))
         return taken / len(sampled(total)) + components * _COMPONENT_BYTES
 
     return thinning(total, bytes_at)
@@ -233,6 +235,6 @@ def _components(features: Store) -> dict[str, Callable[[int], np.ndarray]]:
 
 
 def _confidence(store: Store, position: int, size: tuple[int, int]) -> np.ndarray:
-    plane = store.read("confidence", position, position + 1)[0]
+    plane = store.read(CONFIDENCE, position, position + 1)[0]
     coarse = resize_nearest(plane, (max(1, size[0] // _CONFIDENCE_CELL), max(1, size[1] // _CONFIDENCE_CELL)))
     return coarse // _CONFIDENCE_STEP * _CONFIDENCE_STEP

@@ -65,7 +65,8 @@ def of_applying(
     stores = cache_bytes(backbone, plain, settings["extract"].dtype)
     window = settings["track"].window if settings["guidance"].needs_tracks else None
     grid = size[0] // backbone.latent_stride, size[1] // backbone.latent_stride
-    applied = concepts.applied_bytes(grid, source_size, segments, settings["apply"], window, frames)
+    sure = settings["upsample"].confidence
+    applied = concepts.applied_bytes(grid, source_size, segments, settings["apply"], window, frames, sure)
     return _computing(frames * seconds, frames * (stores["ingest"] + stores["extract"]) + applied)
 
 

@@ -62,4 +62,5 @@ def test_bytes_of_what_apply_leaves() -> None:
     labels = 6 * 10 * 20
     soft = 8 * (3 * 12 * (2 + 4) + 10 * 20)
     assert applied_bytes((3, 4), (10, 20), 3, APPLY, None, 6) == labels + soft
+    assert applied_bytes((3, 4), (10, 20), 3, APPLY, None, 6, confidence=True) == labels + soft + 6 * 10 * 20
     assert applied_bytes((3, 4), (10, 20), 3, APPLY, 29, 6) == labels + soft + 6 * 6 * 12 * 5
