@@ -141,3 +141,27 @@ def test_inverted_matches_lead_back() -> None:
 def test_both_needs_masks_and_no_births(change: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         replace(BOTH, **change)
+
+
+@pytest.mark.parametrize(
+    ("cuts", "expected"),
+    [
+        ((7,), [3] * 7 + [5] * 4),  # each frame is labelled from the mask of its own shot
+        ((1,), [3] + [5] * 10),
+        ((2, 6), [3] * 6 + [5] * 5),  # of the shot between, the cut that is nearest to the middle decides
+        ((10,), [3] * 5 + [5] * 6),  # beyond both masks: the middle
+    ],
+)
+def test_a_cut_between_two_masks_divides_the_frames(cuts: tuple[int, ...], expected: list[int]) -> None:
+    clip, masks = replace(clip_of(scene(11)), cuts=cuts), {0: given(3), 9: given(5)}
+    windows = list(segment_from_given(clip, masks, first_start(clip, masks, BOTH), BOTH))
+    assert labels(windows)[:, -1].tolist() == expected
+    crossed = [cut for cut in cuts for window in windows if window.start < cut < window.start + len(window.refined)]
+    assert not crossed
+
+
+def test_a_mask_at_a_cut_holds_from_there_and_no_window_crosses_another_one() -> None:
+    clip, masks = replace(clip_of(scene(11)), cuts=(4, 6)), {0: given(3), 4: given(5)}
+    windows = list(segment_from_given(clip, masks, first_start(clip, masks, FORWARD), FORWARD))
+    assert [window.start for window in windows] == [0, 4, 6, 10]
+    assert labels(windows)[:, -1].tolist() == [3] * 4 + [5] * 7
