@@ -350,7 +350,7 @@ class SegmentParams:
             setting = "init: mask" if self.init == "mask" else "parity.label_merge: first_frame"
             raise UsageError(
                 f"segment.after_cut: restart finds the segments of a new shot by K-Means, but segment.{setting} takes "
-                "them from a mask of the first frame, which a new shot does not have; use continue"
+                "them from a mask that is given, which a new shot does not have; use continue"
             )
         if self.births == "none":
             return

@@ -135,8 +135,8 @@ class SliceColumns:
     def picture(self, frames: int) -> np.ndarray:
         """All columns; `frames` is how many frames the time steps were taken from."""
         slices = [Panel(image) for image in self.over_time(round(self.width * 0.6)).values()]
-        cut = "; lines: cuts" if self.cuts else ""
-        slices[0] = Panel(slices[0].image, f"the marked row over {frames} frames, downwards{cut}")
+        how = "; lines: cuts" if self.cuts else ", downwards"
+        slices[0] = Panel(slices[0].image, f"the marked row over {frames} frames{how}")
         return montage([[Panel(image, title) for title, image in self.marked.items()], slices])
 
 
