@@ -2,7 +2,8 @@
 
     python -m benchmarks.cuts CLIP ... > table.md
 
-Each CLIP is a video or a folder of frames without a cut. A pair is the first 20 frames of one and of another, at one size.
+Each CLIP is a video or a folder of frames without a cut. A pair is the first 20 frames of one and of another, at one
+size.
 """
 
 from __future__ import annotations
