@@ -710,6 +710,15 @@ class ApplyParams:
     reference: Literal["first_step", "separate"] = param(
         "first_step", "maps that guidance holds on to: of the first step, or of a pass with its own noise (the code)"
     )
+    focus: Literal["none", "box"] = param(
+        "none",
+        "box: a first look at whole frames finds the foreground, then only a box around it is seen, at the size of the "
+        "frame; for small things",
+        before="none",
+    )
+    focus_margin: float = param(
+        0.04, "of a box: room on each side, as a share of its height or width", low=0.0, high=1.0, before=0.04
+    )
     threshold: float = param(0.0, "segments whose maps stay below this in a frame are absent; 0 = none", low=0.0)
     noise: Literal["per_frame", "shared"] = param(
         "per_frame", "per_frame: by source frame index; shared: the same for all"

@@ -24,7 +24,11 @@ from stages.common.small_decoder import small_decoder
 
 if TYPE_CHECKING:
     from pipeline.backbone import Backbone
+    from pipeline.fewshot.focus import Focus
+    from pipeline.fewshot.reading import SegmentReader
+    from pipeline.fewshot.soft_store import ClipStores
     from pipeline.stores.store import Store
+    from pipeline.stores.writer import StoreWriter
     from pipeline.upsampling.rules import Rules
     from stages.common.backbones import DeferredBackbone
     from stages.upsample import Modulation
@@ -86,25 +90,46 @@ def _write_maps(task: Task, out: Out, progress: cli.Progress) -> None:
             "frames": [[chunk.frames.start, chunk.frames.stop] for chunk in plan],
             "taken": [[chunk.taken.start, chunk.taken.stop] for chunk in plan],
             "segments": task.concept.attrs["segments"],
+            **({"size": list(clip.array("frames").shape[1:3])} if sections.apply.focus == "box" else {}),
         },
     )
     missing = [part.start for part in soft.missing()]
-    with progress("apply", sum(len(plan[number].taken) for number in missing)) as advance:
-        if missing:
-            from pipeline.fewshot.concept import reading
-            from pipeline.fewshot.concept_store import load_concept
-            from pipeline.fewshot.reading import inflation
+    if missing:
+        from pipeline.fewshot.concept import reading
+        from pipeline.fewshot.concept_store import load_concept
+        from pipeline.fewshot.reading import inflation
 
-            stores = ClipStores(clip, task.latents, task.tracks)
-            learned = load_concept(task.concept.path.parent)
-            seen = inflation(sections.apply)
-            with reading(learned, segment_model(task.model.load()), sections.maps, seen) as reader:
+        model = segment_model(task.model.load())
+        stores = ClipStores(clip, task.latents, task.tracks, model)
+        learned = load_concept(task.concept.path.parent)
+        with reading(learned, model, sections.maps, inflation(sections.apply)) as reader:
+            focus = _focus(task, soft, stores, reader, progress)
+            with progress("apply", sum(len(plan[number].taken) for number in missing)) as advance:
                 for number in missing:
                     chunk, carried = plan[number], carried_maps(soft, plan, number)
-                    found = stores.find(reader, chunk, sections.apply, sections.guidance, carried)
-                    write_chunk(soft, number, found)
+                    found = stores.find(reader, chunk, sections.apply, sections.guidance, carried, focus)
+                    write_chunk(soft, plan, number, found, focus)
                     advance(len(chunk.taken))
     soft.commit()
+
+
+def _focus(
+    task: Task, soft: StoreWriter, stores: ClipStores, reader: SegmentReader, progress: cli.Progress
+) -> Focus | None:
+    """The boxes that frames are seen in, by a first look at all of them; None = whole frames are."""
+    from pipeline.fewshot.soft_store import focus_of
+
+    apply, guidance, background = task.sections.apply, task.sections.guidance, task.table.background
+    if apply.focus == "none":
+        return None
+    assert background is not None, "check_concept has seen to it"
+    missing = [part.start for part in soft.missing("found")]
+    with progress("focus", sum(len(task.plan[number].taken) for number in missing)) as advance:
+        for number in missing:
+            boxes = stores.first_boxes(reader, task.plan[number], apply, guidance, background)
+            soft.write("found", number, boxes[None])
+            advance(len(task.plan[number].taken))
+    return focus_of(soft, task.plan, stores.size, background, apply, guidance.vote.window)
 
 
 def _write_labels(task: Task, out: Out, progress: cli.Progress) -> Path:

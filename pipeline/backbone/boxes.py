@@ -1,4 +1,4 @@
-"""Boxes of latent cells."""
+"""Boxes of latent cells, or of pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Box:
-    """Rows top..bottom - 1 and columns left..right - 1, in latent cells."""
+    """Rows top..bottom - 1 and columns left..right - 1, in latent cells or in pixels."""
 
     top: int
     bottom: int
@@ -32,6 +32,11 @@ class Box:
     def scaled(self, factor: int) -> Box:
         """In pixels, `factor` to a cell."""
         return Box(*(factor * side for side in (self.top, self.bottom, self.left, self.right)))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Its height and width."""
+        return self.bottom - self.top, self.right - self.left
 
     def of(self, tensor: Tensor) -> Tensor:
         """That part of a tensor (..., h, w)."""

@@ -6,6 +6,7 @@ its `carried`: the final maps of the frames that both have.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,10 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from pipeline.backbone import Box
 from pipeline.errors import DataError
 from pipeline.features.noise import frame_noise, shared_noise
 from pipeline.fewshot.attention_maps import Grid, resized
 from pipeline.fewshot.chunks import Chunk
+from pipeline.fewshot.focus import Focus, put_back
 from pipeline.fewshot.guidance import Aims, guided
 from pipeline.fewshot.reading import Look, SegmentReader, largest, noised
 from pipeline.fewshot.voting import vote, vote_labels
@@ -31,7 +34,7 @@ REFERENCE_SPAN = 10
 
 @dataclass(frozen=True, eq=False)
 class Segmented:
-    """What is found in a chunk of f frames.
+    """What is found in a chunk of f frames: maps of what is seen of a frame, labels of whole frames.
 
     Attributes:
         initial: (f, k, h, w) S_ref, what guidance holds on to; without guidance the result.
@@ -56,21 +59,26 @@ def segment_chunk(
     tracks: Tracks | None = None,
     carried: Tensor | None = None,
     sources: range | None = None,
+    focus: Focus | None = None,
 ) -> Segmented:
     """Find the segments in one chunk; not to be called within torch's inference mode, as it needs gradients.
 
     Args:
-        latents: (f, 4, h, w) clean latents of the chunk's frames.
-        size: (H, W) of the labels.
-        tracks: of the chunk's frames, `start` as in the clip; needed where `guidance.needs_tracks`.
+        latents: (f, 4, h, w) clean latents of what is seen of the chunk's frames.
+        size: (H, W) of the labels of whole frames.
+        tracks: of the chunk's whole frames, `start` as in the clip; needed where `guidance.needs_tracks`.
         carried: (chunk.carried, k, h, w) final maps of the chunk before; None for the first chunk.
         sources: the frames' numbers in the source, which their noise depends on; None = those in the clip.
+        focus: what is seen of the frames; None = all. Maps are of that, labels of whole frames.
 
     Raises:
         DataError: tracks are needed and missing, or of other frames.
     """
     if guidance.needs_tracks and tracks is None:
         raise DataError("guidance follows points; run `vidseg track` on this clip, or set guidance.lambda_track=0")
+    followed = tracks
+    if focus is not None and tracks is not None:
+        followed = focus.tracks(tracks, (latents.shape[-2], latents.shape[-1]), chunk.frames)
     sources = sources or chunk.frames
     steps = apply.timesteps if guidance.moves else apply.timesteps[:1]
     noisy = noised(reader.backbone, latents, _noise(apply, sources, latents), [steps[0]] * len(latents))
@@ -84,24 +92,31 @@ def segment_chunk(
     energies = []
     for step, (timestep, following) in enumerate(pairwise(steps)):
         noisy = reader.backbone.training_schedule.moved(noisy, look.noise, timestep, following)
-        aims = aims_of(look.maps(), initial, step, guidance, tracks, chunk.frames.start)
+        aims = aims_of(look.maps(), initial, step, guidance, followed, chunk.frames.start)
         seen_at = following if guidance.timestep_of == "latents" else timestep
         noisy, found = guided(reader, noisy, seen_at, aims, guidance)
         energies.append(found)
         look = _look(reader, noisy, following)
-    maps, voting = look.maps(), guidance.vote
-    if voting.space == "maps" and tracks is not None:
-        maps = vote(maps, tracks, voting.window, first=chunk.frames.start)
-        present = look.present(apply.threshold)
-        labels = torch.stack(
-            [largest(resized(one[None], size)[0], there) for one, there in zip(maps, present, strict=True)]
-        )
+    places = [Box(0, size[0], 0, size[1])] * len(latents) if focus is None else focus.on(size, chunk.frames)
+    maps, sizes, voting = look.maps(), [place.size for place in places], guidance.vote
+    if voting.space == "maps" and followed is not None:
+        maps = vote(maps, followed, voting.window, first=chunk.frames.start)
+        labels = _enlarged_labels(maps, look.present(apply.threshold), sizes)
     else:
-        labels = look.labels(size, apply.threshold)
+        labels = list(look.labels_at(sizes, apply.threshold))
+    if focus is not None:
+        labels = [put_back(one, place, size, focus.background) for one, place in zip(labels, places, strict=True)]
+    numbers = torch.stack(labels)
     if voting.space == "labels" and tracks is not None:
         grid = (maps.shape[-2], maps.shape[-1])
-        labels = vote_labels(labels, maps.shape[1], tracks, grid, voting.window, first=chunk.frames.start)
-    return Segmented(initial, maps, labels, torch.stack(energies) if energies else torch.zeros(0, 0, 0, 3))
+        numbers = vote_labels(numbers, maps.shape[1], tracks, grid, voting.window, first=chunk.frames.start)
+    return Segmented(initial, maps, numbers, torch.stack(energies) if energies else torch.zeros(0, 0, 0, 3))
+
+
+def _enlarged_labels(maps: Tensor, present: Tensor, sizes: Sequence[Grid]) -> list[Tensor]:
+    """The labels of maps (f, k, h, w), each frame's enlarged to its size (H, W); of the segments present (f, k)."""
+    parts = zip(maps, present, sizes, strict=True)
+    return [largest(resized(one[None], size)[0], there) for one, there, size in parts]
 
 
 def coarse_numbers(maps: Tensor, numbers: np.ndarray, grid: Grid) -> np.ndarray:
@@ -135,6 +150,23 @@ def margin_of(maps: Tensor, numbers: np.ndarray, logits: bool) -> np.ndarray:
     if logits:
         return (1 - torch.exp(others - own)).clamp(min=0).numpy()
     return relative_margin(own.numpy(), others.numpy())
+
+
+def pooled_numbers(numbers: np.ndarray, grid: Grid) -> np.ndarray:
+    """(f, h', w') uint8: the segment that covers most of each cell of a coarser grid, the first of equals.
+
+    For labels whose maps are of boxes, and so lie on no grid of the whole frame.
+
+    Args:
+        numbers: (f, H, W) uint8, the labels at full size.
+        grid: (h', w').
+    """
+    found = np.empty((len(numbers), *grid), np.uint8)
+    for frame, labels in enumerate(torch.from_numpy(numbers)):
+        segments = labels.unique()
+        shares = torch.cat([adaptive_avg_pool2d((labels == one)[None].float(), grid) for one in segments])
+        found[frame] = segments[shares.argmax(dim=0)].numpy()
+    return found
 
 
 def aims_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -49,9 +49,12 @@ class Look:
             size: (H, W).
             threshold: segments whose cross map stays below it in a frame are not in it; 0 = all are.
         """
-        return torch.stack(
-            [largest(maps, there) for maps, there in zip(self.enlarged(size), self.present(threshold), strict=True)]
-        )
+        return torch.stack(list(self.labels_at([size] * len(self.cross), threshold)))
+
+    def labels_at(self, sizes: Sequence[Grid], threshold: float = 0.0) -> Iterator[Tensor]:
+        """The labels of each frame at a size (H, W) of its own."""
+        for maps, there in zip(self._enlarged(sizes), self.present(threshold), strict=True):
+            yield largest(maps, there)
 
     def present(self, threshold: float) -> Tensor:
         """(b, k) bool: the segments that are in a frame, whose cross map reaches the threshold; 0 = all are."""
@@ -60,8 +63,11 @@ class Look:
 
     def enlarged(self, size: Grid) -> Iterator[Tensor]:
         """The maps (k, H, W) of each frame, enlarged before they get their range; one at a time, as they are large."""
+        return self._enlarged([size] * len(self.cross))
+
+    def _enlarged(self, sizes: Sequence[Grid]) -> Iterator[Tensor]:
         cross = self._chosen
-        for spread_map, of_frame in zip(self._floored(cross).split(1), cross.split(1), strict=True):
+        for spread_map, of_frame, size in zip(self._floored(cross).split(1), cross.split(1), sizes, strict=True):
             yield rescaled(resized(spread_map, size), of_frame)[0]
 
     @property

@@ -6,14 +6,17 @@ A frame that several chunks share is taken of the one whose `taken` it is among.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from pipeline.fewshot.apply import Segmented, coarse_numbers, margin_of, segment_chunk
+from pipeline.backbone import Box
+from pipeline.fewshot.apply import Segmented, coarse_numbers, margin_of, pooled_numbers, segment_chunk
 from pipeline.fewshot.attention_maps import Grid
 from pipeline.fewshot.chunks import Chunk, groups
+from pipeline.fewshot.focus import Focus, boxes_around, on_picture, smoothed
+from pipeline.fewshot.learning import SegmentModel
 from pipeline.fewshot.reading import SegmentReader
 from pipeline.parameters import ApplyParams, GuidanceParams
 from pipeline.stores.frames import Frames
@@ -30,11 +33,13 @@ class ClipStores:
     Attributes:
         clip, latents: stores of one clip.
         tracks: of the same clip; None = there are none.
+        model: what boxes of frames are encoded with.
     """
 
     clip: Store
     latents: Store
     tracks: Store | None
+    model: SegmentModel
 
     def find(
         self,
@@ -42,19 +47,52 @@ class ClipStores:
         chunk: Chunk,
         apply: ApplyParams,
         guidance: GuidanceParams,
-        carried: np.ndarray | None,
+        carried: np.ndarray | None = None,
+        focus: Focus | None = None,
     ) -> Segmented:
         """The segments of a chunk, at the size of the clip's source; raises as `segment_chunk`.
 
         Args:
             carried: (chunk.carried, k, h, w), the maps that the chunk before ended with.
+            focus: what is seen of the frames; None = all.
         """
         frames, device = chunk.frames, reader.context.device
         height, width = self.clip.attrs["source_size"]
-        latents = torch.from_numpy(self.latents.read("latents", frames.start, frames.stop)).to(device)
+        latents = self._latents_of(frames, device, focus)
         before = None if carried is None else torch.from_numpy(carried).to(device)
         tracks, sources = self._tracks_of(frames), self._sources(frames)
-        return segment_chunk(reader, latents, chunk, (height, width), apply, guidance, tracks, before, sources)
+        return segment_chunk(reader, latents, chunk, (height, width), apply, guidance, tracks, before, sources, focus)
+
+    def first_boxes(
+        self, reader: SegmentReader, chunk: Chunk, apply: ApplyParams, guidance: GuidanceParams, background: int
+    ) -> np.ndarray:
+        """(f, 4) int32: boxes around the foreground of a chunk's frames, as a single look finds it (`boxes_around`).
+
+        Args:
+            background: the number of that segment.
+        """
+        frames = chunk.frames
+        free = replace(guidance, lambda_track=0.0, lambda_reg=0.0, vote=replace(guidance.vote, space="none"))
+        latents = self._latents_of(frames, reader.context.device)
+        sources = self._sources(frames)
+        found = segment_chunk(reader, latents, chunk, self.size, apply, free, sources=sources)
+        return boxes_around(found.labels, background)
+
+    @property
+    def size(self) -> Grid:
+        """(H, W) of the frames, which is the models'."""
+        height, width = self.clip.array("frames").shape[1:3]
+        return height, width
+
+    def _latents_of(self, frames: range, device: torch.device, focus: Focus | None = None) -> torch.Tensor:
+        """The clean latents (f, 4, h, w) of what is seen of frames."""
+        latents = torch.from_numpy(self.latents.read("latents", frames.start, frames.stop)).to(device)
+        for place, frame in enumerate(frames):
+            if focus is not None and focus.box(frame) is not None:
+                seen = focus.cut(frame, self.clip.read("frames", frame, frame + 1)[0])
+                with torch.no_grad():
+                    latents[place] = self.model.encode(seen[None])[0]
+        return latents
 
     def _tracks_of(self, frames: range) -> Tracks | None:
         if self.tracks is None:
@@ -91,6 +129,9 @@ def soft_arrays(
         "maps": ArraySpec(maps, "float32", 1),
         "numbers": ArraySpec((count, frames, *size), "uint8", 1),
     }
+    if apply.focus == "box":
+        boxes = ArraySpec((count, frames, 4), "int32", 1)
+        arrays = {"found": boxes, "boxes": boxes, **arrays}
     steps = len(apply.timesteps) - 1
     if guidance.moves and steps:
         energies = (count, steps, guidance.iterations, len(groups(frames, guidance.group)), 3)
@@ -98,12 +139,29 @@ def soft_arrays(
     return arrays
 
 
-def write_chunk(soft: StoreWriter, number: int, found: Segmented) -> None:
+def write_chunk(soft: StoreWriter, plan: Sequence[Chunk], number: int, found: Segmented, focus: Focus | None) -> None:
     """Write one chunk. The maps come last: what follows carries them."""
+    if focus is not None:
+        frames = plan[number].frames
+        soft.write("boxes", number, focus.boxes[None, frames.start : frames.stop])
     values = {"initial": found.initial, "numbers": found.labels, "energies": found.energies, "maps": found.maps}
     for name, tensor in values.items():
         if tensor.numel():
             soft.write(name, number, tensor.detach().cpu().numpy()[None])
+
+
+def focus_of(
+    soft: StoreWriter, plan: Sequence[Chunk], size: Grid, background: int, apply: ApplyParams, window: int
+) -> Focus:
+    """The boxes of a clip, once each chunk has those that were `found`.
+
+    Args:
+        size: (H, W) of the frames.
+        background: the number of that segment.
+        window: frames that boxes are smoothed over.
+    """
+    found = np.concatenate([_taken(soft, "found", number, chunk) for number, chunk in enumerate(plan)])
+    return Focus(smoothed(found, apply.focus_margin, window, size), size, background)
 
 
 def carried_maps(soft: StoreWriter, plan: Sequence[Chunk], number: int) -> np.ndarray | None:
@@ -118,21 +176,31 @@ def taken_numbers(soft: Store, plan: Sequence[Chunk]) -> Iterator[np.ndarray]:
 
 
 def taken_margins(soft: Store, plan: Sequence[Chunk], logits: bool) -> Iterator[np.ndarray]:
-    """By how much these segments won, (H, W) float32 of all frames in order, as `margin_of` has it."""
+    """By how much these segments won, (H, W) float32 of all frames in order, as `margin_of` has it; 1 outside a box."""
     for number, chunk in enumerate(plan):
-        maps, numbers = (_taken(soft, name, number, chunk) for name in ("maps", "numbers"))
-        for of_frame, there in zip(torch.from_numpy(maps), numbers, strict=True):
-            yield margin_of(of_frame, there, logits)
+        maps, numbers = (torch.from_numpy(_taken(soft, name, number, chunk)) for name in ("maps", "numbers"))
+        for of_frame, there, place in zip(maps, numbers, _places(soft, number, chunk), strict=True):
+            margin = torch.ones(there.shape)
+            place.of(margin)[:] = torch.from_numpy(margin_of(of_frame, place.of(there).numpy(), logits))
+            yield margin.numpy()
 
 
-def _taken(soft: Store, name: str, number: int, chunk: Chunk) -> np.ndarray:
+def _places(soft: Store, number: int, chunk: Chunk) -> list[Box]:
+    """What the maps of the frames that are taken of a chunk are of, in pixels of the labels."""
+    height, width = soft.array("numbers").shape[2:]
+    if not soft.has("boxes"):
+        return [Box(0, height, 0, width)] * len(chunk.taken)
+    return on_picture(_taken(soft, "boxes", number, chunk), tuple(soft.attrs["size"]), (height, width))
+
+
+def _taken(soft: Store | StoreWriter, name: str, number: int, chunk: Chunk) -> np.ndarray:
     """An array's frames (f, ...) that are taken of a chunk."""
     first = chunk.taken.start - chunk.frames.start
     return soft.read(name, number, number + 1)[0, first : first + len(chunk.taken)]
 
 
 def coarse_planes(soft: Store, plan: Sequence[Chunk], grid: Grid) -> Frames:
-    """The segments' numbers (f, h', w') u8 on a coarser grid, as `coarse_numbers` has them."""
+    """The segments' numbers (f, h', w') u8 on a coarser grid: of the maps, or of the labels where maps are of boxes."""
 
     def read(start: int, stop: int) -> np.ndarray:
         parts = []
@@ -140,8 +208,12 @@ def coarse_planes(soft: Store, plan: Sequence[Chunk], grid: Grid) -> Frames:
             first, last = (min(max(bound, chunk.taken.start), chunk.taken.stop) for bound in (start, stop))
             if first < last:
                 own = slice(first - chunk.frames.start, last - chunk.frames.start)
-                maps, numbers = (soft.read(name, number, number + 1)[0, own] for name in ("maps", "numbers"))
-                parts.append(coarse_numbers(torch.from_numpy(maps), numbers, grid))
+                numbers = soft.read("numbers", number, number + 1)[0, own]
+                if soft.has("boxes"):
+                    parts.append(pooled_numbers(numbers, grid))
+                else:
+                    maps = soft.read("maps", number, number + 1)[0, own]
+                    parts.append(coarse_numbers(torch.from_numpy(maps), numbers, grid))
         return np.concatenate(parts)
 
     return Frames(plan[-1].frames.stop, read)

@@ -118,11 +118,12 @@ class StoreWriter:
             lock.release()
             prune(self._folder / LOCKS)
 
-    def missing(self) -> list[range]:
-        """Frame ranges of the shards that at least one array still lacks, in order."""
+    def missing(self, array: str | None = None) -> list[range]:
+        """Frame ranges of the shards that an array still lacks, or at least one of all arrays, in order."""
         absent = {
             (shard * spec.shard, min((shard + 1) * spec.shard, spec.shape[0]))
             for name, spec in self._specs.items()
+            if array in (None, name)
             for shard in missing_shards(
                 self._store / name,
                 (planned_name(spec.shape, number) for number in range(count_shards(spec.shape, spec.shard))),

@@ -168,7 +168,7 @@ def checked(inputs: Inputs, sections: Sections, model: DeferredBackbone) -> Task
 
     Raises:
         DataError: something is missing, or does not belong together.
-        UsageError: tracks are needed and not given, or they are shorter than the vote.
+        UsageError: tracks are needed and not given, or they are shorter than the vote; or as `check_concept`.
     """
     from pipeline.fewshot.concept_store import open_concept
     from pipeline.stores.schemas import CLIP, LATENTS
@@ -189,10 +189,11 @@ def checked(inputs: Inputs, sections: Sections, model: DeferredBackbone) -> Task
 
 
 def check_concept(concept: Store, weights: str, sections: Sections) -> None:
-    """Refuse a concept that was learned with something else than it is applied with.
+    """Refuse a concept that was learned with something else than it is applied with, or lacks what that takes.
 
     Raises:
         DataError: names what differs.
+        UsageError: boxes of frames are to be seen, and there is no background that could be outside.
     """
     if concept.attrs["backbone"] != weights:
         raise DataError(
@@ -207,6 +208,11 @@ def check_concept(concept: Store, weights: str, sections: Sections) -> None:
                 f"{concept.path.parent}: was learned with maps.{name} = {learned}, now it is {now}; "
                 "run `vidseg learn` with these parameters"
             )
+    if sections.apply.focus == "box" and not any(segment["background"] for segment in concept.attrs["segments"]):
+        raise UsageError(
+            f"apply.focus: outside a box all is background, and {concept.path.parent} has no segment of that name; set "
+            "apply.focus=none, or learn it with one that is called background"
+        )
 
 
 def check_window(tracked: int, sections: Sections) -> None:

@@ -14,6 +14,7 @@ from pipeline.backbone.image.model import StableDiffusion
 from pipeline.errors import DataError
 from pipeline.fewshot.apply import Segmented, segment_chunk
 from pipeline.fewshot.chunks import chunks
+from pipeline.fewshot.focus import Focus
 from pipeline.fewshot.guidance import Aims, energy_gradient, guided
 from pipeline.fewshot.latent_update import AdamState, update_rate, updated
 from pipeline.fewshot.reading import SegmentReader, inflation
@@ -209,6 +210,33 @@ def test_segments_below_the_threshold_are_absent_after_a_vote_too(backbone: Stab
     assert any(lost)
     assert not any(there & set(frame.unique().tolist()) for there, frame in zip(absent, some.labels, strict=True))
     assert torch.equal(everything.maps, some.maps)
+
+
+@pytest.mark.parametrize("guidance", [GUIDANCE, UNGUIDED, replace(UNGUIDED, vote=GuidanceVote(window=3, space="maps"))])
+def test_a_box_that_is_the_whole_frame_changes_nothing(backbone: StableDiffusion, guidance: GuidanceParams) -> None:
+    frames, whole = chunks(3, 4, 2)[0], np.array([[0, 64, 0, 128]] * 3, np.int32)
+    plain, boxed = (
+        segment_chunk(reader_of(backbone), latents_of(3), frames, SIZE, APPLY, guidance, still(3), focus=focus)
+        for focus in (None, Focus(whole, (64, 128), background=1))
+    )
+    for name in ("initial", "maps", "labels", "energies"):
+        assert torch.equal(getattr(plain, name), getattr(boxed, name)), name
+
+
+def test_labels_of_a_box_go_back_where_it_was(backbone: StableDiffusion) -> None:
+    """As those of the same latents do at the size of the box; outside all is background."""
+    alone, frames = reader_of(backbone, ALONE), chunks(2, 2, 0)[0]
+    boxes = np.array([[16, 48, 0, 64], [0, 64, 0, 128]], np.int32)
+    found = segment_chunk(
+        alone, latents_of(2), frames, (128, 256), APPLY, UNGUIDED, focus=Focus(boxes, (64, 128), background=1)
+    )
+    small, large = (
+        segment_chunk(alone, latents_of(2), frames, size, APPLY, UNGUIDED) for size in [(64, 128), (128, 256)]
+    )
+    assert torch.equal(found.labels[0, 32:96, :128], small.labels[0]) and torch.equal(found.labels[1], large.labels[1])
+    outside = torch.ones(128, 256, dtype=torch.bool)
+    outside[32:96, :128] = False
+    assert (found.labels[0][outside] == 1).all()
 
 
 def test_separate_reference_maps(backbone: StableDiffusion) -> None:

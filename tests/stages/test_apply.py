@@ -10,11 +10,17 @@ import webbrowser
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.errors import DataError, UsageError
+from pipeline.fewshot import soft_store
+from pipeline.fewshot.chunks import chunks
+from pipeline.fewshot.focus import smoothed
+from pipeline.fewshot.soft_store import coarse_planes
 from pipeline.naming.names import Named, Names, NamesFile, write_names
 from pipeline.parameters import (
     BackboneParams,
@@ -51,14 +57,15 @@ class Made:
     inputs: Inputs
     backbone: BackboneParams
 
-    def sections(self, guidance: GuidanceParams = GUIDANCE) -> Sections:
-        return Sections(APPLY, guidance, MapsParams(), self.backbone, UpsampleParams(), DiffusionParams())
+    def sections(self, guidance: GuidanceParams = GUIDANCE, focus: Literal["none", "box"] = "none") -> Sections:
+        applied = replace(APPLY, focus=focus)
+        return Sections(applied, guidance, MapsParams(), self.backbone, UpsampleParams(), DiffusionParams())
 
-    def modulated(self) -> Sections:
+    def modulated(self, focus: Literal["none", "box"] = "none") -> Sections:
         """With labels that are upsampled by modulation, of one step."""
         upsample = UpsampleParams(modulate_step=24, parity=UpsampleParity(blend_last_step=24))
         diffusion = DiffusionParams(guidance=1.0, start_step=24)
-        applied = replace(APPLY, upsample="modulation")
+        applied = replace(APPLY, upsample="modulation", focus=focus)
         return replace(self.sections(), apply=applied, upsample=upsample, diffusion=diffusion)
 
 
@@ -78,6 +85,26 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Made:
 def guided(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("guided")
     apply.run(made.inputs, folder, made.sections())
+    return folder
+
+
+def narrow(numbers: torch.Tensor, background: int) -> np.ndarray:
+    """Boxes of half the frame, where the untrained model's labels happen to put them: these fill the frame."""
+    shift = (numbers != background).flatten(1).sum(dim=1).numpy() % 32
+    return np.stack([shift, shift + 32, 31 - shift, 63 - shift], axis=1).astype(np.int32)
+
+
+@pytest.fixture
+def narrowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soft_store, "boxes_around", narrow)
+
+
+@pytest.fixture(scope="module")
+def focused(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("focused")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(soft_store, "boxes_around", narrow)
+        apply.run(made.inputs, folder, made.sections(focus="box"))
     return folder
 
 
@@ -120,6 +147,30 @@ def test_a_chunk_holds_on_to_what_the_one_before_ended_with(guided: Path) -> Non
     np.testing.assert_array_equal(initial[2, :2], maps[1, 1:])
 
 
+def test_boxes_are_found_by_a_look_at_whole_frames(made: Made, focused: Path, tmp_path: Path) -> None:
+    store, labels = soft(focused), open_store(focused / "labels.zarr", LABELS).read("labels")
+    apply.run(made.inputs, tmp_path, made.sections(FREE))
+    looks = soft(tmp_path).read("numbers")  # frames are as large as the source
+    np.testing.assert_array_equal(store.read("found"), [narrow(torch.from_numpy(look), 0) for look in looks])
+    taken = np.stack([store.read("found")[c, f] for c, f in TAKEN])
+    boxes = smoothed(taken, 0.04, GUIDANCE.vote.window, (64, 64))
+    chunks = [boxes[start:stop] for start, stop in store.attrs["frames"]]
+    np.testing.assert_array_equal(store.read("boxes"), chunks)
+    outside = np.ones(labels.shape, bool)
+    for frame, (top, bottom, left, right) in enumerate(boxes):
+        outside[frame, top:bottom, left:right] = False
+    assert not labels[outside].any() and labels[~outside].any() and outside.any()
+
+
+def test_what_nothing_is_found_in_is_seen_whole(
+    made: Made, guided: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(soft_store, "boxes_around", lambda numbers, background: np.zeros((len(numbers), 4), np.int32))
+    apply.run(made.inputs, tmp_path, made.sections(focus="box"))
+    for array in ("initial", "maps", "numbers", "energies"):
+        np.testing.assert_array_equal(soft(tmp_path).read(array), soft(guided).read(array), array)
+
+
 class Stopping:
     """Progress that interrupts after a number of chunks."""
 
@@ -140,31 +191,44 @@ class Stopping:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("chunks", [1, 2])
+@pytest.mark.parametrize(
+    ("focus", "chunks"),
+    [("none", 1), ("none", 2), ("box", 2), ("box", 4)],  # a first look at chunks counts as well
+)
 def test_an_interrupted_run_is_continued_with_the_same_bytes(
-    made: Made, guided: Path, tmp_path: Path, chunks: int
+    made: Made, request: pytest.FixtureRequest, tmp_path: Path, narrowed: None, focus: Any, chunks: int
 ) -> None:
+    sections, whole = made.sections(focus=focus), request.getfixturevalue("focused" if focus == "box" else "guided")
     with pytest.raises(KeyboardInterrupt):
-        apply.run(made.inputs, tmp_path, made.sections(), progress=Stopping(chunks))
+        apply.run(made.inputs, tmp_path, sections, progress=Stopping(chunks))
     assert [path.name for path in tmp_path.iterdir()] == ["tmp"]
     done = Stopping(9)
-    apply.run(made.inputs, tmp_path, made.sections(), progress=done)
-    assert done.left == 9 - (3 - chunks)
-    assert tree_bytes(tmp_path) == tree_bytes(guided)
+    apply.run(made.inputs, tmp_path, sections, progress=done)
+    assert done.left == 9 - ((6 if focus == "box" else 3) - chunks)
+    assert tree_bytes(tmp_path) == tree_bytes(whole)
 
 
 @pytest.mark.slow
-def test_killed_between_chunks_and_run_again_gives_the_same_bytes(made: Made, guided: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("focus", ["none", "box"])
+def test_killed_between_chunks_and_run_again_gives_the_same_bytes(
+    made: Made, guided: Path, tmp_path: Path, focus: Any
+) -> None:
     """By SIGKILL, as a process of its own."""
     params, out, log = tmp_path / "params.yaml", tmp_path / "out", tmp_path / "log"
-    sections = {"apply": APPLY, "guidance": GUIDANCE, "maps": MapsParams(), "backbone": made.backbone}
+    sections = {
+        "apply": replace(APPLY, focus=focus),
+        "guidance": GUIDANCE,
+        "maps": MapsParams(),
+        "backbone": made.backbone,
+    }
     params.write_text(yaml.safe_dump(json.loads(json.dumps({name: asdict(part) for name, part in sections.items()}))))
     inputs = made.inputs
     paths = [inputs.clip, inputs.latents, out, "--concept", inputs.concept, "--tracks", inputs.tracks]
     command = ["apply", *map(str, paths), "--params", str(params)]
     whole = killing.run(command, out, log)
     assert whole.code == 0, whole.output
-    assert tree_bytes(out) == tree_bytes(guided)
+    expected = tree_bytes(out)
+    assert focus == "box" or expected == tree_bytes(guided)
     shutil.rmtree(out)
     second = killing.Kill(1, among="soft.zarr/initial/c.1")  # what is written first of the second chunk
     assert killing.run(command, out, log, second).code == -signal.SIGKILL
@@ -172,12 +236,13 @@ def test_killed_between_chunks_and_run_again_gives_the_same_bytes(made: Made, gu
     assert len(list(maps.glob("c.*"))) == 1 and not (out / "soft.zarr").exists()
     again = killing.run(command, out, log)
     assert again.code == 0, again.output
-    assert tree_bytes(out) == tree_bytes(guided)
+    assert tree_bytes(out) == expected
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to tell what a process held")
-def test_memory_does_not_grow_with_the_clip(made: Made, tmp_path: Path) -> None:
+@pytest.mark.parametrize("focus", ["none", "box"])
+def test_memory_does_not_grow_with_the_clip(made: Made, tmp_path: Path, focus: Any) -> None:
     """Frames have 400 kB of labels each; four times as many would need 20 MB more if they were held."""
     context = multiprocessing.get_context("spawn")
     peaks = []
@@ -189,7 +254,9 @@ def test_memory_does_not_grow_with_the_clip(made: Made, tmp_path: Path) -> None:
         tracks = track.run(clip, None, folder, TRACK)
         inputs = replace(made.inputs, clip=clip, latents=folder / "latents.zarr", tracks=tracks)
         queue = context.Queue()
-        process = context.Process(target=peak_of_apply, args=(inputs, folder / "out", made.sections(), queue))
+        process = context.Process(
+            target=peak_of_apply, args=(inputs, folder / "out", made.sections(focus=focus), queue)
+        )
         process.start()
         peaks.append(queue.get(timeout=600))
         process.join()
@@ -245,6 +312,35 @@ def test_labels_upsampled_by_modulation_are_those_of_the_same_maps(
     assert found.fingerprint != open_store(guided / "labels.zarr", LABELS).fingerprint
     apply.run(made.inputs, tmp_path / "out", made.modulated())
     assert len(seen) == 1  # all is there
+
+
+def test_labels_of_boxes_are_upsampled_by_modulation_too(
+    made: Made, focused: Path, tmp_path: Path, narrowed: None
+) -> None:
+    """Their maps lie on no grid of the whole frame: labels are pooled."""
+    shutil.copytree(focused, tmp_path / "out")
+    planes = coarse_planes(soft(focused), chunks(FRAMES, APPLY.chunk, APPLY.overlap), (4, 4)).read(0, FRAMES)
+    labels = open_store(focused / "labels.zarr", LABELS).read("labels")
+    foreground = labels.reshape(FRAMES, 4, 16, 4, 16).mean(axis=(2, 4))
+    np.testing.assert_array_equal(planes, foreground > 0.5)
+    apply.run(made.inputs, tmp_path / "out", made.modulated(focus="box"))
+    assert tree_bytes(tmp_path / "out" / "soft.zarr") == tree_bytes(focused / "soft.zarr")
+    found = open_store(tmp_path / "out" / "labels.zarr", LABELS)
+    assert found.params["upsample"]["method"] == "modulation" and found.read("labels").any()
+
+
+def test_boxes_need_a_background(made: Made, tmp_path: Path) -> None:
+    """The same pictures as parts that no one called background."""
+    folder = write_references(tmp_path / "halves")
+    (folder / "classes.json").write_text('{"classes": ["left", "right"]}')
+    refs = references.run(folder, tmp_path)
+    inputs = replace(made.inputs, concept=learn.run(refs, tmp_path / "concept", LEARN, MapsParams(), made.backbone))
+    said = (
+        "apply.focus: outside a box all is background, and .*concept has no segment of that name; set apply.focus=none"
+    )
+    with pytest.raises(UsageError, match=said):
+        apply.run(inputs, tmp_path / "out", made.sections(focus="box"))
+    assert not (tmp_path / "out").exists()
 
 
 def of_another_backbone(made: Made, folder: Path) -> tuple[Inputs, Sections]:
