@@ -288,6 +288,7 @@ def run_video(
             f"backbone   {backbone.name} {backbone.fingerprint[:12]} on {backbone.device}",
             f"model size {size[1]}x{size[0]}",
             f"guidance   {_guidance_in_words(sections)}",
+            f"focus      {_focus_in_words(sections)}",
             f"estimate   {estimate(frames, size, source.size)}",
             whole.outputs_line(out, settings["render"].labels),
         ]
@@ -320,6 +321,13 @@ def _guidance_in_words(sections: Sections) -> str:
     guidance, steps = sections.guidance, len(sections.apply.timesteps) - 1
     moved = f"{guidance.iterations} steps at {steps} timesteps" if guidance.moves else "none"
     return moved if guidance.vote.space == "none" else f"{moved}; a vote along tracks"
+
+
+def _focus_in_words(sections: Sections) -> str:
+    if sections.apply.focus == "none":
+        return "whole frames"
+    margin = sections.apply.focus_margin
+    return f"a first look at whole frames, then a box around what it finds, with {margin:.0%} of room on each side"
 
 
 app = cli.new_app("Find learned segments in a video or a clip -> labels, and all that shows them.")

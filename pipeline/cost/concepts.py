@@ -65,7 +65,7 @@ def learning_flops(sight: Sight) -> float:
 def applying_flops(
     sight: Sight, apply: ApplyParams, guidance: GuidanceParams, frames: int | None = None
 ) -> dict[str, float]:
-    """Operations per frame of a clip: of the passes, and of guidance beside them.
+    """Operations per frame of a clip: of the passes, of guidance beside them, and of the boxes that are seen.
 
     Frames that chunks share are computed in each of them.
 
@@ -80,7 +80,11 @@ def applying_flops(
         else sum(len(chunk.frames) for chunk in chunks(frames, apply.chunk, apply.overlap)) / frames
     )
     steps = len(apply.timesteps) if guidance.moves else 1
-    found = {"passes": repeated * steps * sight.flops(seen, inflation(apply)) / seen}
+    look = sight.flops(seen, inflation(apply)) / seen
+    found = {"passes": repeated * steps * look}
+    if apply.focus == "box":  # a first look, and frames that are encoded again
+        _, encoded = flops_of(lambda: sight.outline.encode(np.zeros((1, *sight.size, 3), np.uint8)))
+        found["focus"] = repeated * (look + encoded)
     if guidance.moves:
         parts = Counter(map(len, groups(seen, guidance.group)))
         moved = sum(count * sight.flops(part, inflation(apply)) for part, count in parts.items())
@@ -129,7 +133,7 @@ def applying_seconds(
     """Seconds per frame of a clip, as `speed_of` finds them; arguments as `applying_flops`."""
     speed = speed_of(backbone, sight, min(guidance.group, apply.chunk, frames or apply.chunk), inflation(apply))
     flops = applying_flops(sight, apply, guidance, frames)
-    return speed.seen * flops["passes"] + speed.moved * flops.get("guidance", 0.0)
+    return speed.seen * (flops["passes"] + flops.get("focus", 0.0)) + speed.moved * flops.get("guidance", 0.0)
 
 
 def applied_bytes(

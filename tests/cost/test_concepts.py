@@ -42,6 +42,14 @@ def test_guidance_is_counted_by_its_iterations(outline) -> None:  # type: ignore
     assert one["passes"] == three["passes"] == pytest.approx(2 * free["passes"])  # two timesteps instead of one
 
 
+def test_boxes_take_another_look_and_are_encoded(outline) -> None:  # type: ignore[no-untyped-def]
+    sight, boxed = Sight(outline, MapsParams(), 2, SIZE), replace(APPLY, focus="box")
+    free, focused = (applying_flops(sight, apply, FREE) for apply in (APPLY, boxed))
+    assert focused["passes"] == free["passes"] < focused["focus"]
+    guided = applying_flops(sight, boxed, GuidanceParams(iterations=3, group=2))
+    assert guided["focus"] == focused["focus"]  # the first look is not guided
+
+
 def test_frames_alone_cost_less_than_frames_together(outline) -> None:  # type: ignore[no-untyped-def]
     alone = applying_flops(Sight(outline, MapsParams(), 2, SIZE), ALONE, FREE)
     together = applying_flops(Sight(outline, MapsParams(), 2, SIZE), APPLY, FREE)
