@@ -225,8 +225,8 @@ def _table(found: dict[str, Any]) -> str:
             f"learn  {learned['tflop_per_step']:.3f} TFLOP per step{_seconds(learned, 'seconds_per_step')}, "
             f"{learned['steps_per_reference']} steps per reference"
             + (f", {learned['most_steps']} at most" if learned["most_steps"] else ""),
-            f"apply  at {width}x{height}: {applied['passes_tflop_per_frame']:.3f} TFLOP per frame of passes{boxes}{guided}"
-            f"{_seconds(applied, 'seconds_per_frame')}",
+            f"apply  at {width}x{height}: {applied['passes_tflop_per_frame']:.3f} TFLOP per frame of passes"
+            f"{boxes}{guided}{_seconds(applied, 'seconds_per_frame')}",
         ]
     return "\n".join(lines)
 

@@ -18,9 +18,9 @@ import torch
 
 from pipeline.errors import DataError, UsageError
 from pipeline.fewshot import soft_store
-from pipeline.fewshot.chunks import chunks
+from pipeline.fewshot.chunks import chunks as apply_chunks
 from pipeline.fewshot.focus import smoothed
-from pipeline.fewshot.soft_store import coarse_planes
+from pipeline.fewshot.soft_store import coarse_planes, taken_margins
 from pipeline.naming.names import Named, Names, NamesFile, write_names
 from pipeline.parameters import (
     BackboneParams,
@@ -160,6 +160,9 @@ def test_boxes_are_found_by_a_look_at_whole_frames(made: Made, focused: Path, tm
     for frame, (top, bottom, left, right) in enumerate(boxes):
         outside[frame, top:bottom, left:right] = False
     assert not labels[outside].any() and labels[~outside].any() and outside.any()
+    plan = apply_chunks(FRAMES, APPLY.chunk, APPLY.overlap)
+    margins = np.stack(list(taken_margins(store, plan, logits=True)))
+    assert (margins[outside] == 1).all() and (margins[~outside] < 1).any()
 
 
 def test_what_nothing_is_found_in_is_seen_whole(
@@ -319,7 +322,7 @@ def test_labels_of_boxes_are_upsampled_by_modulation_too(
 ) -> None:
     """Their maps lie on no grid of the whole frame: labels are pooled."""
     shutil.copytree(focused, tmp_path / "out")
-    planes = coarse_planes(soft(focused), chunks(FRAMES, APPLY.chunk, APPLY.overlap), (4, 4)).read(0, FRAMES)
+    planes = coarse_planes(soft(focused), apply_chunks(FRAMES, APPLY.chunk, APPLY.overlap), (4, 4)).read(0, FRAMES)
     labels = open_store(focused / "labels.zarr", LABELS).read("labels")
     foreground = labels.reshape(FRAMES, 4, 16, 4, 16).mean(axis=(2, 4))
     np.testing.assert_array_equal(planes, foreground > 0.5)
