@@ -333,7 +333,7 @@ def test_labels_of_boxes_are_upsampled_by_modulation_too(
 
 
 def test_boxes_need_a_background(made: Made, tmp_path: Path) -> None:
-    """The same pictures as parts that no one called background."""
+    """Parts that no one called so."""
     folder = write_references(tmp_path / "halves")
     (folder / "classes.json").write_text('{"classes": ["left", "right"]}')
     refs = references.run(folder, tmp_path)
