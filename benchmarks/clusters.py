@@ -148,7 +148,7 @@ def score(
     positions = [int(position) for position in truth.attrs["indices"]]
     maps = truth.read("ground_truth", 0, len(positions))
     guide = np.empty((*maps.shape[1:], 0))
-    labels = [nearest(coarse[position].reshape(grid), guide) for position in positions]
+    labels = [nearest(coarse[position].reshape(grid), guide).labels for position in positions]
     names = {int(entry["id"]): str(entry["name"]) for entry in truth.attrs["classes"]}
     classes = ScoredClasses(names, tuple(int(value) for value in truth.attrs["ignore"]))
     rule = assign("majority", labels[0], maps[0], classes.ignore, (1, 1), classes.unassigned)

@@ -238,7 +238,7 @@ def static_copy(clip: LabelledClip, grid: tuple[int, int]) -> Score:
 def enlarged(clip: LabelledClip, planes: np.ndarray) -> list[np.ndarray]:
     """The annotated frames' label maps at full size."""
     guide = np.empty((*clip.size, 0))
-    return [nearest(planes[at], guide) for at in clip.positions]
+    return [nearest(planes[at], guide).labels for at in clip.positions]
 
 
 def scored(clip: LabelledClip, planes: list[np.ndarray], rule: Assignment) -> Score:

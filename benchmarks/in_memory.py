@@ -113,7 +113,7 @@ class Runner:
         final = self.upsampled(self.coarse(settings, grouping), settings, grouping)
         height, width = self.grid(settings)
         guide = np.empty((*self.clip.size, 0))
-        enlarged = [nearest(coarse[at].reshape(height, width), guide) for at in self.clip.positions]
+        enlarged = [nearest(coarse[at].reshape(height, width), guide).labels for at in self.clip.positions]
         return Outcome(
             coarse,
             final,
