@@ -309,8 +309,8 @@ def _own_tokens(region: np.ndarray, known: np.ndarray, labels: np.ndarray, grid:
         inside, values = region[frame].reshape(grid), labels[frame].reshape(grid)
         for label in np.unique(values[inside]):
             pieces, count = ndimage.label(values == label)
-            share = ndimage.mean(inside, pieces, range(count + 1))
-            kept[frame] |= (inside & (values == label) & (np.asarray(share)[pieces] > 0.5)).ravel()
+            share = np.array([0, *ndimage.mean(inside, pieces, range(1, count + 1))])  # 0 is outside of the label
+            kept[frame] |= (inside & (values == label) & (share[pieces] > 0.5)).ravel()
     return kept
 
 
