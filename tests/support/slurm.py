@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol")
@@ -124,6 +125,10 @@ def running() -> Iterator[Slurm]:
         finally:  # what failing tests have left would outlive its daemons
             slurm.call("scancel", "--full", f"--user={getpass.getuser()}")
             _wait_for(lambda: not slurm.jobs(), folder)
+            for process in psutil.process_iter(["environ"]):  # without cgroups Slurm loses those whose script has died
+                found = process.info["environ"] or {}
+                if "SLURM_JOB_ID" in found and found.get("SLURM_CONF") == slurm.environment["SLURM_CONF"]:
+                    process.kill()
 
 
 @contextmanager
