@@ -244,12 +244,16 @@ def test_killed_between_chunks_and_run_again_gives_the_same_bytes(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to tell what a process held")
-@pytest.mark.parametrize(("focus", "longer", "noise"), [("none", 64, 10e6), ("box", 112, 25e6)])
-def test_memory_does_not_grow_with_the_clip(made: Made, tmp_path: Path, focus: Any, longer: int, noise: float) -> None:
-    """Frames have 400 kB of labels each: 48 more would need 20 MB if they were held, 96 would need 40."""
+@pytest.mark.parametrize("focus", ["none", "box"])
+def test_memory_does_not_grow_with_the_clip(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, focus: Any
+) -> None:
+    """Frames have 400 kB of labels each: 80 more would need 33 MB if they were held."""
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")  # else what the allocator keeps differs by 30 MB from run to run
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
     context = multiprocessing.get_context("spawn")
     peaks = []
-    for frames in (16, longer):
+    for frames in (16, 96):
         folder = tmp_path / str(frames)
         write_frames(folder / "video", halves(frames, (640, 640))[0])
         clip = ingest.run(folder / "video", folder, load(sets=["ingest.size=64"])["ingest"])
@@ -263,7 +267,7 @@ def test_memory_does_not_grow_with_the_clip(made: Made, tmp_path: Path, focus: A
         process.start()
         peaks.append(queue.get(timeout=600))
         process.join()
-    assert peaks[1] < peaks[0] + noise, peaks
+    assert peaks[1] < peaks[0] + 16e6, peaks
 
 
 def peak_of_apply(inputs: Inputs, out: Path, sections: Sections, queue: multiprocessing.Queue[float]) -> None:
