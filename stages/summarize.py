@@ -62,13 +62,18 @@ def _cell(value: Any) -> Any:
     return f"{value:.4f}" if isinstance(value, float) else value
 
 
+def _records(scores_dir: Path, videos_file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The scores of the items of a videos.yaml, and of what it applies."""
+    from pipeline.scoring.files import read_items
+
+    applied = applied_keys(videos_file)
+    return read_items(scores_dir, item_keys(videos_file)), read_items(scores_dir, applied) if applied else {}
+
+
 def _summary(scores_dir: Path, items: Path | None) -> Summary:
     from pipeline.scoring.files import read_items, summarize
 
-    if items is None:
-        return summarize(read_items(scores_dir, None))
-    applied = applied_keys(items)
-    return summarize(read_items(scores_dir, item_keys(items)), read_items(scores_dir, applied) if applied else {})
+    return summarize(read_items(scores_dir)) if items is None else summarize(*_records(scores_dir, items))
 
 
 def _summary_of_projects(projects: Sequence[Path]) -> Summary:
@@ -77,7 +82,7 @@ def _summary_of_projects(projects: Sequence[Path]) -> Summary:
     Raises:
         UsageError: one is no project, or two have one name.
     """
-    from pipeline.scoring.files import read_items, summarize
+    from pipeline.scoring.files import summarize
 
     for project in projects:
         if not (project / VIDEOS).is_file():
@@ -87,10 +92,8 @@ def _summary_of_projects(projects: Sequence[Path]) -> Summary:
         raise UsageError(f"two projects are called {twice}, and so would their items be; rename one of the folders")
     found: tuple[dict[str, Any], dict[str, Any]] = {}, {}
     for name, project in zip(names, projects, strict=True):
-        for all_records, listed in zip(found, (item_keys, applied_keys), strict=True):
-            keys = listed(project / VIDEOS)
-            records = read_items(project / DATA / "evaluate", keys) if keys else {}
-            all_records.update({f"{name}/{key}": record for key, record in records.items()})
+        for joined, records in zip(found, _records(project / DATA / "evaluate", project / VIDEOS), strict=True):
+            joined.update({f"{name}/{key}": record for key, record in records.items()})
     return summarize(*found)
 
 
