@@ -6,19 +6,18 @@ same clip to every stage that computes.
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from pipeline.errors import DataError
-from pipeline.files import Mark, refuse_foreign, replacing_folder
 from pipeline.media.frame_source import Reading
+from pipeline.stores.record_folder import RecordFolder
 
 FILE = "source.json"
-SCHEMA = "source"
-SCHEMA_VERSION = 1
-MARK = Mark(FILE, SCHEMA, holds=frozenset({FILE}))
+KIND = RecordFolder(FILE, "source")
+MARK = KIND.mark
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,10 @@ def write_source(folder: Path, source: ClipSource, scratch: Path) -> None:
     Raises:
         DataError: something else lies there.
     """
-    refuse_foreign(folder, MARK)
-    content: dict[str, object] = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION}
-    content |= {"path": str(source.path), "fps": source.fps}
+    content: dict[str, object] = {"path": str(source.path), "fps": source.fps}
     if source.reading != Reading():
         content["reading"] = asdict(source.reading)
-    with replacing_folder(folder, scratch) as made:
-        (made / FILE).write_text(json.dumps(content, indent=1) + "\n")
+    KIND.write(folder, content, scratch)
 
 
 def read_source(folder: Path) -> ClipSource:
@@ -54,15 +50,12 @@ def read_source(folder: Path) -> ClipSource:
     Raises:
         DataError: it is missing, damaged or of another version.
     """
-    path = Path(folder) / FILE
-    try:
-        content = json.loads(path.read_text())
-        if (content["schema"], content["schema_version"]) != (SCHEMA, SCHEMA_VERSION):
-            raise ValueError(f"it holds {content['schema']} {content['schema_version']}")
-        reading = Reading(**content.get("reading", {}))
-        source = ClipSource(Path(content["path"]), float(content["fps"]), reading)
-        if not 0 < source.fps < math.inf:
-            raise ValueError(f"fps is {source.fps}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not readable ({error}); run `vidseg ingest` again") from error
+    return KIND.read(folder, _parsed)
+
+
+def _parsed(content: Mapping[str, Any]) -> ClipSource:
+    reading = Reading(**content.get("reading", {}))
+    source = ClipSource(Path(content["path"]), float(content["fps"]), reading)
+    if not 0 < source.fps < math.inf:
+        raise ValueError(f"fps is {source.fps}")
     return source

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import DataError, UsageError
-from pipeline.files import Mark, refuse_foreign, replacing_folder
+from pipeline.stores.record_folder import RecordFolder
 
 FILE = "cuts.json"
-SCHEMA = "cuts"
-SCHEMA_VERSION = 1
-MARK = Mark(FILE, SCHEMA, holds=frozenset({FILE}))
+KIND = RecordFolder(FILE, "cuts")
+MARK = KIND.mark
 
 
 @dataclass(frozen=True)
@@ -60,16 +59,12 @@ def write_cuts(folder: Path, cuts: Cuts, source_indices: Sequence[int], scratch:
     Raises:
         DataError: something else lies there.
     """
-    refuse_foreign(folder, MARK)
     content = {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
         "frames": cuts.frames,
         "cuts": list(cuts.positions),
         "source_frames": [source_indices[position] for position in cuts.positions],
     }
-    with replacing_folder(folder, scratch) as made:
-        (made / FILE).write_text(json.dumps(content, indent=1) + "\n")
+    KIND.write(folder, content, scratch)
 
 
 def read_cuts(folder: Path, frames: int) -> Cuts:
@@ -81,20 +76,19 @@ def read_cuts(folder: Path, frames: int) -> Cuts:
     Raises:
         DataError: it is missing, damaged, of another version or of another clip.
     """
-    path = Path(folder) / FILE
-    try:
-        content = json.loads(path.read_text())
-        if (content["schema"], content["schema_version"]) != (SCHEMA, SCHEMA_VERSION):
-            raise ValueError(f"it holds {content['schema']} {content['schema_version']}")
-        cuts = Cuts(int(content["frames"]), tuple(int(position) for position in content["cuts"]))
-        if sorted({*cuts.positions, 0}) != [0, *cuts.positions] or cuts.frames <= max(cuts.positions, default=0):
-            raise ValueError(f"its cuts are {list(cuts.positions)} of {cuts.frames} frames")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not readable ({error}); run `vidseg ingest` again") from error
+    cuts = KIND.read(folder, _parsed)
     if cuts.frames != frames:
         raise DataError(
-            f"{path}: is of a clip of {cuts.frames} frames, not of {frames}; give the cuts/ beside its clip.zarr"
+            f"{Path(folder) / FILE}: is of a clip of {cuts.frames} frames, not of {frames}; "
+            "give the cuts/ beside its clip.zarr"
         )
+    return cuts
+
+
+def _parsed(content: Mapping[str, Any]) -> Cuts:
+    cuts = Cuts(int(content["frames"]), tuple(int(position) for position in content["cuts"]))
+    if sorted({*cuts.positions, 0}) != [0, *cuts.positions] or cuts.frames <= max(cuts.positions, default=0):
+        raise ValueError(f"its cuts are {list(cuts.positions)} of {cuts.frames} frames")
     return cuts
 
 
