@@ -2,51 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.errors import DataError, UsageError
-from pipeline.parameters import MOST_FPS, IngestParams
+from pipeline.errors import UsageError
+from pipeline.parameters import IngestParams
 from stages.common import cli
-from stages.common.layout import DATA, NAME, PATHS, Out, item_key, item_videos, place, video_name
+from stages.common.layout import DATA, Out, item_key, place
 from stages.common.printing import counted
 from stages.common.resources import stage_version
-from stages.common.settings import from_mapping, load
+from stages.common.settings import load
+from stages.common.video_entries import video_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    import numpy as np
-
     from pipeline.media.frame_source import FrameRange, FrameSource, Notes, Reading
+    from pipeline.stores.clip_frames import ClipFrames
+    from pipeline.stores.clip_source import ClipSource
     from pipeline.stores.cuts import Cuts
     from pipeline.truth.annotations import Annotations
-    from pipeline.truth.class_list import ClassList
+    from pipeline.truth.given_labels import GivenLabels
     from pipeline.truth.mask_files import Masks
 
 #: Cuts that are named, at most, when they are found.
 MOST_LISTED = 12
 
 STORES = ("clip.zarr", "truth.zarr", "seed", "source", "cuts")
-
-
-@dataclass(frozen=True)
-class _Scan:
-    """What one pass over the frames tells: enough to write the store's template before the frames.
-
-    Attributes:
-        times: seconds after the source's first frame at which each is shown.
-    """
-
-    names: list[str]
-    indices: list[int]
-    times: list[float]
-    digest: str
-    cuts: Cuts
 
 
 def run(
@@ -80,47 +62,34 @@ def run(
         DataError: the source or what belongs to it is damaged or does not fit, or files of others are in the way.
         UsageError: `cuts` lists a frame where the clip cannot be cut.
     """
-    from pipeline.media.frame_source import FrameRange, square_size
-    from pipeline.media.resize import model_size
+    from pipeline.media.frame_source import FrameRange
     from pipeline.media.video import open_source
-    from pipeline.stores.clip_source import ClipSource, write_source
-    from pipeline.stores.cuts import write_cuts
+    from pipeline.stores.clip_source import ClipSource
 
     if isinstance(out, Path) and out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file; give a folder for the outputs")
     _check_replaceable(out)
-    indices = FrameRange.parse(params.frames, params.stride)
+    selected = FrameRange.parse(params.frames, params.stride)
     source = open_source(video, fps or params.fps, reading_of(params))
-    size = model_size(*square_size(source), params.size)
-    scan = _scan(source, indices, size, params)
+    clip, cuts = _scan(source, selected, params)
     _tell(video, source.notes)
-    _say_where_it_is_cut(video, scan, params)
-    masks = _masks(mask, scan)
-    listed = _classes(classes, ground_truth) or _colours(ground_truth, list(masks.values()))
-    truth = _annotations(ground_truth, scan.names, source.size, listed)
-    seed = _seed(masks, truth, params.seed, scan.names, listed)
-    for position, read in seed.items():
-        _check_mask(read(), source.size, size, masks.get(position))
-    path = _write_clip(out, source, indices, size, scan)
-    _write_truth(out, truth, scan.names)
-    _write_seed(out, seed, scan)
-    origin = ClipSource(recorded or video.resolve(), source.fps / indices.stride, reading_of(params))
-    write_source(out / "source", origin, out / "tmp" / f"source-{scan.digest[:32]}" / "source")
-    write_cuts(out / "cuts", scan.cuts, scan.indices, out / "tmp" / f"cuts-{scan.digest[:32]}" / "cuts")
+    _say_where_it_is_cut(video, clip, cuts, params)
+    given = _given_labels(ground_truth, classes, mask, clip, params)
+    path = _write_clip(out, clip)
+    _write_truth(out, given.truth, clip.names)
+    origin = ClipSource(recorded or video.resolve(), source.fps / selected.stride, reading_of(params))
+    _write_records(out, clip, cuts, given, origin)
     return path
 
 
 def _check_replaceable(out: Out) -> None:
     """Refuse to replace what somebody else put where the outputs go."""
-    from pipeline.files import Mark, refuse_foreign
-    from pipeline.stores import clip_source, cuts
+    from pipeline.files import refuse_foreign
+    from pipeline.stores import clip_source, cuts, seed_folder
     from pipeline.stores.schemas import CLIP, TRUTH
 
-    seed = Mark("seed.json", holds=frozenset({"seed.json", "mask.png", "mask_*.png"}))
-    for name, mark in (
-        ("clip.zarr", CLIP.mark), ("truth.zarr", TRUTH.mark), ("seed", seed), ("source", clip_source.MARK),
-        ("cuts", cuts.MARK),
-    ):  # fmt: skip
+    marks = (CLIP.mark, TRUTH.mark, seed_folder.MARK, clip_source.MARK, cuts.MARK)
+    for name, mark in zip(STORES, marks, strict=True):
         refuse_foreign(out / name, mark)
 
 
@@ -146,174 +115,65 @@ def count_frames(video: Path, source: FrameSource, params: IngestParams) -> int:
     return count
 
 
-def _scan(source: FrameSource, indices: FrameRange, size: tuple[int, int], params: IngestParams) -> _Scan:
-    import hashlib
-
+def _scan(source: FrameSource, selected: FrameRange, params: IngestParams) -> tuple[ClipFrames, Cuts]:
+    """A first pass over the frames, with the cuts that it finds or that a person lists."""
     from pipeline.media.cut_detection import CutDetector
-    from pipeline.media.resize import resize_frame
+    from pipeline.media.frame_source import square_size
+    from pipeline.media.resize import model_size
+    from pipeline.stores.clip_frames import scan_frames
     from pipeline.stores.cuts import Cuts
 
+    size = model_size(*square_size(source), params.size)
     detector = CutDetector(params.cut_detector, params.cut_threshold) if params.cuts == "detect" else None
-    names: list[str] = []
-    numbers: list[int] = []
-    times: list[float] = []
-    digest = hashlib.sha256(str(size).encode())
-    with cli.progress("scan", indices.count(source.expected)) as advance:
-        for frame in source.frames(indices):
-            names.append(frame.name)
-            numbers.append(frame.index)
-            times.append(round(frame.time, 6))
-            image = resize_frame(frame.image, size)
-            digest.update(image.tobytes())
-            if detector is not None:
-                detector.add(image)
-            advance(1)
-    if isinstance(params.cuts, str):
-        cuts = Cuts(len(names), detector.cuts if detector is not None else ())
-    else:
-        cuts = Cuts.at(params.cuts, numbers)
-    return _Scan(names, numbers, times, digest.hexdigest(), cuts)
+    with cli.progress("scan", selected.count(source.expected)) as advance:
+        clip = scan_frames(source, selected, size, advance, detector)
+    if not isinstance(params.cuts, str):
+        return clip, Cuts.at(params.cuts, clip.indices)
+    return clip, Cuts(len(clip.names), () if detector is None else detector.cuts)
 
 
-def _say_where_it_is_cut(video: Path, scan: _Scan, params: IngestParams) -> None:
+def _say_where_it_is_cut(video: Path, clip: ClipFrames, cuts: Cuts, params: IngestParams) -> None:
     """A line that lists the cuts that were found: a person may know better."""
-    frames = [scan.indices[position] for position in scan.cuts.positions]
+    frames = [clip.indices[position] for position in cuts.positions]
     if params.cuts == "detect" and frames:
         more = "" if len(frames) <= MOST_LISTED else f", ... ({len(frames)} in all)"
         listed = ", ".join(map(str, frames[:MOST_LISTED])) + more
         cli.note(f"{video}: cut at frame {listed}; ingest.cuts=none or a list of frames says otherwise")
 
 
-def _classes(classes: Path | None, ground_truth: Path | None) -> ClassList | None:
-    from pipeline.truth.class_list import read_classes
+def _given_labels(
+    ground_truth: Path | None, classes: Path | None, masks: Masks | None, clip: ClipFrames, params: IngestParams
+) -> GivenLabels:
+    """What a person says of the clip's pixels, checked, with what there is to say about it."""
+    from pipeline.truth.given_labels import check_mask, find_given_labels
 
-    if classes is not None:
-        return read_classes(classes, ground_truth)
-    beside = ground_truth / "classes.json" if ground_truth is not None else None
-    return read_classes(beside, ground_truth) if beside is not None and beside.is_file() else None
-
-
-def _masks(masks: Masks | None, scan: _Scan) -> Mapping[int, Path]:
-    """The files of masks by their frame's position in the clip."""
-    from pipeline.truth.mask_files import find_masks
-
-    if masks is None:
-        return {}
-    found = find_masks(masks, scan.names, scan.indices)
-    if found.unused:
-        named = ", ".join(file.name for file in found.unused[:3]) + (", ..." if len(found.unused) > 3 else "")
-        cli.warn(f"{masks}: {counted(len(found.unused), 'mask')} of no frame of the clip will not be used: {named}")
-    return found.files
-
-
-def _colours(ground_truth: Path | None, masks: Sequence[Path]) -> ClassList | None:
-    """What the colours of label maps without a class list stand for, said once."""
-    from pipeline.media.pictures import label_maps
-    from pipeline.truth.colours import classes_of_colours
-
-    maps = label_maps(ground_truth).values() if ground_truth is not None and ground_truth.is_dir() else ()
-    listed = classes_of_colours([*maps, *masks])
-    if listed is not None:
-        named = ", ".join(f"{entry.id} {entry.name}" for entry in listed.classes)
-        cli.note(f"ingest: {masks[0] if masks else ground_truth}: colours without a class list; ids: {named}")
-    return listed
+    frames = clip.source.size
+    given = find_given_labels(ground_truth, classes, masks, params.seed, clip.names, clip.indices, frames)
+    if given.unused:
+        named = ", ".join(file.name for file in given.unused[:3]) + (", ..." if len(given.unused) > 3 else "")
+        cli.warn(f"{masks}: {counted(len(given.unused), 'mask')} of no frame of the clip will not be used: {named}")
+    if given.of_colours is not None:
+        ids = ", ".join(f"{entry.id} {entry.name}" for entry in given.of_colours.classes)
+        where = next(iter(given.masks.values()), ground_truth)
+        cli.note(f"ingest: {where}: colours without a class list; ids: {ids}")
+    for position, read in given.seed.items():
+        if warning := check_mask(read(), given.masks.get(position), frames, clip.size):
+            cli.warn(warning)
+    return given
 
 
-def _annotations(
-    folder: Path | None, names: list[str], size: tuple[int, int], classes: ClassList | None
-) -> Annotations:
-    from pipeline.truth.annotations import find_annotations, is_placeholder, no_annotations
+def _write_clip(out: Out, clip: ClipFrames) -> Path:
+    from pipeline.stores.clip_frames import write_frames
+    from pipeline.stores.schemas import CLIP
+    from pipeline.stores.store import is_current, open_store
 
-    if folder is None or is_placeholder(folder):
-        return no_annotations(size)
-    return find_annotations(folder, names, size, classes)
-
-
-def _seed(
-    masks: Mapping[int, Path],
-    truth: Annotations,
-    rule: str,
-    names: list[str],
-    classes: ClassList | None,
-) -> dict[int, Callable[[], np.ndarray]]:
-    """What reads the masks (H0, W0), by position in the clip: one is held at a time."""
-    from pipeline.truth.class_list import ClassList
-
-    listed = classes or ClassList(())
-    if masks or rule == "none":
-        return {position: partial(listed.read, mask) for position, mask in masks.items()}
-    if 0 not in truth.indices:
-        raise DataError(
-            f"ingest.seed: truth needs a ground-truth PNG of the first frame ('{names[0]}'); "
-            "give --ground-truth or --mask, or start at an annotated frame (ingest.frames)"
-        )
-    return {0: lambda: truth.read(0, 1)[0]}
-
-
-def _check_mask(seed: np.ndarray, frames: tuple[int, int], size: tuple[int, int], mask: Path | None) -> None:
-    """Refuse a mask of another size than the frames; a line where labels are smaller than the tokens that carry them.
-
-    Args:
-        frames, size: (H, W) of the source's frames, and at model size.
-    """
-    from pipeline.media.pictures import VOID
-    from pipeline.truth.masks import FEW, TOKEN, lost_labels, size_that_keeps
-
-    if mask is not None and (seed == VOID).all():
-        raise DataError(f"{mask}: the mask is void (255) everywhere; label at least one region")
-    if seed.shape != frames:
-        raise DataError(
-            f"{mask}: the mask is {seed.shape[1]}x{seed.shape[0]} pixels, the frames are {frames[1]}x{frames[0]}"
-        )
-    if lost := lost_labels(seed, size):
-        named = f"label {lost[0]} covers" if len(lost) == 1 else f"labels {', '.join(map(str, lost))} cover"
-        keeps = size_that_keeps(seed, size)
-        cli.warn(
-            f"{mask or 'the first frame'}: {named} fewer than {FEW} tokens (of {TOKEN} pixels, at "
-            f"{size[0]}x{size[1]}) and may be in no frame; "
-            + (f"ingest.size={keeps} gives every label as many" if keeps else "crop the video around what is so small")
-        )
-
-
-def _write_clip(out: Out, source: FrameSource, indices: FrameRange, size: tuple[int, int], scan: _Scan) -> Path:
-    from pipeline.media.resize import resize_frame
-    from pipeline.stores.schemas import CLIP, ArraySpec
-    from pipeline.stores.shard_buffer import ShardBuffer
-    from pipeline.stores.store import fingerprint, is_current, open_store
-    from pipeline.stores.writer import StoreWriter
-
-    # Only what follows from the result: `frames: null` and `0:42` of 42 frames give the same bytes.
-    stored = {"ingest": {"size": "{}x{}".format(*size), "stride": indices.stride}}
-    mark = fingerprint("ingest", stage_version("ingest"), scan.digest, scan.names, scan.indices, source.size)
-    path = out / "clip.zarr"
-    # Nothing that is computed follows from the times: a clip of an earlier version gets them, and stays the same clip.
-    times = {"times": scan.times} if source.timed else {}
-    if is_current(path, CLIP, mark) and (made := open_store(path, CLIP)).params == stored:
-        if made.attrs.get("times") == times.get("times"):
+    path, version = out / "clip.zarr", stage_version("ingest")
+    if is_current(path, CLIP, clip.fingerprint(version)) and (made := open_store(path, CLIP)).params == clip.params:
+        if made.attrs.get("times") == clip.attrs.get("times"):
             return path
         cli.note(f"ingest: {path} is written again, with the times of frames as they are now; results stay valid")
-    spec = ArraySpec((len(scan.names), *size, 3), "uint8")
-    writer = StoreWriter(
-        path,
-        out / "tmp",
-        CLIP,
-        mark,
-        {"frames": spec},
-        params=stored,
-        attrs={
-            "names": scan.names,
-            "source_size": list(source.size),
-            "source_indices": scan.indices,
-            **times,
-        },
-    )
-    buffer = ShardBuffer(writer, spec.shard)
-    with cli.progress("ingest", len(scan.names)) as advance:
-        for frame in source.frames(indices):
-            buffer.add({"frames": resize_frame(frame.image, size)[None]})
-            advance(1)
-    buffer.flush()
-    return writer.commit()
+    with cli.progress("ingest", len(clip.names)) as advance:
+        return write_frames(clip, path, out / "tmp", version, advance)
 
 
 def _write_truth(out: Out, truth: Annotations, names: list[str]) -> None:
@@ -333,83 +193,36 @@ def _write_truth(out: Out, truth: Annotations, names: list[str]) -> None:
     writer.commit()
 
 
-def _write_seed(out: Out, masks: Mapping[int, Callable[[], np.ndarray]], scan: _Scan) -> None:
-    import json
+def _write_records(out: Out, clip: ClipFrames, cuts: Cuts, given: GivenLabels, source: ClipSource) -> None:
+    """seed/, source/ and cuts/: each in a folder of its own, by one rename."""
+    from pipeline.stores.clip_source import write_source
+    from pipeline.stores.cuts import write_cuts
+    from pipeline.stores.seed_folder import write_masks
 
-    from pipeline.files import replacing_folder
-    from pipeline.media.pictures import write_label_png
+    def scratch(name: str) -> Path:
+        return out / "tmp" / f"{name}-{clip.digest[:32]}" / name
 
-    files = {place: "mask.png" if place == 0 else f"mask_{scan.indices[place]}.png" for place in masks}
-    later = {str(scan.indices[place]): file for place, file in files.items() if place > 0}
-    listing = {"mask": files.get(0), **({"masks": later} if later else {})}
-    with replacing_folder(out / "seed", out / "tmp" / f"seed-{scan.digest[:32]}" / "seed") as made:
-        for place, read in masks.items():
-            write_label_png(made / files[place], read())
-        (made / "seed.json").write_text(json.dumps(listing) + "\n")
-
-
-#: What a video's entry in videos.yaml may hold. `dataset` names the registration that wrote it.
-ENTRY_KEYS = frozenset({*PATHS, "name", "fps", "size", "cuts", "dataset", "videos"})
+    write_masks(out / "seed", given.seed, clip.indices, scratch("seed"))
+    write_source(out / "source", source, scratch("source"))
+    write_cuts(out / "cuts", cuts, clip.indices, scratch("cuts"))
 
 
 def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> None:
     """Ingest every video of an item of videos.yaml."""
-    params = load(params_file, sets or ())["ingest"]
     key = item_key(item)
-    entries = item_videos(key)
-    names = video_names(key, entries)
-    _remove_stale(DATA / "ingest" / key, names)
-    for name, entry in zip(names, entries, strict=True):
-        path = Path(entry["path"])
-        run(
-            path,
-            place("ingest", key, name),
-            replace(params, size=entry.get("size", params.size), cuts=_cuts(key, entry, params)),
-            ground_truth=_path(entry, "ground_truth"),
-            classes=_path(entry, "classes"),
-            mask=_path(entry, "mask"),
-            fps=entry.get("fps"),
-            recorded=path.resolve() if path.is_absolute() else path,  # relative: the same in every clone
-        )
-
-
-def _cuts(item: str, entry: dict[str, Any], params: IngestParams) -> str | tuple[int, ...]:
-    """A video's own cuts, which win over `ingest.cuts`."""
-    if "cuts" not in entry:
-        return params.cuts
-    where = {"ingest.cuts": f"videos.yaml, item '{item}'"}
-    return cast("str | tuple[int, ...]", from_mapping("ingest", IngestParams, {"cuts": entry["cuts"]}, where).cuts)
-
-
-def _path(entry: dict[str, Any], key: str) -> Path | None:
-    from pipeline.truth.annotations import is_placeholder
-
-    path = Path(entry[key]) if entry.get(key) is not None else None
-    return None if path is not None and is_placeholder(path) else path
-
-
-def video_names(key: str, entries: list[dict[str, Any]]) -> list[str | None]:
-    """The sub-folders of an item's videos; [None] for an item of one video, which has none."""
+    entries = video_entries(key, load(params_file, sets or ())["ingest"])
+    _remove_stale(DATA / "ingest" / key, [entry.name for entry in entries])
     for entry in entries:
-        unknown = sorted(map(str, set(entry) - ENTRY_KEYS))
-        if unknown:
-            raise UsageError(
-                f"videos.yaml: item '{key}' has the unknown entry '{unknown[0]}'; "
-                f"there are: {', '.join(sorted(ENTRY_KEYS))}"
-            )
-        fps = entry.get("fps")
-        if fps is not None and not (isinstance(fps, int | float) and 0 < fps <= MOST_FPS):
-            raise UsageError(f"videos.yaml: item '{key}': fps must be a number above 0, not {fps!r}")
-    if len(entries) == 1:
-        return [None]
-    names = [video_name(entry) for entry in entries]
-    for name in names:
-        if not NAME.fullmatch(name) or name in (".", "..") or names.count(name) > 1:
-            raise UsageError(
-                f"videos.yaml: item '{key}' needs a `name` of its own for each video, of letters, digits, "
-                f"'.', '_' and '-'; '{name}' is not"
-            )
-    return list(names)
+        run(
+            entry.path,
+            place("ingest", key, entry.name),
+            entry.params,
+            ground_truth=entry.ground_truth,
+            classes=entry.classes,
+            mask=entry.mask,
+            fps=entry.fps,
+            recorded=entry.recorded,
+        )
 
 
 def _remove_stale(folder: Path, names: list[str | None]) -> None:

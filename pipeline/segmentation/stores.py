@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from pipeline.segmentation.window_loop import Clip, Start
 from pipeline.stores.confidence import CONFIDENCE, in_levels
 from pipeline.stores.numbering import ATTRIBUTE, Numbering
 from pipeline.stores.schemas import COARSE, ArraySpec, label_dtype
+from pipeline.stores.seed_folder import listed_masks
 from pipeline.stores.shard_buffer import ShardBuffer
 from pipeline.stores.store import Store, shard_frames
 from pipeline.stores.writer import StoreWriter
@@ -133,27 +133,8 @@ def read_seed(folder: Path | None, grid: Grid, indices: Sequence[int] = range(1)
     from pipeline.media.pictures import read_label_png
     from pipeline.media.resize import resize_nearest
 
-    listing = Path(folder) / "seed.json"
-    try:
-        content = json.loads(listing.read_text())
-        first, later = content["mask"], {int(frame): name for frame, name in content.get("masks", {}).items()}
-        files = ({} if first is None else {0: first}) | {_position(frame, indices): later[frame] for frame in later}
-        if any(name != Path(name).name for name in files.values()):
-            raise ValueError(f"one of the masks {list(files.values())} is not in the folder")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f'{listing}: not readable ({error}); a seed folder holds seed.json with {{"mask": null}} or '
-            '{"mask": "mask.png"}, and for other frames {"mask": null, "masks": {"45": "mask_45.png"}}'
-        ) from error
-    return {
-        place: resize_nearest(read_label_png(Path(folder) / files[place]), grid).reshape(-1) for place in sorted(files)
-    }
-
-
-def _position(frame: int, indices: Sequence[int]) -> int:
-    if frame not in indices:
-        raise ValueError(f"frame {frame} is not in the clip")
-    return indices.index(frame)
+    files = listed_masks(folder, indices)
+    return {place: resize_nearest(read_label_png(file), grid).reshape(-1) for place, file in files.items()}
 
 
 def start_from(stored: StoredContext, features: Store, first_frame: int = 0) -> Start:

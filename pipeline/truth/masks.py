@@ -42,3 +42,16 @@ def size_that_keeps(mask: np.ndarray, size: tuple[int, int]) -> int | None:
         if not lost_labels(mask, model_size(height, width, side)):
             return side
     return None
+
+
+def lost_labels_warning(mask: np.ndarray, size: tuple[int, int]) -> str | None:
+    """One line on the labels of a mask that may be in no frame, and what would keep them; None = there are none."""
+    lost = lost_labels(mask, size)
+    if not lost:
+        return None
+    named = f"label {lost[0]} covers" if len(lost) == 1 else f"labels {', '.join(map(str, lost))} cover"
+    keeps = size_that_keeps(mask, size)
+    remedy = f"ingest.size={keeps} gives every label as many" if keeps else "crop the video around what is so small"
+    return (
+        f"{named} fewer than {FEW} tokens (of {TOKEN} pixels, at {size[0]}x{size[1]}) and may be in no frame; {remedy}"
+    )

@@ -18,8 +18,7 @@ from pipeline.segmentation.stores import read_seed
 from pipeline.truth.annotations import find_annotations
 from pipeline.truth.class_list import read_classes, write_classes
 from pipeline.truth.mask_files import find_masks, parse_masks
-from stages import ingest
-from stages.common import layout, settings
+from stages.common import layout, settings, video_entries
 
 #: An entry of videos.yaml may say where a video lies; nothing else of it may become a path.
 ITEM = {
@@ -46,7 +45,7 @@ def read_videos(content: bytes, folder: Path) -> None:
     file.write_bytes(content)
     for key in layout.item_keys(file):
         entries = layout.item_videos(key, file)
-        for name in ingest.video_names(key, entries):
+        for name in video_entries.video_names(key, entries):
             place = (layout.place("ingest", key, name) / "clip.zarr").resolve()
             assert place.is_relative_to((layout.DATA / "ingest").resolve()), place
 
