@@ -56,8 +56,9 @@ class ClipFrames:
         }
 
     def fingerprint(self, version: int) -> str:
-        """What the store is known by, made by that version of ingest. Nothing that is computed follows from the times: a clip of an
-        earlier version gets them, and stays the same clip.
+        """What the store is known by, made by that version of ingest.
+
+        Nothing that is computed follows from the times: a clip of an earlier version gets them, and stays the same.
         """
         return fingerprint("ingest", version, self.digest, self.names, self.indices, self.source.size)
 
