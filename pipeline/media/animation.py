@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pipeline.errors import DataError
 from pipeline.media.frame_source import FrameRange, Notes, SourceFrame
+from pipeline.media.packet_timing import USUAL_FPS
 from pipeline.media.pictures import image_size, opened_picture, pixels_of
-from pipeline.media.video_file import USUAL_FPS
 
 #: Formats whose further pictures are frames; a JPEG's (MPO) are other views or previews.
 _FORMATS = frozenset({"WEBP", "PNG", "AVIF", "TIFF"})

@@ -18,9 +18,10 @@ from pipeline.errors import DataError
 from pipeline.files import replacing
 from pipeline.media.animation import is_animated, open_animation
 from pipeline.media.frame_source import FrameRange, FrameSource, Notes, Reading, SourceFrame
+from pipeline.media.packet_timing import USUAL_FPS
 from pipeline.media.pictures import by_stem, image_size, read_image
 from pipeline.media.timing import timing
-from pipeline.media.video_file import USUAL_FPS, open_video
+from pipeline.media.video_file import open_video
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".pnm", ".jp2", ".j2k"}

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import DataError
-from pipeline.media import video, video_file
+from pipeline.media import decoding, video
 from pipeline.media.video import write_video
 from pipeline.parameters import SECTIONS
 from pipeline.stores.schemas import CLIP, LABELS, ArraySpec
@@ -224,7 +224,7 @@ def test_pictures_that_are_none_or_too_large(tmp_path: Path, victim: str, conten
 
 def test_frames_of_a_video_are_limited_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = write_video(tmp_path / "clip.mp4", [np.zeros((64, 64, 3), np.uint8)] * 2, 10.0)
-    monkeypatch.setattr(video_file, "MOST_PIXELS", 4000)
+    monkeypatch.setattr(decoding, "MOST_PIXELS", 4000)
     with pytest.raises(DataError, match="clip.mp4: its frames have more than the 4000 pixels that are read"):
         video.open_source(clip)
 
