@@ -724,9 +724,10 @@ class ApplyParams:
         "per_frame", "per_frame: by source frame index; shared: the same for all"
     )
     seed: int = param(0, "seed of the noise", low=0)
-    upsample: Literal["bilinear", "modulation"] = param(
+    upsample: Literal["bilinear", "guided", "modulation"] = param(
         "bilinear",
-        "bilinear: maps are enlarged; modulation: their labels, by masked modulation, as the section upsample says",
+        "bilinear: maps are enlarged; guided: and filtered, so that borders follow the edges of the picture; "
+        "modulation: their labels, by masked modulation, as the section upsample says",
         before="bilinear",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pipeline.fewshot.soft_store import ClipStores
     from pipeline.stores.store import Store
     from pipeline.stores.writer import StoreWriter
+    from pipeline.upsampling.labelling import Decision
     from pipeline.upsampling.rules import Rules
     from stages.common.backbones import DeferredBackbone
     from stages.upsample import Modulation
@@ -167,7 +169,7 @@ def _write_labels(task: Task, out: Out, progress: cli.Progress) -> Path:
         },
     )
     soft = open_store(out / "soft.zarr", SOFT)
-    if task.sections.rules is None:
+    if task.sections.apply.upsample == "bilinear":
         buffer = ShardBuffer(labels, len(labels.shards()[0]))
         margins = taken_margins(soft, task.plan, task.sections.maps.cross == "logits")
         for numbers in taken_numbers(soft, task.plan):
@@ -178,15 +180,30 @@ def _write_labels(task: Task, out: Out, progress: cli.Progress) -> Path:
             buffer.add(found)
         buffer.flush()
         return labels.commit()
-    modulation, missing = _modulation(task, soft, task.sections.rules), labels.missing()
+    decisions, missing = _decisions(task, soft), labels.missing()
     confidence = (lambda _, decided: pixel_confidence(decided.margin, None)) if task.confidence else None
     with progress("upsample", sum(len(shard) for shard in missing)) as advance:
         for shard in missing:
-            found = stacked(shard, modulation.decisions(shard, advance), confidence)
+            found = stacked(shard, decisions(shard, advance), confidence)
             found["labels"] = table.labels(found["labels"])
             for name, values in found.items():
                 labels.write(name, shard.start, values)
     return labels.commit()
+
+
+def _decisions(task: Task, soft: Store) -> Callable[[range, cli.Advance], Iterator[Decision]]:
+    """What upsamples the labels of a shard's frames."""
+    from pipeline.fewshot.soft_store import along_edges
+
+    if task.sections.rules is not None:
+        return _modulation(task, soft, task.sections.rules).decisions
+
+    def guided(shard: range, advance: cli.Advance) -> Iterator[Decision]:
+        for decided in along_edges(soft, task.plan, task.clip, shard, task.sections.maps.cross == "logits"):
+            yield decided
+            advance(1)
+
+    return guided
 
 
 def _modulation(task: Task, soft: Store, rules: Rules) -> Modulation:

@@ -38,6 +38,11 @@ class Box:
         """Its height and width."""
         return self.bottom - self.top, self.right - self.left
 
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Its rows and its columns."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
     def of(self, tensor: Tensor) -> Tensor:
         """That part of a tensor (..., h, w)."""
-        return tensor[..., self.top : self.bottom, self.left : self.right]
+        return tensor[..., *self.slices]

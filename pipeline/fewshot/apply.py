@@ -152,6 +152,19 @@ def margin_of(maps: Tensor, numbers: np.ndarray, logits: bool) -> np.ndarray:
     return relative_margin(own.numpy(), others.numpy())
 
 
+def shares_of(maps: Tensor, numbers: np.ndarray, logits: bool) -> dict[int, np.ndarray]:
+    """How much each cell is of a segment, number -> (h, w) float32, for upsampling along the edges of a picture.
+
+    Args:
+        maps: (k, h, w) of one frame.
+        numbers: (H, W) uint8, the segments at full size; one that is not among them is in no cell.
+        logits: whether maps are logits, whose softmax over the segments are shares; else they are shares already.
+    """
+    there = np.unique(numbers)
+    found = maps[torch.from_numpy(there).long()]
+    return dict(zip(there.tolist(), (found.softmax(dim=0) if logits else found).numpy(), strict=True))
+
+
 def pooled_numbers(numbers: np.ndarray, grid: Grid) -> np.ndarray:
     """(f, h', w') uint8: the segment that covers most of each cell of a coarser grid, the first of equals.
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pipeline.backbone import Box
-from pipeline.fewshot.apply import Segmented, coarse_numbers, margin_of, pooled_numbers, segment_chunk
+from pipeline.fewshot.apply import Segmented, coarse_numbers, margin_of, pooled_numbers, segment_chunk, shares_of
 from pipeline.fewshot.attention_maps import Grid
 from pipeline.fewshot.chunks import Chunk, groups
 from pipeline.fewshot.focus import Focus, boxes_around, on_picture, smoothed
@@ -24,6 +24,9 @@ from pipeline.stores.schemas import ArraySpec
 from pipeline.stores.store import Store
 from pipeline.stores.writer import StoreWriter
 from pipeline.tracking.tracks import Tracks
+from pipeline.upsampling.difference import resize_image
+from pipeline.upsampling.interpolation import guided_maps
+from pipeline.upsampling.labelling import Decision
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,33 @@ def taken_margins(soft: Store, plan: Sequence[Chunk], logits: bool) -> Iterator[
             margin = torch.ones(there.shape)
             place.of(margin)[:] = torch.from_numpy(margin_of(of_frame, place.of(there).numpy(), logits))
             yield margin.numpy()
+
+
+def along_edges(soft: Store, plan: Sequence[Chunk], clip: Store, frames: range, logits: bool) -> Iterator[Decision]:
+    """The segments' numbers (H, W) of frames with borders that follow the edges of the pictures (`guided_maps`).
+
+    Outside a box nothing competes with the background, and the margin is 1.
+
+    Args:
+        clip: the frames.
+        logits: whether maps are logits.
+    """
+    height, width = soft.array("numbers").shape[2:]
+    for number, chunk in enumerate(plan):
+        wanted = range(max(frames.start, chunk.taken.start), min(frames.stop, chunk.taken.stop))
+        if not wanted:
+            continue
+        maps, numbers = (_taken(soft, name, number, chunk) for name in ("maps", "numbers"))
+        places = _places(soft, number, chunk)
+        for frame in wanted:
+            at = frame - chunk.taken.start
+            guide = resize_image(clip.read("frames", frame, frame + 1)[0], (height, width))
+            labels, margin = numbers[at].astype(np.int64), np.ones((height, width), np.float32)
+            inside = places[at].slices
+            shares = shares_of(torch.from_numpy(maps[at]), numbers[at][inside], logits)
+            decided = guided_maps(shares, guide[inside])
+            labels[inside], margin[inside] = decided.labels, decided.margin
+            yield Decision(labels, margin)
 
 
 def _places(soft: Store, number: int, chunk: Chunk) -> list[Box]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import cv2
 import numpy as np
@@ -40,18 +40,26 @@ def bilinear(coarse: np.ndarray, guide: np.ndarray) -> Decision:
 
 
 def guided(coarse: np.ndarray, guide: np.ndarray) -> Decision:
-    """Labels (h, w) that follow the edges of the guide image (H, W, 3) uint8: argmax of guided-filtered masks.
+    """Labels (h, w) that follow the edges of the guide image (H, W, 3) uint8: argmax of guided-filtered masks."""
+    return guided_maps({int(label): coarse == label for label in np.unique(coarse)}, guide)
 
-    Each label's mask is enlarged bilinearly, then fitted to the brightness of the guide in windows of two cells
+
+def guided_maps(maps: Mapping[int, np.ndarray], guide: np.ndarray) -> Decision:
+    """Labels that follow the edges of the guide image (H, W, 3) uint8: argmax of their maps (h, w), guided-filtered.
+
+    Each label's map is enlarged bilinearly, then fitted to the brightness of the guide in windows of two cells
     (He, Sun and Tang, ECCV 2010); lowest label on ties.
+
+    Args:
+        maps: label, ascending -> how much a cell is of it, from 0 to 1.
     """
     size = guide.shape[:2]
     brightness = cv2.cvtColor(np.ascontiguousarray(guide), cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
-    radius = max(1, round(size[0] / coarse.shape[0]))
     winner = RunningArgmax.empty(size)
-    for label in np.unique(coarse):
-        mask = resize_mask(coarse == label, size, "bilinear").astype(np.float32)
-        winner.add(int(label), guided_filter(mask, brightness, radius, VARIANCE))
+    for label, of_label in maps.items():
+        radius = max(1, round(size[0] / of_label.shape[0]))
+        enlarged = resize_mask(of_label, size, "bilinear")
+        winner.add(label, guided_filter(enlarged, brightness, radius, VARIANCE))
     return winner.decision
 
 

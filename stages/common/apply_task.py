@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sections:
-    """The parameters of this stage."""
+    """The parameters of this stage.
+
+    Raises:
+        UsageError: labels at full size are voted on, but made of the maps after that.
+    """
 
     apply: ApplyParams
     guidance: GuidanceParams
@@ -45,22 +49,24 @@ class Sections:
         """Those of all."""
         return cls(**{field.name: settings[field.name] for field in fields(cls)})
 
+    def __post_init__(self) -> None:
+        if self.apply.upsample != "bilinear" and self.guidance.vote.space == "labels":
+            raise UsageError(
+                f"guidance.vote.space=labels votes on labels at full size, and apply.upsample={self.apply.upsample} "
+                "makes those of the maps; set guidance.vote.space=maps, or apply.upsample=bilinear"
+            )
+
     @property
     def rules(self) -> Rules | None:
-        """How labels are upsampled by modulation; None where maps are enlarged.
+        """How labels are upsampled by modulation; None where they are not.
 
         Raises:
-            UsageError: its steps are not among those that are run, or labels at full size are voted on.
+            UsageError: its steps are not among those that are run.
         """
         if self.apply.upsample != "modulation":
             return None
         from pipeline.upsampling.rules import Rules
 
-        if self.guidance.vote.space == "labels":
-            raise UsageError(
-                "guidance.vote.space=labels votes on labels at full size, and apply.upsample=modulation makes those of "
-                "the maps; set guidance.vote.space=maps, or apply.upsample=bilinear"
-            )
         rules = Rules(self.diffusion, replace(self.upsample, method="modulation"))
         rules.check()
         return rules
@@ -136,10 +142,10 @@ class Task:
     @property
     def labels_params(self) -> dict[str, Any]:
         """The parameters that decide the labels."""
+        params = {**self.maps_params, "apply": plain(self.sections.apply)}
         if (rules := self.sections.rules) is None:
-            return self.maps_params
-        upsampled = {"upsample": plain(rules.upsample), "diffusion": plain(rules.diffusion)}
-        return {**self.maps_params, "apply": plain(self.sections.apply), **upsampled}
+            return params
+        return {**params, "upsample": plain(rules.upsample), "diffusion": plain(rules.diffusion)}
 
     @property
     def maps_mark(self) -> str:
@@ -158,7 +164,9 @@ class Task:
         from pipeline.stores.store import fingerprint
 
         if (rules := self.sections.rules) is None:
-            return fingerprint("apply", self.maps_mark, CONFIDENCE) if self.confidence else self.maps_mark
+            enlarged = [] if self.sections.apply.upsample == "bilinear" else [self.sections.apply.upsample]
+            added = [*enlarged, *([CONFIDENCE] if self.confidence else [])]
+            return fingerprint("apply", self.maps_mark, *added) if added else self.maps_mark
         small = small_decoder_hash(rules.upsample, self.backbone)
         return fingerprint("apply", self.maps_mark, self.labels_params, small)
 

@@ -41,8 +41,11 @@ LADDER = {
     "smite_track": "+ tracks",
     "smite": "+ low-pass: SMITE",
 }
-#: The row of what is propagated.
-PROPAGATED = "knn"
+#: Rows of what is propagated, and how its labels are upsampled: as configured, or as those of the ladder are.
+PROPAGATED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "knn": ("VidSeg, given the references", ()),
+    "knn_bilinear": ("VidSeg, given the references, bilinear", ("upsample.method=bilinear",)),
+}
 #: How labels of segments that were shown are scored, whatever params.yaml says of others.
 SHOWN = ("evaluate.assignment=none", "evaluate.objects=parts")
 #: lambda without blending, as in EmerDiff [5.2].
@@ -178,7 +181,8 @@ def ladder_rows() -> tuple[RowSpec, ...]:
         RowSpec("modulation", ("as configured, masked modulation",), ("apply.upsample=modulation", *SHOWN)),
     )
     given = ("segment.init=mask", "segment.parity.label_merge=none")
-    return (*ladder, *configured, RowSpec(PROPAGATED, ("VidSeg, given the references",), (*given, *SHOWN)))
+    propagated = (RowSpec(key, (title,), (*given, *SHOWN, *sets)) for key, (title, sets) in PROPAGATED.items())
+    return (*ladder, *configured, *propagated)
 
 
 def reference_rows(counts: Iterable[int]) -> tuple[RowSpec, ...]:
@@ -204,9 +208,9 @@ LADDER_PAIRS = (
     Pair("→ + low-pass", "smite_track", "smite"),
     Pair("I → SMITE", "baseline1", "smite"),
     Pair("as configured → masked modulation", "configured", "modulation"),
-    Pair("VidSeg, given the references → I", PROPAGATED, "baseline1"),
-    Pair("VidSeg, given the references → SMITE", PROPAGATED, "smite"),
-    Pair("VidSeg, given the references → as configured", PROPAGATED, "configured"),
+    Pair("VidSeg, given the references, bilinear → I", "knn_bilinear", "baseline1"),
+    Pair("VidSeg, given the references, bilinear → SMITE", "knn_bilinear", "smite"),
+    Pair("VidSeg, given the references → as configured", "knn", "configured"),
 )
 
 

@@ -81,13 +81,13 @@ def ladder_plan(specs: Sequence[RowSpec], datasets: str | None, settings: Settin
     chosen = tuple(each for each in found if each.name not in smaller)
 
     def read(key: str, experiment: Experiment, costs: Mapping[str, Cost]) -> Result:
-        if key == PROPAGATED:
+        if key in PROPAGATED:
             return propagated.read(experiment, costs, chosen, out / "propagated")
         return experiments.read(experiment, costs)
 
     changed = _checked(settings)
     planned = {
-        spec.key: (experiments.describe_inputs if spec.key == PROPAGATED else experiments.describe_applied)(
+        spec.key: (experiments.describe_inputs if spec.key in PROPAGATED else experiments.describe_applied)(
             spec.key, spec.sets, chosen
         )
         for spec in specs
@@ -155,7 +155,7 @@ def notes(settings: Settings, applied: Sequence[Applied]) -> tuple[str, ...]:
         "flicker: share of the points that are followed to the next frame and have another label there; less is "
         "steadier.",
         "s/frame: wall time of extract, track (where something follows points) and apply, loading of weights included, "
-        "without learning; of `knn` extract, correspond, segment and upsample. Peak MB: the most main memory that one "
+        "without learning; of `knn*` extract, correspond, segment and upsample. Peak MB: the most main memory that one "
         "of them held.",
     )
 

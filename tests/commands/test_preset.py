@@ -83,9 +83,9 @@ SHOWN_SECTIONS = ("learn.", "maps.", "guidance.", "apply.")
 FREE = {"guidance.lambda_track": 0.0, "guidance.lambda_reg": 0.0}
 TOKENS = {"learn.tune": "none"}
 ALONE = {"apply.frames": "one", "apply.norm": "frame"}
-#: What a backbone may take for speed, and every row says itself.
+#: What a backbone may take for speed or accuracy, and every row says itself.
 QUICK = {
-    *("apply.frames", "apply.norm"),
+    *("apply.frames", "apply.norm", "apply.upsample"),
     *("guidance.lambda_track", "guidance.lambda_reg", "guidance.vote.space", "guidance.vote.window"),
 }
 LADDER: dict[str, dict[str, object]] = {

@@ -1,4 +1,4 @@
-"""By how much a segment's map wins."""
+"""By how much a segment's map wins, and the shares that it is upsampled with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.fewshot.apply import margin_of
+from pipeline.fewshot.apply import margin_of, shares_of
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,15 @@ def test_a_single_segment_has_no_rival() -> None:
     maps = torch.tensor([[[0.5, 2.0]]])
     for logits in (True, False):
         assert margin_of(maps, np.zeros((2, 4), np.uint8), logits).tolist() == [[1] * 4] * 2
+
+
+@pytest.mark.parametrize(
+    ("logits", "expected"),
+    [(True, [[1 / (1 + np.exp(-2))], [1 / (1 + np.exp(2))]]), (False, [[3.0], [1.0]])],
+    ids=["logits by their softmax", "shares as they are"],
+)
+def test_shares_are_of_the_segments_that_are_there(logits: bool, expected: list[list[float]]) -> None:
+    maps = torch.tensor([[[3.0]], [[9.0]], [[1.0]]])
+    shares = shares_of(maps, np.array([[0, 2], [2, 2]], np.uint8), logits)
+    assert list(shares) == [0, 2]
+    np.testing.assert_allclose([share[0] for share in shares.values()], expected, rtol=1e-6)

@@ -31,8 +31,9 @@ from pipeline.parameters import (
     UpsampleParams,
     UpsampleParity,
 )
-from pipeline.stores.schemas import CONCEPT, LABELS, SOFT
+from pipeline.stores.schemas import CLIP, CONCEPT, LABELS, SOFT
 from pipeline.stores.store import Store, open_store
+from pipeline.upsampling.interpolation import guided_maps
 from pipeline.upsampling.labelling import Decision
 from stages import apply, extract, ingest, learn, references, track
 from stages.common import cli
@@ -60,6 +61,11 @@ class Made:
     def sections(self, guidance: GuidanceParams = GUIDANCE, focus: Literal["none", "box"] = "none") -> Sections:
         applied = replace(APPLY, focus=focus)
         return Sections(applied, guidance, MapsParams(), self.backbone, UpsampleParams(), DiffusionParams())
+
+    def along_edges(self, focus: Literal["none", "box"] = "none") -> Sections:
+        """With labels whose borders follow the edges of the picture."""
+        sections = self.sections(focus=focus)
+        return replace(sections, apply=replace(sections.apply, upsample="guided"))
 
     def modulated(self, focus: Literal["none", "box"] = "none") -> Sections:
         """With labels that are upsampled by modulation, of one step."""
@@ -124,9 +130,9 @@ def test_stores_and_their_attributes(guided: Path) -> None:
     np.testing.assert_array_equal(labels.read("labels"), taken)
 
 
-@pytest.mark.parametrize("upsampled", ["bilinear", "modulation"])
+@pytest.mark.parametrize("upsampled", ["bilinear", "guided", "modulation"])
 def test_confidence_is_how_clearly_a_segment_won(made: Made, guided: Path, tmp_path: Path, upsampled: str) -> None:
-    plain = made.modulated() if upsampled == "modulation" else made.sections()
+    plain = {"bilinear": made.sections(), "guided": made.along_edges(), "modulation": made.modulated()}[upsampled]
     shutil.copytree(guided / "soft.zarr", tmp_path / "soft.zarr")  # the maps are what they were: only labels are made
     expected = open_store(apply.run(made.inputs, tmp_path, plain), LABELS)
     expected_labels = expected.read("labels")
@@ -336,6 +342,34 @@ def test_labels_of_boxes_are_upsampled_by_modulation_too(
     assert found.params["upsample"]["method"] == "modulation" and found.read("labels").any()
 
 
+def test_labels_along_edges_are_of_the_same_maps(made: Made, guided: Path, tmp_path: Path) -> None:
+    """Each frame's shares, enlarged and filtered by its picture; maps are kept."""
+    shutil.copytree(guided, tmp_path / "out")
+    found = open_store(apply.run(made.inputs, tmp_path / "out", made.along_edges()), LABELS)
+    assert tree_bytes(tmp_path / "out" / "soft.zarr") == tree_bytes(guided / "soft.zarr")
+    maps, frames = soft(guided).read("maps"), open_store(made.inputs.clip, CLIP).read("frames")
+    for frame, place in enumerate(TAKEN):
+        shares = torch.from_numpy(maps[place]).softmax(dim=0).numpy()
+        expected = guided_maps(dict(enumerate(shares)), frames[frame]).labels
+        np.testing.assert_array_equal(found.read("labels")[frame], expected)
+    assert found.params["apply"]["upsample"] == "guided"
+    assert found.fingerprint != open_store(guided / "labels.zarr", LABELS).fingerprint
+
+
+def test_labels_along_edges_stay_in_their_boxes(made: Made, focused: Path, tmp_path: Path, narrowed: None) -> None:
+    shutil.copytree(focused, tmp_path / "out")
+    sections = made.along_edges(focus="box")
+    sections = replace(sections, upsample=replace(sections.upsample, confidence=True))
+    found = open_store(apply.run(made.inputs, tmp_path / "out", sections), LABELS)
+    outside = np.ones((FRAMES, 64, 64), bool)
+    for frame, (chunk, number) in enumerate(TAKEN):
+        top, bottom, left, right = soft(focused).read("boxes")[chunk, number]
+        outside[frame, top:bottom, left:right] = False
+    labels, confidence = found.read("labels"), found.read("confidence")
+    assert not labels[outside].any() and labels[~outside].any()
+    assert (confidence[outside] == 255).all() and (confidence[~outside] < 255).any()
+
+
 def test_boxes_need_a_background(made: Made, tmp_path: Path) -> None:
     """Parts that no one called so."""
     folder = write_references(tmp_path / "halves")
@@ -490,6 +524,11 @@ def test_frames_are_as_large_as_at_learning_unless_a_size_is_given(
             ["video", "--concept", "CONCEPT", "-o", "out", *MODULATED, "--set=guidance.vote.space=labels"],
             2,
             "guidance.vote.space=labels votes on labels at full size, and apply.upsample=modulation makes those",
+        ),
+        (
+            ["video", "--concept", "CONCEPT", "-o", "out", "--set=guidance.vote.space=labels"],  # `compact`'s default
+            2,
+            "guidance.vote.space=labels votes on labels at full size, and apply.upsample=guided makes those",
         ),
         (
             ["video", "--concept", "CONCEPT", "-o", "out", *UNFIT],

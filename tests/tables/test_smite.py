@@ -60,8 +60,9 @@ def test_rows_of_both_tables_and_their_pairs() -> None:
         ("references_1", ("1",), 1), ("references_5", ("5",), 1), ("references_7", ("7",), 0),
     ]  # fmt: skip
     assert {row.sets for row in references_} == {next(row for row in ladder if row.key == "configured").sets}
-    given = settings_.load(None, next(row for row in ladder if row.key == "knn").sets)
-    assert given["segment"].init == "mask"
+    for key, method in (("knn", "guided"), ("knn_bilinear", "bilinear")):
+        given = settings_.load(None, next(row for row in ladder if row.key == key).sets)
+        assert given["segment"].init == "mask" and given["upsample"].method == method
 
 
 def test_series_are_concepts_whose_keys_end_in_a_number() -> None:
@@ -150,7 +151,8 @@ def test_a_dry_run_of_both_tables(restored: Project) -> None:
          "to `applied: a-h-2`"),
         ((0,), "h-3", (), "concept 'h-3' has 2 references; let the number at the end of its key be theirs"),
         ((0,), "h-2", ("--rows", "table"), "--rows: no row 'table'; there are: slime, baseline1, baseline2, baseline3, "
-         "smite_ca, smite_track, smite, configured, modulation, knn, references_1, references_2"),
+         "smite_ca, smite_track, smite, configured, modulation, knn, knn_bilinear, references_1, "
+         "references_2"),
     ],
 )  # fmt: skip
 def test_what_is_refused(
@@ -194,7 +196,10 @@ def canned(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_the_pages(restored: Project, canned: list[list[str]], tmp_path: Path) -> None:
     write_project(restored)
     page = vidseg("table", "smite", "--out", tmp_path).stdout
-    assert canned == [[*table_rows.LADDER, "configured", "modulation", "knn"], ["references_1", "references_2"]]
+    assert canned == [
+        [*table_rows.LADDER, "configured", "modulation", "knn", "knn_bilinear"],
+        ["references_1", "references_2"],
+    ]
     ladder, by_count = page.split("## SMITE: by number of references")
     assert "* not in this table: a-h-1, b-h-1 (videos.yaml)" in ladder
     assert "* frames that are not scored, for concepts know them: a-h-2 0" in ladder
@@ -203,7 +208,7 @@ def test_the_pages(restored: Project, canned: list[list[str]], tmp_path: Path) -
         "the paper: mIoU / F* |"
     ) in ladder
     assert "| 51.0 | 25.0 | 50.0 | 0.10 | 2.0 | 512 | 75.14 / 82.0 |" in ladder
-    assert "| VidSeg, given the references → SMITE |" in ladder and "other: 2 videos, 12 frames" in ladder
+    assert "| VidSeg, given the references, bilinear → SMITE |" in ladder and "other: 2 videos, 12 frames" in ladder
     assert "| 1 → 2 |" in by_count and "| 58.55 / - |" in by_count
     with (tmp_path / "smite_references.csv").open() as stream:
         rows = list(csv.DictReader(stream))
