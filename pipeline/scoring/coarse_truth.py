@@ -25,3 +25,8 @@ def coarse_truth(truth: np.ndarray, grid: tuple[int, int], ignore: Collection[in
         return plane
     rows, columns = distance_transform_edt(ignored, return_distances=False, return_indices=True)
     return plane[rows, columns]
+
+
+def coarse_grid(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """(h, w) of the grid with a point every `stride` pixels of a frame (H, W); at least one."""
+    return max(1, round(size[0] / stride)), max(1, round(size[1] / stride))

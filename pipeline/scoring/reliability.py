@@ -161,3 +161,25 @@ class SureFrames:
     def __getitem__(self, frame: int, /) -> np.ndarray:
         unsure = self._confidence[frame] < self._below * MOST
         return np.where(unsure, np.min_scalar_type(self._void).type(self._void), self._truth[frame])
+
+
+def confidence_record(
+    truth: Frames,
+    labels: Frames,
+    confidence: Frames | None,
+    positions: Sequence[int],
+    protocol: Protocol,
+    assignment: Assignment,
+    ignore_below: float,
+) -> dict[str, Any]:
+    """The entry `confidence` of a video's record, and `ignored_share` where unsure pixels were left out.
+
+    Args:
+        confidence: None = the labels have none, and the record has no such entry.
+        ignore_below: the threshold below which pixels were left out, 0..1; the others: as `reliability` takes them.
+    """
+    if confidence is None:
+        return {}
+    found = reliability(truth, labels, confidence, positions, protocol, assignment)
+    ignored = {"ignored_share": None if found is None else 1 - found.share_from(ignore_below)} if ignore_below else {}
+    return {"confidence": None if found is None else found.record(), **ignored}

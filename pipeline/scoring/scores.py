@@ -9,25 +9,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import DataError
-from pipeline.scoring.assignment import IDENTITY, Assignment
-from pipeline.scoring.davis import VOID, DavisScores, Frames, semi_supervised, unsupervised
+from pipeline.scoring.assignment import Assignment
+from pipeline.scoring.davis import Frames
 from pipeline.scoring.metrics import Confusion, Consistency
 from pipeline.scoring.protocol import Official, Protocol, Strict
-from pipeline.scoring.reliability import Reliability
-from pipeline.scoring.smite import score_parts
+from pipeline.scoring.reliability import Reliability, SureFrames
 
 #: Name of predictions that are no class, in confusion counts.
 NONE = "none"
-#: A class of this name is what is left when all parts are taken away; it has no contour of its own.
-BACKGROUND = "background"
-
-DAVIS_TASKS = {"semi_supervised": semi_supervised, "unsupervised": unsupervised}
 
 
 @dataclass(frozen=True)
@@ -51,6 +46,13 @@ class ScoredClasses:
         """A stored value that is no class: what pixels of clusters without a class get."""
         return 255 if 255 not in self.names else 65535
 
+    @property
+    def beyond_official(self) -> list[int]:
+        """The stored values that the protocol `official` leaves out, where the ids have gaps."""
+        values, count = sorted(self.names), len(self.names)
+        whole = values in (list(range(count)), list(range(1, count + 1)))
+        return [] if whole else [value for value in values if value >= count]
+
     def protocol(self, name: str) -> Protocol:
         """The protocol `strict` or `official` for these classes.
 
@@ -64,6 +66,21 @@ class ScoredClasses:
         if name == "official":
             return Official(len(self.names))
         raise DataError(f"unknown protocol '{name}'; there are: strict, official")
+
+
+def sure_truth(
+    truth: Frames, confidence: Frames | None, below: float, classes: ScoredClasses
+) -> tuple[Frames, ScoredClasses]:
+    """Ground truth in which unsure pixels are void, and the classes with that void; both as they are where none is.
+
+    Args:
+        confidence, below: as `SureFrames` takes them; None or 0 leaves no pixel out.
+    """
+    if confidence is None or not below:
+        return truth, classes
+    void = classes.unassigned
+    known = replace(classes, ignore=tuple(dict.fromkeys((*classes.ignore, void))))
+    return SureFrames(truth, confidence, below, void), known
 
 
 def score_video(
@@ -134,98 +151,6 @@ def score_video(
             "miou": [defined(row[1]) for row in per_frame],
             "pixel_accuracy": [defined(row[2]) for row in per_frame],
         },
-    }
-
-
-def score_objects(
-    task: str, truth: Frames, labels: Frames, classes: ScoredClasses, assignment: Assignment = IDENTITY
-) -> dict[str, Any]:
-    """The record of DAVIS J and F: each class that the truth holds is an object, 0 and ignored labels are background.
-
-    Classes are numbered without gaps for it: DAVIS takes an id that no frame holds for an object, and an empty
-    prediction of it for a perfect one.
-
-    Args:
-        task: `semi_supervised` or `unsupervised`.
-        truth, labels: as in `score_video`; a cluster without a class counts as background here.
-    """
-    background = [0, *classes.names, *classes.ignore]
-    if assignment.table is not None:
-        labels = _Mapped(labels, assignment.apply)
-        background.append(assignment.unassigned)
-    held = set().union(*(np.flatnonzero(np.bincount(truth[f].ravel())).tolist() for f in range(len(truth))))
-    found = sorted(held & set(classes.names) - {0})
-    objects = np.maximum(np.arange(65536), len(found) + 1).astype(np.uint16)  # no class: above every object
-    objects[background] = 0
-    objects[found] = np.arange(1, len(found) + 1)
-    in_truth = objects.copy()
-    in_truth[[value for value in classes.ignore if value]] = VOID
-    return davis_record(task, DAVIS_TASKS[task](_Mapped(truth, in_truth.take), _Mapped(labels, objects.take)))
-
-
-def score_segments(
-    truth: Frames, labels: Frames, classes: ScoredClasses, assignment: Assignment = IDENTITY
-) -> dict[str, Any] | None:
-    """J and F of every class, and SMITE's scores, over all frames; None where the truth holds no class to be outlined.
-
-    In J and F void is left out; in SMITE's own protocol it counts as wrong wherever something is predicted.
-
-    Args:
-        truth, labels: as in `score_video`; a cluster without a class is none of the classes.
-
-    Returns:
-        the entries `davis` (task `parts`: one result per class, the background aside) and `smite`: `miou`, `j`, `f`
-        and `iou_per_part` by stored value, fractions of 1, a class that no frame holds as 0.
-
-    Raises:
-        DataError: more classes than parts can be numbered.
-    """
-    parts = sorted(classes.names, key=lambda value: (classes.names[value].casefold() != BACKGROUND, value))
-    background = bool(parts) and classes.names[parts[0]].casefold() == BACKGROUND
-    if not background:
-        parts = [-1, *parts]  # number 0 is the background's, whether there is one or not
-    if len(parts) > VOID:
-        raise DataError(f"at most {VOID - 1} classes can be scored as parts, not {len(parts) - 1}")
-    numbers = np.full(65536, VOID + 1, np.uint16)  # no class: no part's number
-    numbers[parts[1:]] = range(1, len(parts))
-    if background:
-        numbers[parts[0]] = 0
-    in_truth = numbers.copy()
-    in_truth[list(classes.ignore)] = VOID
-    numbered = _Mapped(truth, in_truth.take)
-    if assignment.table is not None:
-        labels = _Mapped(labels, assignment.apply)
-    values = [str(value) for value in parts]
-    strict = _Masked(numbered, _Mapped(labels, numbers.take))
-    held = set().union(*(np.unique(numbered[f]).tolist() for f in range(len(truth))))
-    if not held - {0, VOID, VOID + 1}:
-        return None
-    found = score_parts(numbered, strict, values)
-    official = score_parts(numbered, _Mapped(labels, numbers.take), values) if VOID in held else found
-    shares = {value: share / 100 for value, share in official.iou_per_part.items() if value != "-1"}
-    return {
-        "davis": davis_record("parts", DavisScores(found.region.T, found.contour.T)),
-        "smite": {
-            "miou": math.fsum(shares.values()) / len(shares),
-            "j": official.jaccard,
-            "f": official.f_measure,
-            "iou_per_part": shares,
-        },
-    }
-
-
-def davis_record(task: str, scores: DavisScores) -> dict[str, Any]:
-    """J and F of one video as a record: mean, recall and decay per result, and their means."""
-    measures = {
-        name: {"mean": list(s.mean), "recall": list(s.recall), "decay": list(s.decay)}
-        for name, s in (("j", scores.j), ("f", scores.f))
-    }
-    return {
-        "task": task,
-        **measures,
-        "j_mean": defined(scores.j.overall),
-        "f_mean": defined(scores.f.overall),
-        "jf_mean": defined(scores.jf_mean),
     }
 
 
@@ -337,30 +262,10 @@ def defined(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-class _Mapped:
-    """Frames, each passed through a function when it is read."""
-
-    def __init__(self, frames: Frames, function: Callable[[np.ndarray], np.ndarray]) -> None:
-        self._frames, self._function = frames, function
-
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    def __getitem__(self, frame: int, /) -> np.ndarray:
-        return self._function(self._frames[frame])
-
-
-class _Masked:
-    """Predictions that are background wherever the truth is void."""
-
-    def __init__(self, truth: Frames, labels: Frames) -> None:
-        self._truth, self._labels = truth, labels
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def __getitem__(self, frame: int, /) -> np.ndarray:
-        return np.where(self._truth[frame] == VOID, 0, self._labels[frame])
+def share_of_none(confusion: Mapping[str, Mapping[str, int]]) -> float:
+    """Share of the scored pixels whose prediction is no class, of a record's `confusion` that holds pixels."""
+    rows = confusion.values()
+    return sum(row.get(NONE, 0) for row in rows) / sum(sum(row.values()) for row in rows)
 
 
 def _confusion_record(confusion: Confusion, values: Sequence[int]) -> dict[str, dict[str, int]]:
