@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from pipeline.media.resize import resize_nearest
+from pipeline.media.timing import timing
 from pipeline.rendering.clip_frames import ClipPictures, frames_of
 from pipeline.rendering.drawing import paint, resized, width_within
 from pipeline.rendering.feature_pages import feature_axes, feature_titles
@@ -61,6 +62,7 @@ class Footage:
         slices: by title, data URIs of one row over time.
         marked: data URI of the first frame with that row marked; None where there are no slices.
         cuts: positions of the frames that begin a shot, but for the first one.
+        seconds: for which each shown frame is shown; None = all for as long, as the rate says.
     """
 
     size: tuple[int, int]
@@ -72,6 +74,7 @@ class Footage:
     slices: dict[str, str]
     marked: str | None
     cuts: Sequence[int] = ()
+    seconds: list[float] | None = None
 
     @property
     def total(self) -> int:
@@ -178,7 +181,24 @@ def collect(
         {} if slices is None else {title: picture(image) for title, image in slices.over_time(height).items()},
         None if slices is None else picture(slices.marked["frames"]),
         pictures.cuts,
+        shown_seconds(list(shown.plan.shown), pictures.times, pictures.fps),
     )
+
+
+def shown_seconds(positions: Sequence[int], times: Sequence[float], fps: float) -> list[float] | None:
+    """For how long the player shows each of some frames: until the next one's time; None = at an even rate.
+
+    Args:
+        positions: of the shown frames, ascending.
+        times: seconds of all frames of the clip; the last one is shown as long as frames are on average.
+        fps: average rate of the clip.
+    """
+    shown = timing(fps, times)
+    if shown.stamps is None:
+        return None
+    begins = [shown.of(position)[0] for position in positions]
+    ends = [*begins[1:], sum(shown.of(len(times) - 1))]
+    return [round(float((end - begin) * shown.unit), 4) for begin, end in zip(begins, ends, strict=True)]
 
 
 def columns_of(tally: LabelTally) -> tuple[list[int], dict[int, list[float]]]:

@@ -172,6 +172,7 @@ def _data(page: Page) -> dict[str, Any]:
         "title": page.title,
         "fps": page.fps,
         "step": footage.step,
+        **({} if footage.seconds is None else {"seconds": footage.seconds}),
         "opacity": page.opacity,
         "size": footage.size,
         "total": footage.total,

@@ -6,6 +6,7 @@ import base64
 import json
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -315,6 +316,26 @@ def test_labels_above_255_and_how_sure_they_are(browser: Browser, tmp_path: Path
     bright = cells.sum(axis=-1) > 0.5 * overlay_colours()[labels[0, 2::4, 2::4] % 256].sum(axis=-1)
     np.testing.assert_array_equal(bright, labels[0, 2::4, 2::4] != 700)
     assert (tab.errors(), tab.requests()) == ([], [])
+    tab.close()
+
+
+@pytest.mark.slow
+def test_frames_of_a_variable_rate_are_shown_for_their_own_time(browser: Browser, tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    stores = scene.clip(scene.video_source(), times=[0.0, 0.2, 1.2, 1.4, 1.6]), scene.labels_store()
+    tab = browser.open(render.run(*stores, tmp_path / "out", RenderParams()) / "report.html")
+    tab.run(
+        "(now => { window.seen = []; new MutationObserver(() => { if (now.textContent !== window.seen.at(-1)?.[0]) "
+        "window.seen.push([now.textContent, performance.now()]); }).observe(now, {childList: true}); })"
+        "(document.querySelector('#now'))"
+    )
+    tab.key(" ")
+    tab.until("window.seen.length > 8")
+    tab.key(" ")
+    seen = tab.run("window.seen")
+    shown = [(text.split(" ")[0], after - before) for (text, before), (_, after) in pairwise(seen)]
+    longest = {name for name, milliseconds in shown if milliseconds > 700}
+    assert longest == {"00001"}, shown
     tab.close()
 
 

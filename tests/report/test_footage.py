@@ -10,7 +10,7 @@ from pipeline.rendering.label_summary import LabelTally
 from pipeline.rendering.palette import overlay_colours
 from pipeline.report import footage
 from pipeline.report.encoding import packed
-from pipeline.report.footage import collect, columns_of
+from pipeline.report.footage import collect, columns_of, shown_seconds
 from pipeline.report.thinning import Thinning
 from pipeline.stores.clip_source import read_source
 from pipeline.stores.schemas import CLIP, COARSE, FEATURES, LABELS
@@ -70,3 +70,20 @@ def test_confidence_is_kept_at_a_quarter_of_the_size(tmp_path: Path) -> None:
     pictures = open_pictures(open_store(scene.clip(scene.video_source()), CLIP), None)
     (run,) = collect(pictures, [labels], overlay_colours()).runs
     assert run.confidence == [packed(np.full((SIZE[0] // 4, SIZE[1] // 4), 200, np.uint8))] * FRAMES
+
+
+@pytest.mark.parametrize(
+    ("positions", "times", "seconds"),
+    [
+        ([0, 1, 2, 3], [0.0, 0.1, 0.2, 0.3], None),
+        ([0, 1, 2, 3], [0.0, 0.1, 0.9, 1.2], [0.1, 0.8, 0.3, 0.4]),
+        ([0, 2], [5.0, 5.1, 5.9, 6.2], [0.9, 0.7]),
+        ([0], [0.0], None),
+    ],
+)
+def test_frames_are_shown_until_the_next_ones_time(
+    positions: list[int], times: list[float], seconds: list[float] | None
+) -> None:
+    assert shown_seconds(positions, times, 10 if seconds is None else 3 / (times[-1] - times[0])) == (
+        None if seconds is None else pytest.approx(seconds, abs=1e-3)
+    )

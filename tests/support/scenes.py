@@ -58,14 +58,15 @@ class Scene:
         """The source as an mp4."""
         return write_video(self.folder / "shots.mp4", self.images, FPS)
 
-    def clip(self, source: Path, indices: list[int] | None = None) -> Path:
-        """clip.zarr of some of the source's frames (None = all), and source/ beside it."""
+    def clip(self, source: Path, indices: list[int] | None = None, times: list[float] | None = None) -> Path:
+        """clip.zarr of some of the source's frames (None = all), perhaps with times, and source/ beside it."""
         chosen = list(range(len(self.images))) if indices is None else indices
         decoded = [frame for frame in open_source(source).frames() if frame.index in chosen]
         attrs = {
             "names": [frame.name for frame in decoded],
             "source_size": list(self.images.shape[1:3]),
             "source_indices": chosen,
+            **({} if times is None else {"times": times}),
         }
         write_source(self.folder / "source", ClipSource(source, FPS), self.folder / "writing")
         frames = np.stack([resize_frame(frame.image, MODEL_SIZE) for frame in decoded])

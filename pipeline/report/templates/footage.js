@@ -58,5 +58,8 @@ class Footage {
     return Math.max(0, Math.min(this.frames - 1, Math.round(position / step)));
   }
 
+  /** For how long a frame is shown: its own time in a clip of a variable rate. */
+  seconds(frame) { return this.data.seconds?.[frame] ?? this.data.step / this.data.fps; }
+
   name(frame) { return this.data.names[this.position(frame)]; }
 }

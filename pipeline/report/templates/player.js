@@ -23,7 +23,7 @@ class Player {
     this.playing = false;
     this.speed = 1;
     this.listeners = [];
-    this.timer = null;
+    this.turn = 0;
   }
 
   /** Draw again, and tell those who follow. */
@@ -61,13 +61,13 @@ class Player {
   async play() {
     if (this.footage.frames < 2) return;
     this.playing = true;
-    const pace = 1000 * this.footage.data.step / this.footage.data.fps;
-    while (this.playing) {
+    const turn = ++this.turn;  // a frame that is shown for long may still hold an earlier turn
+    while (this.playing && turn === this.turn) {
       const begun = performance.now();
       await this.show(this.view.frame + 1);
       this.ahead();
-      const rest = Math.max(0, pace / this.speed - (performance.now() - begun));
-      await new Promise((done) => { this.timer = setTimeout(done, rest); });
+      const pace = 1000 * this.footage.seconds(this.view.frame) / this.speed;
+      await new Promise((done) => setTimeout(done, Math.max(0, pace - (performance.now() - begun))));
     }
   }
 
