@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.errors import DataError, ResourceError, UsageError, VidsegError, is_out_of_memory
+from stages.common.memory import keep_freed_memory
 
 ParamsOption = Annotated[
     Path | None,
@@ -108,6 +109,7 @@ def run_app(app: typer.Typer) -> None:
     """
     # Waiting threads sleep instead of spinning: on a shared machine spinning costs several times the time.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    keep_freed_memory()
     debug = _taken_from_command_line("--debug")
     strict = _taken_from_command_line("--strict")
     earlier = os.environ.get(STRICT, "")

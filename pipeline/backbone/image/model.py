@@ -102,9 +102,15 @@ class StableDiffusion(LatentModel):
 
     def encode(self, frames: np.ndarray, noise: Tensor | None = None) -> Tensor:
         pixels = torch.from_numpy(np.require(frames, requirements=["C", "W"])).to(self.device).permute(0, 3, 1, 2)
-        posterior = self.vae.encode(pixels.to(torch.float32) * 2 / 255 - 1).latent_dist
-        sample = posterior.mean if noise is None else posterior.mean + posterior.std * noise.to(self.device)
-        return sample.float().contiguous() * self.vae.config.scaling_factor
+        posteriors = [self.vae.encode(part.to(torch.float32) * 2 / 255 - 1).latent_dist for part in self._parts(pixels)]
+        mean = torch.cat([posterior.mean for posterior in posteriors])
+        if noise is not None:
+            mean = mean + torch.cat([posterior.std for posterior in posteriors]) * noise.to(self.device)
+        return mean.float().contiguous() * self.vae.config.scaling_factor
+
+    def _parts(self, images: Tensor) -> Sequence[Tensor]:
+        """What the autoencoder sees at once: on a CPU one image, as a batch's activations take memory and are slower."""
+        return images.split(1) if self.device.type == "cpu" else (images,)
 
     def condition(self, frame: np.ndarray, noise: Tensor, told: DiffusionVideo) -> Conditioning:
         return UNCONDITIONED
@@ -193,9 +199,7 @@ class StableDiffusion(LatentModel):
         return context.to(self.context.device, self.context.dtype).expand(frames, -1, -1)
 
     def decode(self, latents: Tensor, together: int = 1) -> Tensor:
-        # On a CPU the activations of a batch cost page faults: one image at a time is faster.
-        parts = latents.split(1) if self.device.type == "cpu" else (latents,)
-        return torch.cat([self._decode(part) for part in parts])
+        return torch.cat([self._decode(part) for part in self._parts(latents)])
 
     def _decode(self, latents: Tensor) -> Tensor:
         return self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0].float()
