@@ -635,6 +635,21 @@ class LearnParams:
         if self.size % 64:
             raise UsageError(f"learn.size must be a multiple of 64, not {self.size}")
 
+    def taught(self, images: int) -> int:
+        """How many of so many images are learned from, the first ones; the others are held out.
+
+        Raises:
+            UsageError: all are held out.
+        """
+        if self.select != "holdout":
+            return images
+        if images <= self.holdout:
+            raise UsageError(
+                f"learn.holdout: {self.holdout} of {images} pictures are held out, none is left to learn from; lower "
+                "it, or add pictures"
+            )
+        return images - self.holdout
+
 
 @dataclass(frozen=True)
 class GuidanceVote:

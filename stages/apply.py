@@ -52,7 +52,7 @@ def run(
     """
     from pipeline.files import refuse_foreign
     from pipeline.stores.schemas import APPLIED_LABELS, SOFT
-    from pipeline.stores.store import is_current
+    from pipeline.stores.store import is_current, open_store
     from stages.common import backbones
 
     path, soft = out / "labels.zarr", out / "soft.zarr"
@@ -60,6 +60,8 @@ def run(
     refuse_foreign(soft, SOFT.mark)
     task = checked(inputs, sections, backbones.model_of(in_single_precision(sections.backbone), given))
     found = is_current(soft, SOFT, task.maps_mark)
+    if found:
+        _warn_of_whole_frames(task, open_store(soft, SOFT))
     if found and is_current(path, APPLIED_LABELS, task.labels_mark):
         return path
     if sections.rules is not None:
@@ -112,7 +114,22 @@ def _write_maps(task: Task, out: Out, progress: cli.Progress) -> None:
                     found = stores.find(reader, chunk, sections.apply, sections.guidance, carried, focus)
                     write_chunk(soft, plan, number, found, focus)
                     advance(len(chunk.taken))
+    _warn_of_whole_frames(task, soft)
     soft.commit()
+
+
+def _warn_of_whole_frames(task: Task, soft: Store | StoreWriter) -> None:
+    """Where boxes are seen, and in some frames there is nothing to draw one around."""
+    if task.sections.apply.focus == "none":
+        return
+    from pipeline.fewshot.soft_store import frames_without_box
+
+    if frames := frames_without_box(soft, task.plan):
+        total = counted(task.clip.frames("frames"), "frame")
+        cli.warn(
+            f"{task.clip.path}: a first look found nothing in {len(frames)} of {total} (the first: {frames[0]}), which "
+            "are seen whole; apply.focus=none sees all of them so"
+        )
 
 
 def _focus(

@@ -42,6 +42,7 @@ def run(
         given: the backbone, of callers that have it at hand; None: the one that the parameters name.
     """
     from pipeline.fewshot import concept_store
+    from pipeline.fewshot.reference_store import read_stored_references
     from pipeline.files import refuse_foreign
     from pipeline.stores.schemas import REFS
     from pipeline.stores.store import fingerprint, open_store
@@ -60,17 +61,16 @@ def run(
         "learn", stage_version("learn"), store.fingerprint, stored, model.fingerprint, *([words] if words else [])
     )
     if concept_store.is_current_concept(folder, mark):
+        _warn(read_stored_references(store), params, concept_store.learned_grid(folder))
         return folder
     # These import torch, which takes seconds: not where there is nothing to do.
     from pipeline.fewshot.concept import Concept
     from pipeline.fewshot.learning import Plan, learn
-    from pipeline.fewshot.reference_store import read_stored_references
     from pipeline.fewshot.tokens import first_context
 
     drawn, backbone = read_stored_references(store), segment_model(model.load())
     size, table = drawn.model_size(params), drawn.table
-    for warning in _warnings(drawn, params, backbone):
-        cli.warn(warning)
+    _warn(drawn, params, _grid(drawn, params, backbone))
     numbers = [table.numbers(labels) for labels in drawn.labels]
     first_context(backbone, table, params)  # what does not fit is refused before anything is timed
     with progress("learn", Plan(len(drawn.images), params).iterations) as advance:
@@ -89,14 +89,17 @@ def run(
     return concept_store.save_concept(folder, concept, mark, store.fingerprint, stored)
 
 
-def _warnings(drawn: References, params: LearnParams, backbone: Backbone) -> tuple[str, ...]:
-    """What will hardly be learned, a line each; refuses what cannot be."""
-    from pipeline.fewshot.learning import Plan
+def _warn(drawn: References, params: LearnParams, grid: tuple[int, int]) -> None:
+    """Say what will hardly be learned on a grid (h, w); refuses what cannot be."""
     from pipeline.fewshot.references import warnings_about
 
-    size = drawn.model_size(params)
-    grid = (size[0] // backbone.latent_stride, size[1] // backbone.latent_stride)
-    return warnings_about(drawn.first(Plan(len(drawn.images), params).taught), grid)
+    for warning in warnings_about(drawn.first(params.taught(len(drawn.images))), grid):
+        cli.warn(warning)
+
+
+def _grid(drawn: References, params: LearnParams, backbone: Backbone) -> tuple[int, int]:
+    height, width = drawn.model_size(params)
+    return height // backbone.latent_stride, width // backbone.latent_stride
 
 
 def _diverged(folder: Path, when: str) -> DataError:
@@ -134,6 +137,7 @@ def _print_plan(drawn: References, out: Path, settings: Settings, backbone: Back
     from pipeline.fewshot.tokens import first_context
 
     first_context(segment_model(backbone), drawn.table, settings["learn"])
+    _warn(drawn, settings["learn"], _grid(drawn, settings["learn"], backbone))
     (height, width), plan = drawn.model_size(settings["learn"]), Plan(len(drawn.images), settings["learn"])
     tuned = f"the last {plan.tuning} tune weights too" if plan.tuning else "none tunes weights"
     lines = [
@@ -143,7 +147,6 @@ def _print_plan(drawn: References, out: Path, settings: Settings, backbone: Back
         f"steps      {plan.iterations}, of which {tuned}",
         f"estimate   {_estimate(drawn, settings, backbone)}",
         f"outputs    {out}/concept.zarr{', adapter.safetensors' if plan.tuning else ''}",
-        *(f"warning: {warning}" for warning in _warnings(drawn, settings["learn"], backbone)),
     ]
     print("\n".join(map(cli.printable, lines)))
 

@@ -99,6 +99,12 @@ def open_concept(folder: Path) -> Store:
     return open_store(folder / STORE, CONCEPT)
 
 
+def learned_grid(folder: Path) -> tuple[int, int]:
+    """(h, w) of the maps that a concept was learned on; raises as `open_concept`."""
+    height, width = open_concept(folder).array("reference_numbers").shape[1:]
+    return height, width
+
+
 def load_concept(folder: Path) -> Concept:
     """Read a concept.
 

@@ -180,17 +180,19 @@ class Plan:
     images: int
     params: LearnParams
 
-    def __post_init__(self) -> None:
-        if self.taught < 1:
-            raise UsageError(
-                f"learn.holdout: {self.params.holdout} of {self.images} pictures are held out, none is left to learn "
-                "from; lower it, or add pictures"
-            )
-
     @property
     def taught(self) -> int:
-        """How many images are learned from, the first ones; the others are held out."""
-        return self.images - self.params.holdout if self.params.select == "holdout" else self.images
+        """How many images are learned from, the first ones."""
+        return self.params.taught(self.images)
+
+    @property
+    def judges(self) -> slice:
+        """The images that states are compared by: those that are held out; all where none is."""
+        return slice(self.taught if self.holds_out else 0, None)
+
+    @property
+    def holds_out(self) -> bool:
+        return self.taught < self.images
 
     @property
     def steps(self) -> int:
@@ -341,7 +343,7 @@ def learn(
         latents = torch.cat([model.encode(resize_frame(image, size)[None]) for image in images])
         start = first_context(model, table, params)
     truth = on_grid(labels, latents)
-    judges = slice(plan.taught if params.select == "holdout" else 0, None)
+    judges = plan.judges
     with Learner(model, start, table.background, params, maps) as learner:
         for iteration in range(plan.iterations):
             if plan.is_idle(iteration):
@@ -365,7 +367,7 @@ def learn(
         if best is not None:
             learner.state = best[1]
         found = reference_numbers(learner.reader, latents, params)
-        held = mean_iou(found[judges], truth[judges]) if params.select == "holdout" else None
+        held = mean_iou(found[judges], truth[judges]) if plan.holds_out else None
         return Learned(learner.state, log, found.to(torch.uint8).cpu().numpy(), mean_iou(found, truth), held)
 
 

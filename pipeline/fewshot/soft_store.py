@@ -167,6 +167,12 @@ def focus_of(
     return Focus(smoothed(found, apply.focus_margin, window, size), size, background)
 
 
+def frames_without_box(soft: Store | StoreWriter, plan: Sequence[Chunk]) -> list[int]:
+    """The clip's frames in which the first look found nothing, so that they are seen whole."""
+    found = np.concatenate([_taken(soft, "found", number, chunk) for number, chunk in enumerate(plan)])
+    return np.flatnonzero(found[:, 1] == 0).tolist()
+
+
 def carried_maps(soft: StoreWriter, plan: Sequence[Chunk], number: int) -> np.ndarray | None:
     """(carried, k, h, w): what the chunk before ended with, of the frames that both have; None where there are none."""
     carried = plan[number].carried

@@ -172,10 +172,20 @@ def test_boxes_are_found_by_a_look_at_whole_frames(made: Made, focused: Path, tm
 
 
 def test_what_nothing_is_found_in_is_seen_whole(
-    made: Made, guided: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Made, guided: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """With a warning, also where all is there already."""
     monkeypatch.setattr(soft_store, "boxes_around", lambda numbers, background: np.zeros((len(numbers), 4), np.int32))
-    apply.run(made.inputs, tmp_path, made.sections(focus="box"))
+    said = (
+        f"warning: {made.inputs.clip}: a first look found nothing in 6 of 6 frames (the first: 0), which are seen whole"
+    )
+    for _ in range(2):
+        apply.run(made.inputs, tmp_path, made.sections(focus="box"))
+        assert said in capsys.readouterr().err
+    monkeypatch.setenv(cli.STRICT, "1")
+    with pytest.raises(DataError, match="a first look found nothing in 6 of 6 frames"):
+        apply.run(made.inputs, tmp_path / "strict", made.sections(focus="box"))
+    assert not (tmp_path / "strict" / "soft.zarr").exists()
     for array in ("initial", "maps", "numbers", "energies"):
         np.testing.assert_array_equal(soft(tmp_path).read(array), soft(guided).read(array), array)
 

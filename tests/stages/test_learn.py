@@ -104,20 +104,25 @@ def test_an_adapter_of_another_concept_is_refused(concept: Path, tmp_path: Path)
 
 
 def test_the_whole_path_from_a_folder(concept: Path, tiny_model: Path, tmp_path: Path) -> None:
-    """A segment that appears nowhere is warned of."""
+    """A segment that appears nowhere is warned of: by a plan, at learning, and where the concept is there already."""
     folder = write_references(tmp_path / "refs")
     listed = tmp_path / "classes.json"
     listed.write_text('{"classes": ["background", "right", "wheel"]}')
     sets = ["learn.size=64", "learn.epochs=1", "learn.tune=none", f"backbone.path={tiny_model}"]
     arguments = [folder, "-o", tmp_path / "out", "--classes", listed, *(f"--set={one}" for one in sets)]
-    plan = vidseg("learn", *arguments, "--dry-run").stdout
+    hardly = "segment 'wheel' appears in no reference"
+    assert hardly in error_line(vidseg("learn", *arguments, "--dry-run", "--strict", check=3))
+    planned = vidseg("learn", *arguments, "--dry-run")
+    plan = planned.stdout
     assert "segments   3: background, right, wheel" in plan and "out/concept.zarr\n" in plan
     assert "estimate   2 pictures, 2 steps: about" in plan and not (tmp_path / "out").exists()
     assert "steps      2, of which none tunes weights" in plan
-    assert "segment 'wheel' appears in no reference" in plan
+    assert hardly in planned.stderr and hardly not in plan
     said = vidseg("learn", *arguments).stderr
     assert said.count("2 pictures, 2 steps: about") == 1
-    assert "segment 'wheel' appears in no reference" in said and "mean IoU with its own references" in said
+    assert hardly in said and "mean IoU with its own references" in said
+    again = vidseg("learn", *arguments).stderr
+    assert hardly in again and "mean IoU" not in again  # the concept is there
     assert load_concept(tmp_path / "out").table.names == ("background", "right", "wheel")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["classes.json", "out", "refs"]
 
