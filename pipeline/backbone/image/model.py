@@ -109,7 +109,7 @@ class StableDiffusion(LatentModel):
         return mean.float().contiguous() * self.vae.config.scaling_factor
 
     def _parts(self, images: Tensor) -> Sequence[Tensor]:
-        """What the autoencoder sees at once: on a CPU one image, as a batch's activations take memory and are slower."""
+        """What the autoencoder sees at once: on a CPU one image, as a batch is slower and takes more memory."""
         return images.split(1) if self.device.type == "cpu" else (images,)
 
     def condition(self, frame: np.ndarray, noise: Tensor, told: DiffusionVideo) -> Conditioning:
