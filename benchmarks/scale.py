@@ -31,6 +31,7 @@ import typer
 from PIL import Image
 
 from pipeline.media.video import write_video
+from pipeline.stores.packed import copy_store
 from pipeline.tables.pages import markdown
 from stages.common import yaml_files
 from stages.common.layout import item_keys
@@ -184,8 +185,8 @@ def dvc(videos: Annotated[list[int] | None, typer.Option(help="numbers of regist
                 row += [f"{seconds:.1f} s", f"{cpu:.1f} s", f"{least:.1f} s", f"{cpu / least:.1f}"]
             rows.append(row)
             print(*row, file=sys.stderr, flush=True)
-            shutil.rmtree(project)
-            shutil.rmtree(floor)
+            for made_for_it in (project, project.with_name(f"vspw-{count}"), floor):
+                shutil.rmtree(made_for_it)
     of_command = ["CPU", "floor", "ratio"]
     heads = ["videos", "items", "DVC stages", "files in data/", "`dvc status`", *of_command, "`dvc repro`", *of_command]
     print(markdown(heads, rows))
@@ -222,10 +223,11 @@ def _project(folder: Path, count: int, made: Path) -> Path:
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / "inputs/none", folder / "inputs/none")
     (folder / "videos.yaml").write_text("items: {}\n")
-    fake_datasets.vspw(folder / "vspw", count, VSPW_FRAMES)
+    data_set = folder.with_name(f"vspw-{count}")  # outside, as data sets are: DVC walks all of a project
+    fake_datasets.vspw(data_set, count, VSPW_FRAMES)
     for command in (
         ["dvc", "init", "--no-scm", "-q"],
-        ["vidseg", "dataset", "register", "vspw", "--dataset", "vspw"],
+        ["vidseg", "dataset", "register", data_set, "--dataset", "vspw"],
         ["vidseg", "sample", "data/sample"],
     ):
         measure(command, folder)
@@ -240,12 +242,16 @@ def _project(folder: Path, count: int, made: Path) -> Path:
 
 
 def _put(made: Path, data: Path, key: str, video: str) -> None:
-    stores = {"ingest": ["clip.zarr", "truth.zarr", "seed", "source"], "extract": ["features.zarr", "latents.zarr"],
-              "correspond": ["matches.zarr"], "segment": ["coarse.zarr", "context"],
-              "upsample": ["labels.zarr"]}  # fmt: skip
+    stores = {
+        "ingest": ["clip.zarr", "truth.zarr", "seed", "source", "cuts"],
+        "extract": ["features.zarr", "latents.zarr"],
+        "correspond": ["matches.zarr"],
+        "segment": ["coarse.zarr", "context"],
+        "upsample": ["labels.zarr"],
+    }
     for stage, names in stores.items():
         for name in names:
-            shutil.copytree(made / stage / name, data / stage / key / name / video)
+            copy_store(made / stage / name, data / stage / key / name / video, data / "copy")
     shutil.copytree(made / "render", data / "render" / key / video)
     scores = data / "evaluate" / key / "scores.json"
     scores.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 from pipeline.errors import DataError
 
@@ -42,34 +43,44 @@ class Mark:
     holds: frozenset[str] | None = None
 
     def on(self, folder: Path) -> bool:
-        """Whether a folder has the mark; where there is no folder, it has none."""
-        file = folder / self.file
-        if not file.is_file():
-            return False
-        if self.holds is not None and not all(
-            any(fnmatchcase(path.name, pattern) for pattern in self.holds) for path in folder.iterdir()
-        ):
-            return False
+        """Whether a folder, or a ZIP of one, has the mark; where there is neither, it has none."""
         try:
-            found: Any = None if self.value is None else json.loads(file.read_text())
+            content = read_inside(folder, self.file)
+            if self.holds is not None and not all(
+                any(fnmatchcase(path.name, pattern) for pattern in self.holds) for path in folder.iterdir()
+            ):
+                return False
+            found: Any = None if self.value is None else json.loads(content)
             for key in self.member if self.value is not None else ():
                 found = found[key]
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, BadZipFile):
             return False
         return bool(found == self.value)
+
+
+def read_inside(place: Path, name: str) -> bytes:
+    """The content of a file of a folder, or of a ZIP of one.
+
+    Raises:
+        OSError, KeyError, BadZipFile: no such file, or no ZIP.
+    """
+    if not place.is_file():
+        return (place / name).read_bytes()
+    with ZipFile(place) as packed:
+        return packed.read(name)
 
 
 def refuse_foreign(target: Path, mark: Mark) -> None:
     """Check, before any work, that `replace_folder` would remove nothing that somebody else put at `target`.
 
-    Ours are an empty folder, a folder with the mark, and one of such folders (several videos).
+    Ours are an empty folder, a folder or ZIP with the mark, and a folder of such (several videos).
 
     Raises:
         DataError: something else lies there.
     """
 
-    def ours(folder: Path) -> bool:
-        return folder.is_dir() and (mark.on(folder) or all(map(ours, folder.iterdir())))
+    def ours(place: Path) -> bool:
+        return mark.on(place) or (place.is_dir() and all(map(ours, place.iterdir())))
 
     if target.exists() and not ours(target):
         raise DataError(f"{target}: was not written by vidseg; choose another place for the output or move it away")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -43,8 +42,9 @@ def run(
         features: features.zarr of the same clip, for trackers that match features.
         elsewhere: where else tracks.zarr of this clip may lie: one that holds what would be computed is copied.
     """
-    from pipeline.files import refuse_foreign, replacing_folder
+    from pipeline.files import refuse_foreign
     from pipeline.stores.frames import frames_of
+    from pipeline.stores.packed import copy_store
     from pipeline.stores.schemas import CLIP, TRACKS, ArraySpec
     from pipeline.stores.store import fingerprint, is_current, open_store
     from pipeline.stores.writer import StoreWriter
@@ -60,9 +60,7 @@ def run(
         return path
     if (twin := next((other for other in elsewhere if is_current(other, TRACKS, mark)), None)) is not None:
         refuse_foreign(path, TRACKS.mark)
-        with replacing_folder(path, out / "tmp" / mark) as copy:
-            shutil.copytree(twin, copy, dirs_exist_ok=True)
-        return path
+        return copy_store(twin, path, out / "tmp" / mark)
     frames, height, width = source.array("frames").shape[:3]
     grid = height // CELL, width // CELL
     points, window = grid[0] * grid[1], min(params.window, frames)

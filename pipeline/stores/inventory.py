@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import zarr
 
 from pipeline.errors import DataError
+from pipeline.files import read_inside
+from pipeline.stores.packed import is_one_of_several, open_group
 from pipeline.stores.schemas import SCHEMAS, Schema
 from pipeline.stores.store import DAMAGE, damage, open_store, shard_count, shard_frames, shard_name
 
@@ -60,13 +63,15 @@ def find_stores(folder: Path) -> list[Path]:
     Raises:
         DataError: no such folder, or no store in it.
     """
-    if not folder.is_dir():
+    if not folder.is_dir() and _schema(folder) is None:
         raise DataError(f"{folder}: no such folder")
-    found = []
-    for place, below, _ in os.walk(folder):
+    found = [folder] if folder.is_file() else []
+    for place, below, files in os.walk(folder):
         if _schema(Path(place)) is not None:
             found.append(Path(place))
             below.clear()
+        elif Path(place).suffix == ".zarr":
+            found += [Path(place, name) for name in files if not name.startswith(".")]  # of a killed writer
     if not found:
         raise DataError(f"{folder}: no store of vidseg here or below; give a folder like data or data/extract")
     return sorted(found)
@@ -102,29 +107,31 @@ def check_shards(path: Path) -> Iterator[Shard]:
         for number in range(shard_count(array)):
             file = path / name / shard_name(array, number)
             stop = min((number + 1) * step, array.shape[0])
-            yield Shard(file, name, number, number * step, stop, damage(path / name, array, number))
+            yield Shard(file, name, number, number * step, stop, damage(path, name, array, number))
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder; a link counts as what it leads to."""
+    """Bytes of all files below a folder, or of a file; a link counts as what it leads to."""
+    if folder.is_file():
+        return folder.stat().st_size
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _schema(place: Path) -> Schema | None:
     """The kind of store that lies at a place; by its name where its metadata cannot be read."""
-    metadata = place / "zarr.json"
-    if not metadata.is_file():
+    packed = place.is_file()
+    if not (is_one_of_several(place) if packed else (place / "zarr.json").is_file()):
         return None
     try:
-        name = json.loads(metadata.read_bytes())["attributes"]["schema"]
-    except (ValueError, LookupError, TypeError):
+        name = json.loads(read_inside(place, "zarr.json"))["attributes"]["schema"]
+    except (ValueError, LookupError, TypeError, BadZipFile):
         name = next((part.stem for part in (place, place.parent) if part.suffix == ".zarr"), None)
     return SCHEMAS.get(name)
 
 
 def _content(path: Path) -> tuple[dict[str, Any], dict[str, zarr.Array]]:
     try:
-        group = zarr.open_group(path, mode="r")
+        group = open_group(path)
         return dict(group.attrs), dict(sorted(group.arrays()))
     except DAMAGE:
         return {}, {}

@@ -1,9 +1,9 @@
 """The stores on disk: one Zarr v3 group per artifact, written shard by shard, visible only when complete.
 
-A *store* is a directory `name.zarr` holding one group. Its arrays have frames as their first axis, one frame
-per chunk and `shard` frames per file. A store is written into a scratch folder keyed by its fingerprint and
-moved to its final path by one rename, so a killed stage leaves either nothing or a scratch store that the
-next run continues. Several processes may write one scratch store: see `shard_claims`.
+A *store* is a directory `name.zarr` holding one group, or one file with all that is in it (see `packed`). Its arrays
+have frames as their first axis, one frame per chunk and `shard` frames per file. A store is written into a scratch
+folder keyed by its fingerprint and moved to its final path by one rename, so a killed stage leaves either nothing or
+a scratch store that the next run continues. Several processes may write one scratch store: see `shard_claims`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import hashlib
 import json
 import math
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import zarr
@@ -23,10 +24,11 @@ from zarr.core.sync import sync
 
 from pipeline.errors import DataError
 from pipeline.files import require_version
+from pipeline.stores.packed import has_bytes, open_group
 from pipeline.stores.schemas import Schema
 
 #: What Zarr raises on damaged files; its own errors are ValueErrors.
-DAMAGE = (ValueError, RuntimeError, OSError, KeyError, TypeError)
+DAMAGE = (ValueError, RuntimeError, OSError, KeyError, TypeError, BadZipFile)
 #: Held while other reads are awaited: two threads would await each other.
 _AWAITING = threading.Lock()
 
@@ -107,7 +109,7 @@ class Store:
         except DAMAGE as error:
             _await_other_reads()
             first = start // shard_frames(array)
-            number = next((n for n in range(first, shard_count(array)) if damage(self.path / name, array, n)), first)
+            number = next((n for n in range(first, shard_count(array)) if damage(self.path, name, array, n)), first)
             raise DataError(
                 f"{self.path}: array '{name}' is damaged in shard {number} ({shard_name(array, number)}: "
                 f"{_first_line(error)}); delete the store and re-run `vidseg {self.stage}`"
@@ -126,7 +128,7 @@ def open_store(path: Path, schema: Schema) -> Store:
     if not path.exists():
         raise DataError(f"{path}: no such store; {remedy}")
     try:
-        group = zarr.open_group(path, mode="r")
+        group = open_group(path)
     except DAMAGE as error:
         raise DataError(f"{path}: not a Zarr store ({type(error).__name__}); {remedy}") from error
     attrs = group.attrs
@@ -149,7 +151,7 @@ def open_store(path: Path, schema: Schema) -> Store:
     if lost:
         raise DataError(f"{path}: has no array '{lost[0]}'; delete the store and re-run `vidseg {schema.stage}`")
     for name, array in arrays.items():
-        absent = missing_shards(path / name, (shard_name(array, number) for number in range(shard_count(array))))
+        absent = missing_shards(path, [f"{name}/{shard_name(array, number)}" for number in range(shard_count(array))])
         if absent:
             raise DataError(
                 f"{path}: array '{name}' lacks {len(absent)} of its shards (first: {absent[0]}); "
@@ -186,9 +188,9 @@ def planned_name(shape: tuple[int, ...], number: int) -> str:
     return ".".join(["c", str(number), *["0"] * (len(shape) - 1)])
 
 
-def damage(folder: Path, array: zarr.Array, number: int) -> str | None:
-    """What is wrong with a shard's file in an array's folder, in words; None when its checksums hold."""
-    if not _has_bytes(folder / shard_name(array, number)):
+def damage(path: Path, name: str, array: zarr.Array, number: int) -> str | None:
+    """What is wrong with a shard of a store's array of that name, in words; None when its checksums hold."""
+    if not has_bytes(path)(f"{name}/{shard_name(array, number)}"):
         return "missing or empty"
     start = number * shard_frames(array)
     try:
@@ -216,13 +218,10 @@ def count_shards(shape: tuple[int, ...], shard: int) -> int:
     return 0 if 0 in shape else math.ceil(shape[0] / shard)
 
 
-def missing_shards(folder: Path, names: Iterable[str]) -> list[int]:
+def missing_shards(path: Path, names: Sequence[str]) -> list[int]:
     # Zarr reads a missing or empty shard silently as the fill value, so presence is checked on the files.
-    return [number for number, name in enumerate(names) if not _has_bytes(folder / name)]
-
-
-def _has_bytes(file: Path) -> bool:
-    return file.is_file() and file.stat().st_size > 0
+    there = has_bytes(path)
+    return [number for number, name in enumerate(names) if not there(name)]
 
 
 def _first_line(error: Exception) -> str:

@@ -18,6 +18,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from pipeline.errors import DataError, ResourceError
 from pipeline.files import prune, refuse_foreign, replace_folder, require_writable
 from pipeline.finite import first_broken
+from pipeline.stores.packed import is_one_of_several, open_group, pack
 from pipeline.stores.schemas import ArraySpec, Schema
 from pipeline.stores.store import (
     DAMAGE,
@@ -43,7 +44,7 @@ class StoreWriter:
     """Writes one store shard by shard; nothing appears at `path` before `commit`, and no scratch before `write`.
 
     Args:
-        path: final path of the store.
+        path: final path of the store; that of one video among others becomes one file.
         scratch: folder for unfinished stores; a store of the same fingerprint found there is continued. Best on
             the file system of `path`: from another one the finished store is copied.
         schema, fingerprint, params, backbone, attrs: become group attributes.
@@ -125,8 +126,11 @@ class StoreWriter:
             for name, spec in self._specs.items()
             if array in (None, name)
             for shard in missing_shards(
-                self._store / name,
-                (planned_name(spec.shape, number) for number in range(count_shards(spec.shape, spec.shard))),
+                self._store,
+                [
+                    f"{name}/{planned_name(spec.shape, number)}"
+                    for number in range(count_shards(spec.shape, spec.shard))
+                ],
             )
         }
         return [range(start, stop) for start, stop in sorted(absent)]
@@ -165,7 +169,7 @@ class StoreWriter:
         """A group attribute of a store whose shards are all written, by whichever processes."""
         with self._alone():
             place = self._store if self._store.is_dir() else self.path  # another process may have committed it
-            return zarr.open_group(place, mode="r").attrs[name]
+            return open_group(place).attrs[name]
 
     def describe(self, attrs: Mapping[str, Any]) -> None:
         """Change group attributes, by the time of `commit`: what is known only when all was computed."""
@@ -191,7 +195,11 @@ class StoreWriter:
                 for partial in self._store.rglob("*.partial"):  # left by a killed writer
                     partial.unlink()
                 group.attrs["complete"] = True
-                replace_folder(self._store, self.path)
+                if is_one_of_several(self.path):
+                    pack(self._store, self.path)
+                    shutil.rmtree(self._store)
+                else:
+                    replace_folder(self._store, self.path)
         if not any(self._folder.glob("*.zarr")):
             shutil.rmtree(self._folder / LOCKS, ignore_errors=True)
         prune(self._folder)
@@ -234,7 +242,7 @@ class StoreWriter:
             return
         for name, array in arrays.items():
             for number in range(shard_count(array)):
-                if damage(self._store / name, array, number):
+                if damage(self._store, name, array, number):
                     (self._store / name / shard_name(array, number)).unlink(missing_ok=True)
 
     def _opened(self) -> zarr.Group:

@@ -1,7 +1,7 @@
 """Where a DVC run keeps its artifacts: `data/<stage>/<item>/<store>`.
 
 An item is one or more videos. With one video the store itself lies at that path; with several, the path is a
-folder with one store per video.
+folder with one store per video, each in one file.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ def videos_of(key: str, store: str = "clip.zarr", stage: str = "ingest", data: P
     folder = data / stage / key / store
     if (folder / "zarr.json").is_file():
         return [None]
-    names = sorted(path.name for path in folder.glob("*") if path.is_dir()) if folder.is_dir() else []
+    names = sorted(path.name for path in folder.glob("[!.]*")) if folder.is_dir() else []
     if not names:
         raise DataError(f"{folder}: nothing here; run `vidseg {stage} --item {key}` or `dvc repro {stage}@{key}`")
     return list(names)

@@ -494,7 +494,7 @@ def test_an_item_of_several_videos(project: Path) -> None:
     assert read_source(project / "data/ingest/two/source/moving") == ClipSource(Path("clip.mp4"), 7.0)
     for name in ("frames", "moving"):
         assert (project / "data/ingest/two/seed" / name / "seed.json").is_file()
-        assert (project / "data/ingest/two/truth.zarr" / name / "zarr.json").is_file()
+        assert (project / "data/ingest/two/truth.zarr" / name).is_file()
 
 
 def test_an_item_of_a_folder_of_videos(project: Path, frames: Path) -> None:

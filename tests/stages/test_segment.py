@@ -574,7 +574,7 @@ def test_frames_in_another_form(text: str) -> None:
 def test_several_videos_of_an_item_lie_side_by_side(tmp_path: Path, work: Path) -> None:
     place = Place(tmp_path / "item", "video1")
     segment.run(work / "features.zarr", work / "matches.zarr", place, PARAMS)
-    assert (tmp_path / "item" / "coarse.zarr" / "video1" / "zarr.json").is_file()
+    assert (tmp_path / "item" / "coarse.zarr" / "video1").is_file()
     assert (tmp_path / "item" / "context" / "video1" / "meta.json").is_file()
 
 

@@ -206,7 +206,7 @@ def test_a_read_that_fails_leaves_no_other_one_running(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'latents' is damaged in shard 0"):
         opened.read("latents")
     assert sync(running()) == 0
-    assert damage_of(opened.path / "latents", opened.array("latents"), 0)
+    assert damage_of(opened.path, "latents", opened.array("latents"), 0)
     assert sync(running()) == 0
 
 

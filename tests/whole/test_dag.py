@@ -65,7 +65,7 @@ def test_every_store_lies_where_the_pipeline_says(project: Project) -> None:
         "ingest/one/cuts/cuts.json", "ingest/two/cuts/b/cuts.json", "extract/one/features.zarr",
         "extract/one/latents.zarr", "correspond/one/matches.zarr", "segment/one/coarse.zarr",
         "segment/one/context", "upsample/one/labels.zarr", "evaluate/one/scores.json", "render/one/overlay.mp4",
-        "extract/two/features.zarr/a/zarr.json", "extract/two/features.zarr/b/zarr.json",
+        "extract/two/features.zarr/a", "extract/two/features.zarr/b",
         "ingest/two/source/b/source.json",
     ):  # fmt: skip
         assert (data / path).exists(), path

@@ -1,0 +1,153 @@
+"""Stores in one file, as the videos of an item of several have them."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from pipeline.errors import DataError
+from pipeline.stores.inventory import COMPLETE, check_shards, describe, find_stores
+from pipeline.stores.packed import copy_store, pack
+from pipeline.stores.schemas import LATENTS, MATCHES, ArraySpec, Schema
+from pipeline.stores.store import is_current, open_store
+from pipeline.stores.writer import StoreWriter
+
+
+def values(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((5, 2, 3)).astype(np.float32)
+
+
+def write(path: Path, seed: int = 0, schema: Schema = LATENTS) -> Path:
+    specs = {"latents": ArraySpec((5, 2, 3), "float32", shard=2)}
+    made = StoreWriter(path, path.parent / "tmp", schema, f"seed {seed}", specs, params={"seed": seed})
+    made.write("latents", 0, values(seed))
+    return made.commit()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return write(tmp_path / "latents.zarr" / "video")
+
+
+def test_a_store_among_others_is_one_file_that_any_zarr_reads(store: Path) -> None:
+    assert [path.name for path in store.parent.iterdir()] == ["video"] and store.is_file()
+    group = zarr.open_group(zarr.storage.ZipStore(store, mode="r"), mode="r")
+    assert group.attrs["complete"] is True
+    np.testing.assert_array_equal(group["latents"][:], values())
+
+
+@pytest.mark.parametrize("span", [(0, 5), (1, 2), (3, 4), (4, 5), (2, 4)])
+def test_it_reads_as_the_folder_does(store: Path, span: tuple[int, int]) -> None:
+    opened = open_store(store, LATENTS)
+    assert opened.fingerprint == "seed 0" and opened.params == {"seed": 0}
+    np.testing.assert_array_equal(opened.read("latents", *span), values()[slice(*span)])
+
+
+def test_equal_stores_are_equal_bytes(tmp_path: Path, store: Path) -> None:
+    again = write(tmp_path / "again.zarr" / "video")
+    assert again.read_bytes() == store.read_bytes()
+    with zipfile.ZipFile(store) as packed:
+        assert packed.testzip() is None
+        assert {entry.date_time[0] for entry in packed.infolist()} == {1980}
+
+
+def test_what_is_open_stays_when_another_takes_its_place(store: Path) -> None:
+    opened = open_store(store, LATENTS)
+    write(store, seed=1)
+    np.testing.assert_array_equal(opened.read("latents"), values())
+    np.testing.assert_array_equal(open_store(store, LATENTS).read("latents"), values(1))
+
+
+def test_a_folder_of_an_earlier_version_is_read_and_replaced(tmp_path: Path, store: Path) -> None:
+    with zipfile.ZipFile(store) as packed:
+        packed.extractall(tmp_path / "folder")
+    store.unlink()
+    shutil.move(tmp_path / "folder", store)
+    assert is_current(store, LATENTS, "seed 0")
+    write(store, seed=1)
+    assert store.is_file() and is_current(store, LATENTS, "seed 1")
+    assert [path.name for path in store.parent.iterdir()] == ["video"]
+
+
+def flip(store: Path) -> None:
+    """Change a byte of the second shard."""
+    with zipfile.ZipFile(store) as packed:
+        at = packed.getinfo("latents/c.1.0.0").header_offset
+    content = bytearray(store.read_bytes())
+    content[at + 60] ^= 255
+    store.write_bytes(bytes(content))
+
+
+def without(name: str):  # type: ignore[no-untyped-def]
+    """What packs a store anew without one of its files."""
+
+    def damage(store: Path) -> None:
+        folder = store.parent.parent / "folder"
+        with zipfile.ZipFile(store) as packed:
+            packed.extractall(folder)
+        (folder / name).unlink()
+        pack(folder, store)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda store: store.write_bytes(store.read_bytes()[:-30]), "video: not a Zarr store .* run `vidseg extract`"),
+        (lambda store: store.write_bytes(b""), "video: not a Zarr store"),
+        (without("zarr.json"), "video: not a Zarr store"),
+        (without("latents/c.1.0.0"), r"'latents' lacks 1 of its shards \(first: 1\).*vidseg extract"),
+        (flip, r"'latents' is damaged in shard 1 \(c\.1\.0\.0: .*re-run `vidseg extract`"),
+    ],
+)
+def test_damage_is_named(store: Path, damage, message: str) -> None:  # type: ignore[no-untyped-def]
+    damage(store)
+    with pytest.raises(DataError, match=message):
+        open_store(store, LATENTS).read("latents")
+    assert find_stores(store.parent) == [store]
+    entry = describe(store)
+    assert entry.state != COMPLETE or any(shard.problem for shard in check_shards(store))
+
+
+def test_the_inventory_knows_it(tmp_path: Path, store: Path) -> None:
+    (store.parent / ".other.partial").write_bytes(b"")  # of a killed writer
+    assert find_stores(tmp_path) == find_stores(store) == [store]
+    entry = describe(store)
+    assert (entry.state, entry.frames, entry.shards) == (COMPLETE, 5, 3)
+    assert entry.stored_bytes == store.stat().st_size
+    assert [shard.problem for shard in check_shards(store)] == [None] * 3
+
+
+@pytest.mark.parametrize("put", [lambda path: path.write_text("mine"), lambda path: write(path, schema=MATCHES)])
+def test_what_others_wrote_is_not_replaced(tmp_path: Path, put) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "latents.zarr" / "video"
+    path.parent.mkdir()
+    put(path)
+    with pytest.raises(DataError, match="video: was not written by vidseg; choose another place"):
+        write(path)
+
+
+def test_one_video_takes_the_place_of_several(tmp_path: Path, store: Path) -> None:
+    path = write(store.parent)
+    assert path.is_dir() and is_current(path, LATENTS, "seed 0")
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("latents.zarr/video", "among.zarr/others"),
+        ("one/latents.zarr", "among.zarr/others"),  # of an earlier version
+        ("one/latents.zarr", "alone.zarr"),
+    ],
+)
+def test_copies(tmp_path: Path, store: Path, source: str, target: str) -> None:
+    write(tmp_path / "one" / "latents.zarr")
+    path = copy_store(tmp_path / source, tmp_path / target, tmp_path / "tmp" / "copy")
+    np.testing.assert_array_equal(open_store(path, LATENTS).read("latents"), values())
+    assert path.is_file() == (target != "alone.zarr")
