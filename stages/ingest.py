@@ -209,10 +209,13 @@ def _write_records(out: Out, clip: ClipFrames, cuts: Cuts, given: GivenLabels, s
 
 def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> None:
     """Ingest every video of an item of videos.yaml."""
+    from pipeline.datasets.index import require_unchanged
+
     key = item_key(item)
     entries = video_entries(key, load(params_file, sets or ())["ingest"])
     _remove_stale(DATA / "ingest" / key, [entry.name for entry in entries])
     for entry in entries:
+        require_unchanged(entry.path)
         run(
             entry.path,
             place("ingest", key, entry.name),

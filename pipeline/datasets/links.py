@@ -1,10 +1,12 @@
 """A registration: a folder of links to a data set's files, in the layout that ingest and DVC can work with.
 
     registration.json                    what was registered, and which label maps were looked at
+    [<item>/index.json]                  of an item of several videos: what the files hold (see `index`)
     [<item>/]<video>/frames/<frame>.*    links to the frames
     [<item>/]<video>/labels/<frame>.png  links to the label maps, under the frames' names; and classes.json
 
-DVC reads through links to files (not through links to folders), so it notices when a linked file changes.
+DVC reads through links to files (not through links to folders), so it notices when a linked file changes, but for
+items of several videos: there it watches index.json.
 """
 
 from __future__ import annotations
@@ -12,8 +14,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import astuple
 from pathlib import Path
 
+from pipeline.datasets import index
+from pipeline.datasets.index import FileState
 from pipeline.datasets.listing import Video
 from pipeline.errors import DataError
 from pipeline.files import Mark, refuse_foreign, replacing_folder
@@ -42,12 +47,26 @@ def read_source(folder: Path) -> dict[str, str] | None:
     return dict(json.loads((folder / FILE).read_text())["source"]) if MARK.on(folder) else None
 
 
-def write_registration(folder: Path, source: Mapping[str, str], videos: Mapping[str, Video]) -> Path:
+def known_states(folder: Path) -> dict[str, FileState]:
+    """The files of items of several videos that an earlier registration looked at, by their absolute paths."""
+    content = json.loads((folder / FILE).read_text()) if MARK.on(folder) else {}
+    return {file: FileState(*state) for file, state in content.get("files", {}).items()}
+
+
+def indexed_items(folder: Path) -> list[Path]:
+    """The items' folders of a registration that have an index.json."""
+    return sorted(path.parent for path in folder.glob(f"*/{index.FILE}"))
+
+
+def write_registration(
+    folder: Path, source: Mapping[str, str], videos: Mapping[str, Video], states: Mapping[str, FileState]
+) -> Path:
     """Write the links of some videos, whole or not at all.
 
     Args:
         source: where they are from; what `check_registration` compares.
         videos: by their folders, relative to `folder`.
+        states: of all files of the videos of items of several, by their absolute paths.
     """
     with replacing_folder(folder) as scratch:
         for place, video in videos.items():
@@ -64,6 +83,11 @@ def write_registration(folder: Path, source: Mapping[str, str], videos: Mapping[
                 write_classes(labels / "classes.json", video.classes)
         checked = {str(file): mark for video in videos.values() for file, mark in _marks(video).items()}
         content = {"schema": SCHEMA, "source": dict(source), "videos": list(videos), "checked": checked}
+        if items := {scratch / Path(place).parent for place in videos if "/" in place}:
+            for item in items:
+                index.write_index(item, states)
+            (scratch / index.IGNORE_FILE).write_text(index.IGNORED)
+            content["files"] = {file: astuple(state) for file, state in states.items()}
         (scratch / FILE).write_text(json.dumps(content, indent=1) + "\n")
     return folder
 

@@ -107,7 +107,8 @@ class Clone:
 
     def bring(self, inputs: tuple[str, ...]) -> None:
         """Link files of the project that git does not know; DVC reads through links to files, not to folders."""
-        for name in inputs:
+        hidden = {str(folder / ".dvcignore") for name in inputs for folder in Path(name).parents}
+        for name in (*inputs, *hidden):
             source = self.site.project / name
             inside = (Path(root, file) for root, _, files in os.walk(source, followlinks=True) for file in files)
             for file in [source] if source.is_file() else inside:

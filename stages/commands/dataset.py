@@ -87,7 +87,8 @@ def register(
     Example: vidseg dataset register /data/VSPW_480p --dataset vspw --split val --first 30
     """
     from pipeline.datasets import ADAPTERS
-    from pipeline.datasets.links import check_registration, write_registration
+    from pipeline.datasets.index import file_states
+    from pipeline.datasets.links import check_registration, known_states, write_registration
 
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
@@ -107,7 +108,10 @@ def register(
     entries = {key: [_entry(folder, key, part, fps, size)] for key, part in items.items()}
     videos.check_keys(entries, name)
     places = {_place(key, part, video): video for key, part in items.items() for video in part}
-    write_registration(folder, source, places)
+    joined = [video for part in items.values() if len(part) > 1 for video in part]
+    with cli.progress("hash", sum(len(video.frames) + len(video.annotated) for video in joined), "files") as advance:
+        states = file_states(joined, known_states(folder), advance)
+    write_registration(folder, source, places, states)
     videos.replace_items(entries, name)
     frames = sum(len(video.frames) for video in found)
     annotated = sum(len(video.annotated) for video in found)
@@ -115,6 +119,47 @@ def register(
         f"{videos.VIDEOS}: {len(found)} videos of {frames} frames, {annotated} of them annotated, "
         f"in {len(items)} items ({next(iter(items))}, ...); run them with: dvc repro"
     )
+
+
+@app.command()
+def check(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="names of registrations; default: all in inputs/")
+    ] = None,
+) -> None:
+    """Tell which files of data sets have changed since they were registered; ends with code 3 when some have.
+
+    DVC watches the files of items of one video by itself; of items of several it watches what `register` found.
+
+    Example: vidseg dataset check vspw-val
+    """
+    from pipeline.datasets.index import REMEDY, changes
+    from pipeline.datasets.links import MARK, indexed_items, known_states
+
+    given = [REGISTRATIONS / name for name in names or ()]
+    folders = given or sorted(path for path in REGISTRATIONS.glob("*") if MARK.on(path))
+    if other := next((folder for folder in folders if not MARK.on(folder)), None):
+        raise UsageError(f"{other}: no registration of a data set; `vidseg dataset register` writes them")
+    found: dict[Path, str] = {}
+    looked = 0
+    for folder in folders:
+        items, known = indexed_items(folder), known_states(folder)
+        if not items:
+            print(f"{folder}: DVC watches all of its files: dvc status")
+            continue
+        with cli.progress("check", len(items), "items") as advance:
+            changed: dict[Path, str] = {}
+            for item in items:
+                changed |= changes(item, known=known)
+                advance(1)
+        for file, what in changed.items():
+            print(f"{file}: {what}")
+        if not changed:
+            print(f"{folder}: {len(known)} files as they were registered")
+        found |= changed
+        looked += len(known)
+    if found:
+        raise DataError(f"not as it was registered: {len(found)} of {looked} files; {REMEDY}")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from pipeline.datasets import cityscapes, listing
+from pipeline.datasets.index import REMEDY
 from pipeline.datasets.listing import Video
 from pipeline.stores.schemas import CLIP, TRUTH
 from pipeline.stores.store import Store, open_store
@@ -283,6 +285,52 @@ def test_more_items_than_dvc_can_take_are_refused_with_a_remedy(project: Path, r
     assert "(300 stages): remove items from it" in error_line(register(project, root, "vspw", check=2))
 
 
+def gone(file: Path) -> None:
+    file.unlink()
+
+
+def changed(file: Path) -> None:
+    file.write_bytes(file.read_bytes() + b" ")
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "what"),
+    [
+        (changed, "1_a-b1/frames/00000001.jpg", "changed"),
+        (gone, "1_a-b1/frames/00000001.jpg", "gone"),
+        (lambda file: gone(file.resolve()), "1_a-b1/frames/00000001.jpg", "gone"),
+        (lambda file: write_picture(file), "1_a-b1/frames/00000009.png", "new"),
+        (changed, "1_a-b1/labels/classes.json", "changed"),
+    ],
+)
+def test_files_of_joined_videos_are_what_was_registered(
+    project: Path, root: Path, change: Callable[[Path], None], path: str, what: str
+) -> None:
+    register(project, fake.vspw(root, count=2), "vspw", "--per-item", 2)
+    item = project / "inputs/vspw-val/vspw-val-000"
+    ingest = ("ingest", "--item", "vspw-val-000", "--set", "ingest.size=64")
+    vidseg(*ingest, cwd=project)
+    change(item / path)
+    result = vidseg("dataset", "check", "vspw-val", cwd=project, check=3)
+    assert f"inputs/vspw-val/vspw-val-000/{path}: {what}\n" in result.stdout
+    line = error_line(vidseg(*ingest, cwd=project, check=3))
+    assert f"{item / path}: {what} since the data set was registered; {REMEDY}" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "index.json: not readable"), ('{"schema_version": 2}', "schema version 2, this program reads 1; register")],
+)
+def test_an_index_that_cannot_be_read(project: Path, root: Path, content: str, message: str) -> None:
+    register(project, fake.vspw(root, count=2), "vspw", "--per-item", 2)
+    (project / "inputs/vspw-val/vspw-val-000/index.json").write_text(content)
+    assert message in error_line(vidseg("dataset", "check", cwd=project, check=3))
+
+
+def test_only_registrations_are_checked(project: Path) -> None:
+    assert "inputs/none: no registration" in error_line(vidseg("dataset", "check", "none", cwd=project, check=2))
+
+
 def test_joined_videos_keep_their_rates(project: Path, root: Path) -> None:
     register(project, fake.camvid11(root), "camvid", "--split", "val", "--per-item", 2)
     first, second = (items(project)[f"camvid-val-{part:03d}"][0] for part in range(2))
@@ -530,24 +578,59 @@ def test_coloured_label_maps_are_perfect_predictions(project: Path, root: Path) 
 
 @pytest.mark.whole
 def test_dvc_watches_every_video_of_an_item(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A changed file of an item's second video runs ingest of that item again, and of no other."""
+    """A changed file of an item's second video runs ingest of that item again, and of no other.
+
+    Of items that `register` wrote DVC watches index.json: registering again tells it.
+    """
     fake.vspw(root, count=4)
     (tmp_path / "project").mkdir()
     project = Project(tmp_path / "project")
     project.params["ingest"]["size"] = 64
     project.write_params()
     (project.folder / "videos.yaml").write_text("items: {}\n")
-    monkeypatch.setattr("stages.commands.dataset.SINGLE", 2)
-    monkeypatch.setattr("stages.commands.dataset.TOGETHER", 2)
+    again = ("--per-item", "2")
+    register(project.folder, root, "vspw", *again)
+    first, second = "ingest@vspw-val-000", "ingest@vspw-val-001"
+    assert sorted(project.run_stages("ingest")) == [first, second]
+    assert project.run_stages("ingest") == []
+    frame, mask = root / "data/1_a-b1/origin/00000001.jpg", root / "data/3_a-b3/mask/00000000.png"
+    for file, stage, change in (
+        (frame, first, lambda: write_picture(frame, value=77)),
+        (mask, second, lambda: write_map(mask, 3)),
+    ):
+        change()
+        assert project.run_stages("ingest") == []
+        line = error_line(vidseg("dataset", "check", cwd=project.folder, check=3))
+        assert line == "error: not as it was registered: 1 of 16 files; " + REMEDY, file
+        register(project.folder, root, "vspw", *again)
+        assert project.run_stages("ingest") == [stage]
+    os.utime(frame)
+    register(project.folder, root, "vspw", *again)  # new links, the same content
+    assert project.run_stages("ingest") == []
+    assert "16 files as they were registered" in vidseg("dataset", "check", "vspw-val", cwd=project.folder).stdout
+
+
+@pytest.mark.whole
+def test_dvc_watches_the_files_of_items_of_one_video(tmp_path: Path, root: Path) -> None:
+    """And those of an entry that a person writes for several videos."""
+    fake.vspw(root, count=1)
+    (tmp_path / "project").mkdir()
+    project = Project(tmp_path / "project")
+    project.params["ingest"]["size"] = 64
+    project.write_params()
+    mine = project.folder / "mine"
+    for name in ("a", "b"):
+        write_picture(mine / name / "frames" / "0.png")
+    (project.folder / "videos.yaml").write_text(
+        "items:\n  mine:\n    - {path: mine, ground_truth: inputs/none, classes: inputs/none, mask: inputs/none, "
+        "names: inputs/none, videos: [a, b]}\n"
+    )
     register(project.folder, root, "vspw")
-    assert sorted(project.run_stages("ingest")) == ["ingest@vspw-val-000", "ingest@vspw-val-001"]
-    assert project.run_stages("ingest") == []
-    write_picture(root / "data/1_a-b1/origin/00000001.jpg", value=77)
-    assert project.run_stages("ingest") == ["ingest@vspw-val-000"]
-    write_map(root / "data/3_a-b3/mask/00000000.png", 3)
-    assert project.run_stages("ingest") == ["ingest@vspw-val-001"]
-    register(project.folder, root, "vspw")  # new links, the same files
-    assert project.run_stages("ingest") == []
+    assert len(project.run_stages("ingest")) == 2
+    write_picture(root / "data/0_a-b0/origin/00000001.jpg", value=77)
+    write_picture(mine / "b" / "frames" / "0.png", value=77)
+    assert sorted(project.run_stages("ingest")) == ["ingest@mine", "ingest@vspw-val-0_a-b0"]
+    assert "DVC watches all of its files" in vidseg("dataset", "check", cwd=project.folder).stdout
 
 
 # Real data
