@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,8 +59,7 @@ def run(
     source = open_store(clip, CLIP)
     model, encoder_source = backbones.model_of(backbone_params, given), encoders.find(params, backbone_params)
     stored = {
-        # Where a folder lies is no part of what was made: the encoder's hash is.
-        "extract": plain(replace(params, encoder=Path(params.encoder).name)),
+        "extract": plain(encoders.with_effect(params, encoder_source)),
         "diffusion": plain(diffusion),
         "backbone": {"name": backbone_params.name, "dtype": backbones.dtype_name(backbone_params)},
     }
@@ -84,6 +82,8 @@ def run(
     feature_schedule(params, diffusion)
     margin_of(params)
     encoder = load_encoder(encoder_source, params, backbones.choose_device()) if encoder_source else None
+    if encoder_source:
+        encoders.warn_of_guesses(encoder_source)
     deferred = given is None or isinstance(given, backbones.DeferredBackbone)
     without_denoiser = params.parts == "encoder" and deferred
     backbone = backbones.load_autoencoder(backbone_params) if without_denoiser else model.load()

@@ -18,11 +18,9 @@ def margin_of(params: ExtractParams) -> int:
     Raises:
         UsageError: they hold no whole number of tokens.
     """
-    if params.padding == "none":
-        return 0
     if params.padding_pixels % MULTIPLE:
         raise UsageError(f"extract.padding_pixels must be a multiple of {MULTIPLE}, not {params.padding_pixels}")
-    return params.padding_pixels
+    return 0 if params.padding == "none" else params.padding_pixels
 
 
 def padded(frames: np.ndarray, margin: int) -> np.ndarray:

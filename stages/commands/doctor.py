@@ -35,7 +35,7 @@ CONCEPTS = ("data/learn/*/concept", "concepts/*")
 LINKS = ("reflink", "hardlink", "symlink")
 
 
-def collect() -> dict[str, Any]:
+def collect(settings: Settings) -> dict[str, Any]:
     """All findings as plain values; a problem is text starting with `missing` or `problem`."""
     return {
         "python": platform.python_version(),
@@ -44,7 +44,7 @@ def collect() -> dict[str, Any]:
         "device": _device(),
         "faiss": _faiss(),
         "backbones": {name: _weights(name) for name in backbone_names()},
-        "encoder": _encoder(),
+        "encoders": {name: _encoder(settings, name) for name in _encoders(settings)},
         "concepts": {str(folder.relative_to(Path.cwd())): _concept(folder) for folder in _concept_folders(Path.cwd())},
         "free_disk_gb": _free_gb(Path.cwd()),
         "dvc_cache": _dvc_cache(Path.cwd()),
@@ -88,20 +88,25 @@ def _weights(name: str) -> str:
     return f"{source.path} (sha256 {source.sha256[:12]})"
 
 
-def _encoder() -> str:
+def _encoders(settings: Settings) -> list[str]:
+    """The embedded encoder, and another one that the parameters name."""
+    from pipeline.encoder.locate import EMBEDDED
+
+    return [EMBEDDED, *({settings["extract"].encoder} - {EMBEDDED, "none"})]
+
+
+def _encoder(settings: Settings, name: str) -> str:
     from dataclasses import replace
 
-    from pipeline.encoder.locate import EMBEDDED
     from pipeline.errors import WeightsError
     from stages.common import encoders
 
-    settings = load()
     try:
-        source = encoders.find(replace(settings["extract"], encoder=EMBEDDED), settings["backbone"])
+        source = encoders.find(replace(settings["extract"], encoder=name), settings["backbone"])
     except WeightsError as error:
         return f"missing: {error}"
     assert source is not None
-    return f"{EMBEDDED} {source.folder} (sha256 {source.sha256[:12]})"
+    return f"{source.folder} (sha256 {source.sha256[:12]})"
 
 
 def _concept_folders(project: Path) -> list[Path]:
@@ -173,15 +178,18 @@ def main(
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
 ) -> None:
-    """Report versions, devices, FAISS build, weights, concepts, DVC cache and free disk; or try a backbone.
+    """Report versions, devices, FAISS build, weights, encoders, concepts, DVC cache and free disk; or try a backbone.
+
+    The parameters are those of `--params`, without it those of a project's params.yaml.
 
     Example: vidseg doctor --try --set backbone.name=sd21
     """
     if try_:
         return _try(load(params, set_ or ()), as_json, report)
-    if report is not None or params is not None or set_:
-        raise UsageError("--report, --params and --set are of `vidseg doctor --try`; add --try")
-    findings = collect()
+    if report is not None:
+        raise UsageError("--report is of `vidseg doctor --try`; add --try")
+    here = Path("params.yaml")
+    findings = collect(load(params or (here if here.is_file() else None), set_ or ()))
     if as_json:
         print(json.dumps(findings, indent=2))
         return

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pipeline.encoder.locate import EMBEDDED, identify
+from pipeline.encoder.locate import EMBEDDED, PREPROCESSING, identify
 from pipeline.errors import UsageError, WeightsError
 from pipeline.parameters import BackboneParams, ExtractParams
-from stages.common import backbones
+from stages.common import backbones, cli
 from stages.common.resources import resource
 
 if TYPE_CHECKING:
@@ -52,6 +53,29 @@ def _folder(name: str, backbone: BackboneParams) -> tuple[Path, bool]:
         if own.is_dir():
             return own, own != embedded
     return embedded, False
+
+
+def with_effect(params: ExtractParams, source: EncoderSource | None) -> ExtractParams:
+    """The parameters of extract without those that change nothing, for what stores and fingerprints say.
+
+    An encoder's maps and scale are of the embedded network, a margin's width is of frames that have one; and where a
+    folder lies is no part of what was made: the encoder's hash is.
+    """
+    neutral: dict[str, Any] = {"encoder": Path(params.encoder).name}
+    if source is None or not source.is_embedded:
+        neutral |= {"encoder_maps": ExtractParams.encoder_maps, "encoder_scale": ExtractParams.encoder_scale}
+    if params.padding == "none":
+        neutral |= {"padding_pixels": ExtractParams.padding_pixels}
+    return replace(params, **neutral)
+
+
+def warn_of_guesses(source: EncoderSource) -> None:
+    """Say that colours are normalised by a guess where a model's own configuration is not there."""
+    file = source.folder / PREPROCESSING
+    if not source.is_embedded and not file.is_file():
+        cli.warn(
+            f"{file} is missing: colours are normalised by 0.5, which is right for SigLIP and wrong for DINO; fetch it"
+        )
 
 
 def loaded(settings: Settings, device: torch.device) -> Encoder | None:

@@ -21,6 +21,7 @@ from PIL import Image
 from pipeline.media.video import open_source, write_video
 from stages.commands import doctor
 from tests.support.commands import error_line, tree_bytes, vidseg, write_frames, write_labels
+from tests.support.places import ROOT
 
 SIZE = (66, 130)
 
@@ -391,12 +392,18 @@ def test_doctor_tries_the_links_between_the_cache_and_the_project(
     assert "hardlink" not in found["links_working"]
 
 
+def test_doctor_looks_for_the_encoder_that_the_parameters_name(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("backbone: {name: sd21}\nextract: {encoder: weights/dinov2-base}\n")
+    for options in ((), ("--set", "extract.encoder=weights/dinov2-base", "--params", ROOT / "params.yaml")):
+        found = json.loads(vidseg("doctor", "--json", *options, cwd=tmp_path).stdout)["encoders"]
+        assert list(found) == ["efficientnet_lite0", "weights/dinov2-base"]
+        assert found["weights/dinov2-base"].startswith("missing: extract.encoder is weights/dinov2-base, which is no")
+
+
 def test_doctor_reports_what_is_here() -> None:
     findings = json.loads(vidseg("doctor", "--json").stdout)
     assert findings["faiss"].startswith("1.") or "faiss" in findings["faiss"]
     assert "models/compact" in findings["backbones"]["compact"]
-    assert (
-        findings["encoder"].startswith("efficientnet_lite0 ") and "models/compact/encoder (sha" in findings["encoder"]
-    )
+    assert "models/compact/encoder (sha" in findings["encoders"]["efficientnet_lite0"]
     assert findings["free_disk_gb"] > 0
     assert "torch" in vidseg("doctor").stdout

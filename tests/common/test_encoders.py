@@ -42,6 +42,42 @@ def test_a_folder_is_an_encoder_by_itself(tmp_path: Path) -> None:
     assert encoders.find(ExtractParams(), BackboneParams()) is None
 
 
+@pytest.mark.parametrize(
+    ("base", "change", "counts"),
+    [
+        ({}, {"padding_pixels": 96}, False),
+        ({"padding": "reflect"}, {"padding_pixels": 96}, True),
+        ({}, {"encoder_maps": ("block7",)}, True),
+        ({}, {"encoder_scale": 1.5}, True),
+        ({"encoder": "none"}, {"encoder_maps": ("block7",), "encoder_scale": 1.5}, False),
+        ({"encoder": "FOLDER"}, {"encoder_maps": ("block7",), "encoder_scale": 1.5}, False),
+        ({"encoder": "FOLDER"}, {"start_step": 23}, True),
+    ],
+)
+def test_what_has_no_effect_makes_no_other_features(
+    tmp_path: Path, base: dict[str, object], change: dict[str, object], counts: bool
+) -> None:
+    folder = tiny_encoder.save_dinov2(tmp_path / "dinov2")
+    first = replace(LITE, **{name: str(folder) if value == "FOLDER" else value for name, value in base.items()})  # type: ignore[arg-type]
+    kept = [
+        encoders.with_effect(params, encoders.find(params, BackboneParams()))
+        for params in (first, replace(first, **change))  # type: ignore[arg-type]
+    ]
+    assert (kept[0] != kept[1]) == counts
+
+
+def test_a_missing_preprocessing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for make, warns in ((tiny_encoder.save_dinov2, True), (tiny_encoder.save_siglip, False)):
+        folder = make(tmp_path / make.__name__)
+        if warns:
+            (folder / "preprocessor_config.json").unlink()
+        source = encoders.find(replace(LITE, encoder=str(folder)), BackboneParams())
+        assert source is not None
+        encoders.warn_of_guesses(source)
+        said = "preprocessor_config.json is missing: colours are normalised by 0.5"
+        assert (said in capsys.readouterr().err) == warns
+
+
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "weights/dinov2-base", __file__])
 def test_what_is_no_folder_is_named_with_what_may_be_given(name: str) -> None:
     message = (

@@ -18,11 +18,13 @@ from pipeline.encoder.map_encoder import MapEncoder
 from pipeline.errors import UsageError, VidsegError
 from pipeline.parameters import ExtractParams
 from tests.support.places import ROOT
-from tests.support.tiny_encoder import save_dinov2, save_siglip
+from tests.support.tiny_encoder import save_dinov2, save_dinov3, save_siglip, save_whole_siglip
 
 EMBEDDED = ROOT / "models" / "compact" / "encoder"
 CPU = torch.device("cpu")
 MAPS = ExtractParams.encoder_maps
+#: First four numbers of tokens 0, 13 and 31 of a picture of ramps.
+RECORDED = [[0.3078, 0.2795, -0.0633, 0.2155], [0.5079, 0.2226, 0.0364, 0.1436], [0.4151, 0.2242, -0.0428, 0.2827]]
 
 
 def frame(height: int = 64, width: int = 128) -> np.ndarray:
@@ -35,8 +37,14 @@ def load(folder: Path, maps: tuple[str, ...] = MAPS):
 
 @pytest.mark.parametrize(
     ("save", "channels"),
-    [(save_dinov2, 16), (save_siglip, 16), (lambda folder: save_siglip(folder, hidden=192), 128)],
-    ids=["dinov2", "siglip", "siglip projected"],
+    [
+        (save_dinov2, 16),
+        (save_dinov3, 16),
+        (save_siglip, 16),
+        (save_whole_siglip, 16),
+        (lambda folder: save_siglip(folder, hidden=192), 128),
+    ],
+    ids=["dinov2", "dinov3", "siglip", "siglip with text", "siglip projected"],
 )
 def test_a_vision_transformer_gives_a_vector_of_length_1_per_token(tmp_path, save, channels):
     encoder = load(save(tmp_path))
@@ -48,7 +56,7 @@ def test_a_vision_transformer_gives_a_vector_of_length_1_per_token(tmp_path, sav
     torch.testing.assert_close(again.tokens(frame(), (4, 8)), tokens)
 
 
-@pytest.mark.parametrize("save", [save_dinov2, save_siglip])
+@pytest.mark.parametrize("save", [save_dinov2, save_dinov3, save_siglip, save_whole_siglip])
 def test_a_patch_falls_on_its_token(tmp_path, save):
     """Another picture in one token's patch changes that token most of all."""
     encoder = load(save(tmp_path))
@@ -91,6 +99,14 @@ def test_the_embedded_encoder_gives_128_numbers_of_its_four_maps():
     torch.testing.assert_close(encoder.matrix, load_file(EMBEDDED / PROJECTION)["matrix"].float())
 
 
+def test_the_embedded_encoder_s_numbers_are_those_of_its_weights():
+    """Recorded numbers: a slip in the network, its maps or its matrix would change every default result in silence."""
+    rows, columns = np.mgrid[:64, :128]
+    picture = np.stack([2 * columns, 4 * rows, columns + rows], axis=-1).astype(np.uint8)
+    tokens = load(EMBEDDED).tokens(picture, (4, 8))
+    torch.testing.assert_close(tokens[[0, 13, 31], :4], torch.tensor(RECORDED), atol=2e-3, rtol=0)
+
+
 def test_other_maps_than_those_of_the_matrix_take_none_or_a_random_one():
     assert load(EMBEDDED, ("block7",)).channels == 80
     assert load(EMBEDDED, ("block14",)).channels == 128
@@ -115,6 +131,26 @@ def _without_patches(folder: Path) -> None:
     from transformers import ResNetConfig, ResNetModel
 
     ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1])).save_pretrained(folder)
+
+
+def _vision_transformer_that(kind: str) -> Callable[[Path], None]:
+    """Models with a patch size whose tokens are not one per patch of a picture."""
+
+    def make(folder: Path) -> None:
+        import transformers
+
+        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        small = {**sizes, "image_size": 64, "patch_size": 16}
+        swin = {"image_size": 64, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 1]}
+        config = {
+            "merges patches": lambda: transformers.SwinConfig(**swin),
+            "leaves patches out": lambda: transformers.ViTMAEConfig(**small),
+            "takes videos": lambda: transformers.VideoMAEConfig(**small),
+            "takes packed patches": lambda: transformers.Siglip2VisionConfig(**sizes, num_patches=16, patch_size=16),
+        }[kind]()
+        transformers.AutoModel.from_config(config).save_pretrained(folder)
+
+    return make
 
 
 def _damaged(folder: Path) -> None:
@@ -155,7 +191,11 @@ def _no_json(folder: Path) -> None:
     [
         (_empty, "no encoder; extract.encoder takes a folder with config.json and safetensors .* hf download"),
         (_pickled, "pytorch_model.bin: pickled weights are refused"),
-        (_without_patches, "a resnet has no patch tokens; take a vision transformer"),
+        (_without_patches, "a resnet does not give a token for each patch of a picture; take a vision transformer"),
+        (_vision_transformer_that("merges patches"), "config.json: a swin does not give a token for each patch"),
+        (_vision_transformer_that("leaves patches out"), "a vit_mae does not give a token for each patch"),
+        (_vision_transformer_that("takes videos"), "a videomae does not give a token for each patch"),
+        (_vision_transformer_that("takes packed patches"), "a siglip2_vision_model does not give a token for each"),
         (_damaged, "cannot be loaded .*; fetch the weights again"),
         (_other_embedded, "model.safetensors: cannot be loaded"),
         (

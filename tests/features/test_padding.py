@@ -41,14 +41,15 @@ class Averages:
         return torch.from_numpy(means.reshape(-1, 3))
 
 
-@pytest.mark.parametrize(("padding", "pixels", "expected"), [("none", 48, 0), ("reflect", 32, 32), ("reflect", 96, 96)])
+@pytest.mark.parametrize(("padding", "pixels", "expected"), [("none", 64, 0), ("reflect", 32, 32), ("reflect", 96, 96)])
 def test_the_width_of_a_margin(padding: str, pixels: int, expected: int) -> None:
     assert margin_of(replace(WITHOUT, padding=padding, padding_pixels=pixels)) == expected  # type: ignore[arg-type]
 
 
-def test_a_margin_that_cuts_tokens_is_refused() -> None:
+@pytest.mark.parametrize("padding", ["none", "reflect"])
+def test_a_margin_that_cuts_tokens_is_refused(padding: str) -> None:
     with pytest.raises(UsageError, match="extract.padding_pixels must be a multiple of 32, not 48"):
-        margin_of(ExtractParams(padding="reflect", padding_pixels=48))
+        margin_of(replace(WITHOUT, padding=padding, padding_pixels=48))  # type: ignore[arg-type]
 
 
 def test_margins_mirror_the_frame_without_its_outermost_pixels() -> None:
