@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,8 @@ def read_part(part: str, videos_file: Path = VIDEOS) -> dict[str, Any]:
     Raises:
         UsageError: no such file, a part that is missing or no mapping, or a key that is not text.
     """
-    content = yaml_files.load(videos_file, "run in the project's folder or give paths instead of --item") or {}
+    text = yaml_files.text_of(videos_file, "run in the project's folder or give paths instead of --item")
+    content = _parsed(text, str(videos_file)) or {}
     entries = (content.get(part) or {}) if isinstance(content, dict) else None
     if not isinstance(entries, dict):
         raise UsageError(f"{videos_file}: expected `{part}:` with keys, {_EXPECTED[part]}")
@@ -127,6 +129,12 @@ def read_part(part: str, videos_file: Path = VIDEOS) -> dict[str, Any]:
         if not isinstance(key, str):  # DVC leaves such an entry out without a word
             raise UsageError(f"{videos_file}: the key {key!r} is no text to YAML; put it in quotes")
     return entries
+
+
+@lru_cache(maxsize=4)
+def _parsed(text: str, what: str) -> Any:
+    """The content of videos.yaml, which commands ask for once per item; nobody changes it."""
+    return yaml_files.parse(text, what)
 
 
 def without_names(items: Any, applied: Any) -> dict[str, dict[str, Any]]:

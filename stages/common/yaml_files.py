@@ -24,7 +24,7 @@ def load(path: Path, remedy: str) -> Any:
     Raises:
         UsageError: no such file (`remedy` says what to do), or as `parse`.
     """
-    return parse(_text(path, remedy), str(path))
+    return parse(text_of(path, remedy), str(path))
 
 
 def parse(text: str, what: str) -> Any:
@@ -45,7 +45,7 @@ def read(path: Path, remedy: str) -> Any:
     Raises:
         UsageError: as `load`, or the file holds no mapping.
     """
-    content = _parsed(_yaml(), _text(path, remedy), str(path)) or {}
+    content = _parsed(_yaml(), text_of(path, remedy), str(path)) or {}
     if not isinstance(content, dict):
         raise UsageError(f"{path}: expected a mapping of names to values")
     return content
@@ -188,7 +188,8 @@ def _mapping(flow: bool | None) -> Any:
     return made
 
 
-def _text(path: Path, remedy: str) -> str:
+def text_of(path: Path, remedy: str) -> str:
+    """A file's text, within bounds; raises as `load`."""
     try:
         with path.open(encoding="utf-8") as stream:
             text = stream.read(MOST_CHARACTERS + 1)
