@@ -12,7 +12,7 @@ case.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -40,8 +40,8 @@ def labels_given(masks: Mapping[int, np.ndarray]) -> frozenset[int]:
     return frozenset(int(label) for mask in masks.values() for label in np.unique(mask[~void_tokens(mask)]))
 
 
-def check_direction(masks: Mapping[int, np.ndarray], params: SegmentParams, source_indices: list[int]) -> None:
-    """Refuse masks of which the first frames would get no labels.
+def check_direction(masks: Collection[int], params: SegmentParams, source_indices: list[int]) -> None:
+    """Refuse masks, by position in the clip, of which the first frames would get no labels.
 
     Raises:
         UsageError: names the remedy.

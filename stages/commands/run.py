@@ -52,6 +52,8 @@ def run(
 
     source, size = check_video(video, out, settings)
     check_names(names, out, None if context is None else numbering_of_context(context))
+    if mask is not None and context is None:
+        _check_first_mask(mask, settings)
     encoders.check_weights(settings, ("segment", "correspond"))
     if backbone is None:
         backbone = backbones.load_backbone(settings["backbone"])
@@ -146,6 +148,22 @@ def check_video(video: Path, out: Path, settings: Settings) -> tuple[FrameSource
     if video.is_dir() and out.resolve().is_relative_to(video.resolve()):
         raise UsageError(f"-o {out}: lies in the folder of frames; choose another folder")
     return source, size
+
+
+def _check_first_mask(masks: Masks, settings: Settings) -> None:
+    """Refuse masks by number that leave the first frames without labels, before the video is read.
+
+    What a folder holds is known only when the frames have their names: `segment.check_masks`.
+    """
+    from pipeline.media.frame_source import FrameRange
+    from pipeline.segmentation.given_frames import check_direction
+
+    if isinstance(masks, Path):
+        return
+    first = min(masks)
+    selected = list(FrameRange.parse(settings["ingest"].frames, settings["ingest"].stride).of(first + 1))
+    if first in selected:
+        check_direction([selected.index(first)], settings["segment"], selected)
 
 
 def numbering_of_context(context: Path) -> Numbering:

@@ -237,6 +237,12 @@ def test_segments_is_short_for_clusters(video: Path, tiny_model: Path, tmp_path:
             "upsample.modulate_step",
         ),
         ("video", ["--mask", "missing.png"], 3, "missing.png"),
+        (
+            "video",
+            ["--mask", "3=missing.png", "--set", "ingest.frames=1:"],
+            2,
+            "the first mask is of frame 3, and segment",
+        ),
         ("video", ["--ground-truth", "missing"], 3, "missing"),
         (
             "video",
