@@ -9,7 +9,7 @@ import dataclasses
 import re
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from operator import attrgetter
 from typing import Any, Literal
@@ -307,9 +307,11 @@ class SegmentParams:
         "what the context remembers: last_window, first_and_last, sliding:N (last N windows), prototypes:N (the last "
         "window, and N tokens of every label ever seen)",
     )
-    births: Literal["none", "distance"] = param(
+    births: Literal["none", "distance", "auto"] = param(
         "none",
-        "segments that are born after frame 1: none (the paper), or of tokens unlike all that was near their place",
+        "segments that are born after frame 1: none (the paper); distance, of tokens unlike all that was near their "
+        "place; auto: distance where K-Means on the clip's frame 1 finds the segments and some can be born, none where "
+        "a mask or a context of another clip gives them",
         before="none",
     )
     birth_quantile: float = param(
@@ -323,15 +325,24 @@ class SegmentParams:
         2.0, "how many times that distance makes a token new; the higher, the fewer births", low=1.0, before=2.0
     )
     birth_reach: int = param(6, "how far around its place a token is compared, tokens", low=1, before=6)
-    birth_tokens: int = param(24, "new tokens that touch, at least, to be born", low=1, before=24)
+    birth_tokens: int | None = param(
+        None,
+        "new tokens that touch, at least, to be born; null = a seventieth of a frame's, 12 at least",
+        low=1,
+        before=None,
+    )
     birth_frames: int = param(3, "frames in a row that they must be seen in, at least", low=1, before=3)
-    most_labels: int = param(
-        64, "most segments of a clip, those of frame 1 included, where some are born", low=1, before=64
+    most_labels: int | None = param(
+        None,
+        "most segments where some are born, those of frame 1 included; after a cut, of those that are new since; "
+        "null = 64, or twice clusters where that is more",
+        low=1,
+        before=None,
     )
     after_cut: Literal["continue", "restart"] = param(
         "continue",
         "a new shot (ingest.cuts): continue, the context predicts it and births add what is new; restart, segments are "
-        "found anew and numbered on, and most_labels is of a shot",
+        "found anew and numbered on",
         before="continue",
     )
     vote: Literal["forward", "both", "none"] = param(
@@ -344,7 +355,7 @@ class SegmentParams:
         parse_memory(self.memory)
         if self.direction == "both" and self.init != "mask":
             raise UsageError("segment.direction: both carries masks backwards; it needs segment.init: mask")
-        if self.direction == "both" and self.births != "none":
+        if self.direction == "both" and self.births == "distance":
             raise UsageError("segment.direction: both has no births, which go forward; set segment.births to none")
         if self.after_cut == "restart" and (self.init == "mask" or self.parity.label_merge == "first_frame"):
             setting = "init: mask" if self.init == "mask" else "parity.label_merge: first_frame"
@@ -352,7 +363,7 @@ class SegmentParams:
                 f"segment.after_cut: restart finds the segments of a new shot by K-Means, but segment.{setting} takes "
                 "them from a mask that is given, which a new shot does not have; use continue"
             )
-        if self.births == "none":
+        if self.births != "distance":
             return
         if self.window < 2:
             raise UsageError("segment.births: distance needs a segment.window of at least 2 frames")
@@ -361,10 +372,35 @@ class SegmentParams:
                 f"segment.birth_frames is {self.birth_frames}, more than the {self.window} frames of segment.window: "
                 "nothing could be born; lower it"
             )
-        if self.init == "kmeans" and self.clusters > self.most_labels:
+        if self.init == "kmeans" and self.clusters > self.label_limit:
             raise UsageError(
                 f"segment.most_labels is {self.most_labels}, fewer than segment.clusters ({self.clusters}); raise it"
             )
+
+    @property
+    def label_limit(self) -> int:
+        """What `most_labels` comes to."""
+        return max(64, 2 * self.clusters) if self.most_labels is None else self.most_labels
+
+    def birth_size(self, tokens: int) -> int:
+        """What `birth_tokens` comes to where a frame has so many tokens."""
+        return max(12, round(tokens / 70)) if self.birth_tokens is None else self.birth_tokens
+
+    def for_clip(self, tokens: int, given: bool) -> SegmentParams:
+        """These with what `auto` and null come to in a clip.
+
+        Args:
+            tokens: of a frame.
+            given: whether a context of another clip says what the segments are.
+        """
+        found = self.init == "kmeans" and self.parity.label_merge == "none" and not given
+        possible = 1 < self.window >= self.birth_frames and self.clusters < self.label_limit
+        births = self.births
+        if births == "auto":
+            births = "distance" if found and possible else "none"
+        if births == "none":
+            return replace(self, births=births)
+        return replace(self, births=births, birth_tokens=self.birth_size(tokens), most_labels=self.label_limit)
 
     @property
     def memory_policy(self) -> MemoryPolicy:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from pipeline.segmentation.context_store import StoredContext
     from pipeline.segmentation.joined_features import JoinedFeatures
     from pipeline.stores.numbering import Numbering
     from pipeline.stores.store import Store
@@ -58,6 +59,7 @@ def run(
     seen = context_features(source, params)
     clip = stores.make_clip(seen, moves)
     given = None if context is None else context_store.load_context(context, seen.kind)
+    params = in_clip(params, source, given)
     masks = {} if given else read_masks(seed, source, params)
     mark = fingerprint(
         "segment",
@@ -113,6 +115,16 @@ def run(
     # The store is committed last: where it is current, the model beside it is too.
     context_store.save_context(context_path, learnt)
     return writer.commit()
+
+
+def in_clip(params: SegmentParams, features: Store, given: StoredContext | None = None) -> SegmentParams:
+    """The parameters with what `auto` and null come to in a clip that begins with a context, if one is given."""
+    from math import prod
+
+    from pipeline.segmentation.stores import store_grid
+
+    others = given is not None and given.fitted_on != features.fingerprint
+    return params.for_clip(prod(store_grid(features)), others)
 
 
 def _warn_of_one_label(features: Path, labels: Collection[int]) -> None:

@@ -20,7 +20,7 @@ remembered, wherever it was. What is as near to it as usual is recognised.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -46,11 +46,18 @@ class Numbers:
         given: all of them; where segments were found anew after a cut, all from then on.
         born: those that were given to segments that were born later.
         anew: those of segments that were found anew after a cut.
+        earlier: those that were given before the shot began; `segment.most_labels` does not count them.
     """
 
     given: frozenset[int]
     born: frozenset[int] = frozenset()
     anew: frozenset[int] = frozenset()
+    earlier: frozenset[int] = frozenset()
+
+    @property
+    def counted(self) -> int:
+        """How many of them count for `segment.most_labels`."""
+        return len(self.given - self.earlier)
 
     def next(self, count: int = 1) -> int:
         """The first of `count` numbers in a row for new segments: above all others, and never 255, which PNGs read as
@@ -60,7 +67,11 @@ class Numbers:
 
     def with_born(self, labels: Collection[int]) -> Numbers:
         """These, and those of segments that were born just now."""
-        return Numbers(self.given | set(labels), self.born | set(labels), self.anew)
+        return replace(self, given=self.given | set(labels), born=self.born | set(labels))
+
+    def in_new_shot(self) -> Numbers:
+        """These where a shot begins that the context predicts."""
+        return replace(self, earlier=self.given)
 
     def restarted(self, count: int) -> Numbers:
         """Those of `count` segments that are found anew after a cut."""
@@ -69,17 +80,20 @@ class Numbers:
 
     def highest(self, params: SegmentParams) -> int:
         """The largest number that segments can come to that are born."""
-        if len(self.given) >= params.most_labels:
+        if self.counted >= params.label_limit:
             return max(self.given)
-        last = self.next() + params.most_labels - len(self.given) - 1
+        last = self.next() + params.label_limit - self.counted - 1
         return last + (self.next() <= VOID <= last)
 
     def highest_after(self, cuts: int, params: SegmentParams) -> int:
         """The largest number that segments can come to in a clip of so many cuts."""
         highest = max(self.given) if params.births == "none" else self.highest(params)
-        if not cuts or params.after_cut == "continue":
+        if not cuts or (params.after_cut == "continue" and params.births == "none"):
             return highest
-        return Numbers(frozenset([highest])).restarted(params.clusters).highest_after(cuts - 1, params)
+        numbers = Numbers(frozenset([highest]))
+        if params.after_cut == "continue":
+            return numbers.in_new_shot().highest_after(cuts - 1, params)
+        return numbers.restarted(params.clusters).highest_after(cuts - 1, params)
 
 
 def sightings(
@@ -182,12 +196,12 @@ def _number(
     for part in parts:
         number = numbers.next()
         numbers = numbers.with_born([number])
-        if len(numbers.given) > params.most_labels:
+        if numbers.counted > params.label_limit:
             frame = scene.first_frame + int(part.any(axis=1).argmax())
             raise UsageError(
-                f"segment.most_labels is {params.most_labels}, and one more segment would be born in frame {frame}; "
-                "raise it, or raise segment.birth_factor or segment.birth_tokens so that fewer are born; "
-                "segment.after_cut=restart counts shot by shot"
+                f"segment.most_labels is {params.label_limit}, and one more segment would be born in frame {frame}; "
+                "raise it, or raise segment.birth_factor or segment.birth_tokens so that fewer are born, or set "
+                "segment.births=none"
             )
         born[part] = number
     return numbers
@@ -315,7 +329,8 @@ def _own_tokens(region: np.ndarray, known: np.ndarray, labels: np.ndarray, grid:
 
 
 def _is_large(region: np.ndarray, params: SegmentParams) -> bool:
-    return bool((region.sum(axis=1) >= params.birth_tokens).sum() >= params.birth_frames)
+    least = params.birth_size(region.shape[1])
+    return bool((region.sum(axis=1) >= least).sum() >= params.birth_frames)
 
 
 def _regions(new: np.ndarray, following: np.ndarray, grid: Grid) -> list[np.ndarray]:

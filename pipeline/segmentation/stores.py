@@ -137,21 +137,33 @@ def read_seed(folder: Path | None, grid: Grid, indices: Sequence[int] = range(1)
     return {place: resize_nearest(read_label_png(file), grid).reshape(-1) for place, file in files.items()}
 
 
-def start_from(stored: StoredContext, features: Store, first_frame: int = 0) -> Start:
+def start_from(stored: StoredContext, features: Store, first_frame: int = 0, cuts: Sequence[int] = ()) -> Start:
     """Where prediction begins with a stored context.
 
     When it was just fitted on frame 1 of this very clip and `first_frame` is that frame, its labels are M^1.
+
+    Args:
+        cuts: positions of the frames that begin a shot, but for the first one.
     """
     context = stored.context
     fresh = context.first is not None and not context.windows
     own = stored.fitted_on == features.fingerprint and first_frame == 0
     first_labels = context.first.labels if fresh and own and context.first is not None else None
-    return Start(context, first_labels, numbers_of(stored.numbering))
+    shot = max((cut for cut in cuts if cut <= first_frame), default=0)
+    return Start(context, first_labels, numbers_of(stored.numbering, features.fingerprint, shot))
 
 
-def numbers_of(numbering: Numbering) -> Numbers:
-    """The label values that a numbering has given."""
-    return Numbers(frozenset(numbering.labels), numbering.born)
+def numbers_of(numbering: Numbering, clip: str, shot: int) -> Numbers:
+    """The label values that a numbering has given, in the shot of a clip that begins at frame `shot`.
+
+    Args:
+        clip: fingerprint of the clip's features.
+    """
+    given = frozenset(numbering.labels)
+    if not shot:
+        return Numbers(given, numbering.born)
+    later = {birth.label for birth in numbering.births if birth.clip == clip and birth.first >= shot}
+    return Numbers(given, numbering.born, earlier=given - later)
 
 
 class CoarseWriter:

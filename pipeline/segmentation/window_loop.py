@@ -9,7 +9,7 @@ is predicted from what the model learnt before, refined along its trajectories, 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -219,6 +219,8 @@ def segment_windows(clip: Clip, start: Start, params: SegmentParams) -> Iterator
         opens = opened_by(window.start, clip.cuts)
         if opens == "shot" and params.after_cut == "restart":
             opens, start = "clip", restart(features, start.given, params)
+        elif opens == "shot":
+            start = replace(start, numbers=start.given.in_new_shot())
         neighbours = start.context.neighbours(features, params.neighbors, window.start)
         predicted = _predicted(neighbours, start, params)
         before = features[:1] if opens == "clip" else earlier

@@ -17,7 +17,7 @@ from pipeline.spans import parse_span
 from stages.common import cli
 from stages.common.resources import stage_version
 from stages.common.settings import Settings, load, plain
-from stages.segment import SeedOption, births_made_of, first_features, fit_numbering, read_masks
+from stages.segment import SeedOption, births_made_of, first_features, fit_numbering, in_clip, read_masks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +35,7 @@ def fit(features: Path, out_context: Path, params: SegmentParams, seed: Path | N
 
     refuse_foreign(out_context, context_store.MARK)
     source = open_store(features, FEATURES)
+    params = in_clip(params, source)
     seen = context_features(source, params)
     masks = read_masks(seed, source, params)
     if not masks.keys() <= {0}:
@@ -117,11 +118,15 @@ def predict(
     source = open_store(features, FEATURES)
     seen = context_features(source, params)
     stored = context_store.load_context(context, seen.kind)
+    params = in_clip(params, source, stored)
     chosen = parse_frames(frames, seen.frames)
     moves, cuts = None, tuple[int, ...]()
     if matches is not None:
         if params.births == "none":
-            raise UsageError("--matches is for segments that are born, but segment.births is none; set it to distance")
+            raise UsageError(
+                "--matches is for segments that are born, but segment.births is none, or auto and comes to none here; "
+                "set it to distance"
+            )
         _require_one_window(chosen, params, str(features), "predict")
         moves = open_store(matches, MATCHES)
         stores.require_same_features(moves, source)
@@ -147,13 +152,13 @@ def predict(
         shard=seen.shard,
         highest=int(stored.context.labels.max())
         if moves is None
-        else stores.start_from(stored, source).highest(params),
+        else stores.start_from(stored, source, chosen.start, cuts).highest(params),
         params={**source.params, "segment": plain(params)},
         numbering=numbering,
     )
     for window in window_loop.window_ranges(chosen.stop, params.window, chosen.start):
         values = seen.read(window.start, window.stop)
-        start = stores.start_from(stored, source, window.start)
+        start = stores.start_from(stored, source, window.start, cuts)
         labels = window_loop.predict_window(values, start, params, window.start)
         if moves is not None:
             earlier = window_loop.window_before(window.start, params.window, cuts)
@@ -334,7 +339,7 @@ def predict_command(
 ) -> None:
     """Label frames with a context: coarse.zarr, whose `initial` and `refined` are both the predicted labels.
 
-    Example: vidseg context predict ctx work/features.zarr step1 --frames 0:14
+    Example: vidseg context predict ctx work/features.zarr step1 --frames 0:7 --matches work/matches.zarr
 
     Frame 1 of the clip that the context was fitted on keeps its labels (segment.parity.first_frame: keep). Segments are
     born (segment.births) where --matches is given.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.parameters import SegmentParams
+from pipeline.parameters import SegmentParams, SegmentParity
 from pipeline.segmentation.births import Numbers, sightings
 from pipeline.segmentation.correspondence import Matches, next_tokens
 from pipeline.segmentation.novelty import distances_nearby
@@ -160,6 +160,39 @@ def test_thresholds_that_nothing_can_reach_are_named(change: dict[str, Any], mes
 
 
 @pytest.mark.parametrize(
+    ("change", "given", "births"),
+    [
+        ({}, False, "distance"),
+        ({}, True, "none"),
+        ({"init": "mask"}, False, "none"),
+        ({"init": "mask", "direction": "both"}, False, "none"),
+        ({"parity": SegmentParity(label_merge="first_frame")}, False, "none"),
+        ({"window": 1}, False, "none"),
+        ({"window": 2}, False, "none"),
+        ({"most_labels": 4}, False, "none"),
+        ({"births": "distance", "init": "mask"}, True, "distance"),
+        ({"births": "none"}, False, "none"),
+    ],
+)
+def test_auto_adds_births_where_kmeans_finds_the_segments(change: dict[str, Any], given: bool, births: str) -> None:
+    params = replace(SETTINGS, **{"births": "auto", **change}).for_clip(480, given)
+    assert params.births == births
+    assert params.for_clip(480, given) == params
+
+
+@pytest.mark.parametrize(
+    ("clusters", "tokens", "size", "limit"), [(20, 1792, 26, 64), (20, 448, 12, 64), (50, 960, 14, 100)]
+)
+def test_thresholds_that_are_not_given_follow_the_grid_and_k(clusters: int, tokens: int, size: int, limit: int) -> None:
+    params = replace(SETTINGS, clusters=clusters, birth_tokens=None)
+    assert (params.birth_size(tokens), params.label_limit) == (size, limit)
+    settled = params.for_clip(tokens, given=False)
+    assert (settled.birth_tokens, settled.most_labels) == (size, limit)
+    given = replace(params, birth_tokens=3, most_labels=70)
+    assert given.for_clip(tokens, given=False) == given
+
+
+@pytest.mark.parametrize(
     ("given", "following", "highest"),
     [({0, 1, 2}, 3, 9), ({0, 250}, 251, 259), ({254}, 256, 264), ({0, 255}, 256, 263), (set(range(12)), 12, 11)],
 )
@@ -242,12 +275,13 @@ def test_a_shot_after_one_of_a_single_frame_is_compared_within_itself() -> None:
     assert windows[-1].numbers.born == {4, 5, 6, 7}
 
 
-def test_most_labels_is_of_a_shot_where_it_restarts() -> None:
-    few = replace(SETTINGS, most_labels=6)
-    with pytest.raises(UsageError, match="born in frame 10; .*segment.after_cut=restart counts shot by shot"):
-        segmented(AWAY, few, cuts=(10, 20))
-    labels = refined(segmented(AWAY, replace(few, after_cut="restart"), cuts=(10, 20)))
-    assert labels.max() == 11
+@pytest.mark.parametrize("after_cut", ["continue", "restart"])
+def test_most_labels_counts_shot_by_shot(after_cut: Literal["continue", "restart"]) -> None:
+    few = replace(SETTINGS, most_labels=5, after_cut=after_cut)
+    assert refined(segmented(AWAY, few, cuts=(10, 20))).max() == 11
+    later = painted(18, [Visit(0, 8, row=0), Visit(1, 8, row=8)]) + 8
+    with pytest.raises(UsageError, match="segment.most_labels is 5, and one more segment would be born in frame 18"):
+        segmented(np.concatenate([painted(10, []), later]), few, cuts=(10,))
 
 
 @pytest.mark.parametrize(
@@ -270,7 +304,9 @@ def test_numbers_go_on_and_leave_void_out(given: tuple[int, ...], count: int, fi
         ("none", "restart", 2, 11),
         ("none", "restart", 62, 251),
         ("none", "restart", 63, 259),  # 252 to 255 would have void among them
-        ("distance", "continue", 9, 63),
+        ("distance", "continue", 0, 63),
+        ("distance", "continue", 1, 127),
+        ("distance", "continue", 3, 256),  # 255 is void
         ("distance", "restart", 1, 127),
     ],
 )

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from pipeline.errors import DataError, UsageError
 from pipeline.parameters import CorrespondParams, SegmentParams, SegmentParity
 from pipeline.segmentation.correspondence import next_tokens
+from pipeline.segmentation.stores import numbers_of
 from pipeline.stores.cuts import Cuts, write_cuts
 from pipeline.stores.numbering import Numbering
 from pipeline.stores.schemas import COARSE, FEATURES, MATCHES
@@ -202,6 +203,30 @@ def test_births_are_noted_beside_the_labels_and_in_the_context(work: Path, tmp_p
     assert "4: frames 6 to 11" in vidseg("context", "show", tmp_path / "out" / "context").stdout
 
 
+def test_auto_is_births_but_beside_what_is_given(work: Path, tmp_path: Path) -> None:
+    """With the bytes that `distance` and `none` give."""
+    correspond.run(make_features(work, enters=6), work, MATCHING)
+    auto = replace(BIRTHS, births="auto")
+
+    def written(name: str, params: SegmentParams, **inputs: Path) -> dict[str, bytes]:
+        run_segment(work, tmp_path / name, params, **inputs)
+        return tree_bytes(tmp_path / name)
+
+    assert written("auto", auto) == written("distance", BIRTHS)
+    own = {"context": context.fit(work / "features.zarr", tmp_path / "fitted", auto)}
+    assert written("own", auto, **own) == written("same", BIRTHS, **own)
+    off = replace(BIRTHS, births="none")
+    mask = {"seed": make_seed(tmp_path / "seed", np.eye(16, 24).astype(np.uint8))}
+    masks = [replace(params, init="mask") for params in (auto, off)]
+    assert written("mask", masks[0], **mask) == written("none", masks[1], **mask)
+    correspond.run(make_features(tmp_path / "other", seed=1), tmp_path / "other", MATCHING)
+    run_segment(tmp_path / "other", tmp_path / "given", off)
+    others = {"context": tmp_path / "given" / "context"}
+    assert written("context", auto, **others) == written("no", off, **others)
+    with pytest.raises(UsageError, match="segment.births is none, or auto and comes to none here; set it to distance"):
+        context.predict(others["context"], work / "features.zarr", tmp_path, auto, "0:5", work / "matches.zarr")
+
+
 def test_names_of_a_context_fit_clips_in_which_more_is_born(work: Path, tmp_path: Path) -> None:
     given = run_segment(work, tmp_path / "first")
     correspond.run(make_features(work, enters=6, seed=1), work, MATCHING)
@@ -226,7 +251,7 @@ def test_labels_become_sixteen_bit_when_births_may_need_it(work: Path, tmp_path:
 def test_matches_for_births_that_are_off_and_for_more_than_a_window_are_refused(work: Path, tmp_path: Path) -> None:
     features, matches = work / "features.zarr", work / "matches.zarr"
     model = context.fit(features, tmp_path / "context", PARAMS)
-    with pytest.raises(UsageError, match="segment.births is none; set it to distance"):
+    with pytest.raises(UsageError, match="segment.births is none, or .*; set it to distance"):
         context.predict(model, features, tmp_path, PARAMS, "0:5", matches)
     with pytest.raises(UsageError, match=r"has 12 frames, more than segment.window \(5\)"):
         context.predict(model, features, tmp_path, BIRTHS, None, matches)
@@ -372,6 +397,7 @@ def test_steps_by_hand_heed_cuts(work: Path, tmp_path: Path) -> None:
         start, stop = map(int, frames.split(":"))
         np.testing.assert_array_equal(open_store(path, COARSE).read("refined"), expected.read("refined")[start:stop])
     assert tree_bytes(model) == tree_bytes(tmp_path / "expected" / "context")
+    assert numbers_of(Numbering.of_coarse(expected), expected.attrs["features"], 7).counted == 1
     with pytest.raises(UsageError, match=r"is cut at frame 7 .*; predict 5:7 and 7:10 one after the other"):
         context.predict(model, features, tmp_path, BIRTHS, "5:10", matches)
     with pytest.raises(UsageError, match=r"a shot begins at frame 7, where segment.after_cut: restart fits another"):
