@@ -94,7 +94,7 @@ def _write_maps(task: Task, out: Out, progress: cli.Progress) -> None:
             "frames": [[chunk.frames.start, chunk.frames.stop] for chunk in plan],
             "taken": [[chunk.taken.start, chunk.taken.stop] for chunk in plan],
             "segments": task.concept.attrs["segments"],
-            **({"size": list(clip.array("frames").shape[1:3])} if sections.apply.focus == "box" else {}),
+            **({"size": list(clip.size("frames"))} if sections.apply.focus == "box" else {}),
         },
     )
     missing = [part.start for part in soft.missing()]
@@ -229,8 +229,7 @@ def _modulation(task: Task, soft: Store, rules: Rules) -> Modulation:
     from stages.upsample import Modulation
 
     clip, backbone = task.clip, task.model.load()
-    height, width = clip.array("frames").shape[1:3]
-    grid = backbone.token_shape(rules.upsample.block, (height, width))[:2]
+    grid = backbone.token_shape(rules.upsample.block, clip.size("frames"))[:2]
     planes, small = coarse_planes(soft, task.plan, grid), small_decoder(rules.upsample, task.backbone)
     return Modulation(clip, task.latents, planes, tuple(clip.attrs["source_size"]), rules, backbone, small)
 
@@ -243,7 +242,7 @@ def _note_size(inputs: Inputs) -> None:
     from pipeline.stores.store import open_store
 
     clip, learned = open_store(inputs.clip, CLIP), open_concept(inputs.concept).params["learn"]["size"]
-    height, width = clip.array("frames").shape[1:3]
+    height, width = clip.size("frames")
     tall, wide = clip.attrs["source_size"]
     if (height, width) != model_size(tall, wide, learned):
         cli.note(

@@ -89,12 +89,12 @@ def run(
     backbone = backbones.load_autoencoder(backbone_params) if without_denoiser else model.load()
     together = check_window(params.frames_together, backbone)
 
-    frames, height, width = source.array("frames").shape[:3]
+    frames, size = source.frames("frames"), source.size("frames")
     indices = source.attrs["source_indices"]
     per_file = params.shard if together == 1 else together
     if frames < together:
         cli.note(f"extract: {clip} has {frames} frames, extract.frames_together is {together}: one shorter window")
-    *grid, channels = extraction.feature_shape(backbone, (height, width), params)
+    *grid, channels = extraction.feature_shape(backbone, size, params)
     tokens, arrays = grid[0] * grid[1], extraction.feature_arrays(params)
     widths = {"encoder": encoder.channels} if encoder else {}
     shapes = {name: (frames, tokens, widths.get(name, channels)) for name in arrays}
@@ -120,7 +120,7 @@ def run(
         scratch_of(out),
         LATENTS,
         mark,
-        {"latents": ArraySpec((frames, *extraction.latent_shape(backbone, (height, width))), "float32", per_file)},
+        {"latents": ArraySpec((frames, *extraction.latent_shape(backbone, size)), "float32", per_file)},
         attrs={"clip": source.fingerprint, "source_indices": indices},
         params=stored,
         backbone=model.fingerprint,

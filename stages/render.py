@@ -152,7 +152,7 @@ def _write_labels(
             write_label_png(folder / "labels" / f"{name}.png", plane)
         advance(1)
     uses, void = tally.uses(void_of(labels)), void_of(labels)
-    size = labels.array("labels").shape[1:]
+    size = labels.size("labels")
     found = born_of(labels)
     content = listing(uses, names, size, colours, _named(labels), void, found, pictures.times, pictures.cuts)
     (folder / "labels.json").write_text(json.dumps(content, indent=1) + "\n")
@@ -264,8 +264,8 @@ def open_matching(path: Path, schema: Schema, clip: Store, *arrays: str) -> Stor
     frames, expected = store.frames(array), clip.frames("frames")
     if frames != expected:
         raise DataError(f"{path} has {frames} frames but {clip.path} {expected}: they are of different clips")
-    if array == "labels" and list(store.array(array).shape[1:]) != list(clip.attrs["source_size"]):
-        (height, width), source = store.array(array).shape[1:], clip.attrs["source_size"]
+    if array == "labels" and list(store.size(array)) != list(clip.attrs["source_size"]):
+        (height, width), source = store.size(array), clip.attrs["source_size"]
         raise DataError(
             f"{path} is {width}x{height} but the source of {clip.path} {source[1]}x{source[0]}; "
             f"run `vidseg {store.stage}` again"

@@ -61,7 +61,7 @@ def run(
     if (twin := next((other for other in elsewhere if is_current(other, TRACKS, mark)), None)) is not None:
         refuse_foreign(path, TRACKS.mark)
         return copy_store(twin, path, out / "tmp" / mark)
-    frames, height, width = source.array("frames").shape[:3]
+    frames, (height, width) = source.frames("frames"), source.size("frames")
     grid = height // CELL, width // CELL
     points, window = grid[0] * grid[1], min(params.window, frames)
     writer = StoreWriter(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
@@ -24,8 +25,8 @@ from pipeline.upsampling.rules import Rules
 
 Result = TypeVar("Result")
 Size = tuple[int, int]
-#: A round of the calibration that would take more seconds than this is not begun.
-LONGEST = 8.0
+#: A round of the calibration that would take more seconds than this, or this share of the clip's, is not begun.
+LONGEST, SHARE = 8.0, 1 / 50
 #: Side of the frame with which an encoder is timed, and of a token, in pixels.
 CALIBRATED, TOKEN = 256, 16
 
@@ -62,24 +63,32 @@ class Costs:
 
 
 def calibrate(
-    backbone: Backbone, size: Size, diffusion: DiffusionParams, rules: Rules | None, small: Images | None = None
+    backbone: Backbone,
+    size: Size,
+    diffusion: DiffusionParams,
+    rules: Rules | None,
+    small: Images | None = None,
+    frames: float = math.inf,
 ) -> Costs:
     """Time one frame of size (H, W) and one of its labels through the real code: a video model's in a window of two.
 
     Begins with a small frame, which also warms up, and doubles its sides as long as that is quick. What is then
-    still smaller than `size` is scaled by area; small frames are slower per pixel, so this errs on the long side.
+    still smaller than `size` is scaled by area, which may be a fifth off: a small frame costs more per pixel, but for
+    self-attention, which grows faster than the area.
 
     Args:
         rules: None where labels are enlarged without the backbone.
         small: the small decoder; only needed where `fast.decode` is `small`.
+        frames: of the clip; a short one's calibration is shorter.
     """
     part: Size = (MULTIPLE, MULTIPLE)
     while True:
         costs = _round(backbone, part, diffusion, rules, small)
         following = min(2 * part[0], size[0]), min(2 * part[1], size[1])
         growth = following[0] * following[1] / (part[0] * part[1])
-        if part == size or growth * costs.total > LONGEST:
-            return costs.scaled(size[0] * size[1] / (part[0] * part[1]))
+        whole = costs.scaled(size[0] * size[1] / (part[0] * part[1]))
+        if part == size or growth * costs.total > min(LONGEST, SHARE * frames * whole.total):
+            return whole
         part = following
 
 

@@ -96,7 +96,7 @@ def labelled_clip(
         UsageError: a segment that is not there is chosen.
     """
     frames = pictures.clip.attrs["names"]
-    if labels.frames("labels") != len(frames) or tuple(labels.array("labels").shape[1:]) != pictures.size:
+    if labels.frames("labels") != len(frames) or labels.size("labels") != pictures.size:
         raise DataError(f"{labels.path} and {pictures.clip.path} are of different clips; run `vidseg run` again")
     for frame in frames:
         if str(frame) in (".", "..") or any(sign in str(frame) for sign in "/\\\0"):

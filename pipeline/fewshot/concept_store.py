@@ -101,8 +101,7 @@ def open_concept(folder: Path) -> Store:
 
 def learned_grid(folder: Path) -> tuple[int, int]:
     """(h, w) of the maps that a concept was learned on; raises as `open_concept`."""
-    height, width = open_concept(folder).array("reference_numbers").shape[1:]
-    return height, width
+    return open_concept(folder).size("reference_numbers")
 
 
 def load_concept(folder: Path) -> Concept:

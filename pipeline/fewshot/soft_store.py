@@ -84,8 +84,7 @@ class ClipStores:
     @property
     def size(self) -> Grid:
         """(H, W) of the frames, which is the models'."""
-        height, width = self.clip.array("frames").shape[1:3]
-        return height, width
+        return self.clip.size("frames")
 
     def _latents_of(self, frames: range, device: torch.device, focus: Focus | None = None) -> torch.Tensor:
         """The clean latents (f, 4, h, w) of what is seen of frames."""

@@ -90,7 +90,7 @@ class ClipPictures:
 
 def open_pictures(clip: Store, origin: ClipSource | None) -> ClipPictures:
     """The pictures of a clip, from its source where that is known and still what the clip was made of."""
-    height, width = clip.array("frames").shape[1:3]
+    height, width = clip.size("frames")
     instead = f"the clip's frames of {width}x{height} are enlarged instead"
     if origin is None:
         rate = f"shown at {FOLDER_FPS:g} frames per second"

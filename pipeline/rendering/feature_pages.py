@@ -61,7 +61,7 @@ class FeaturePages:
     def pages(self) -> Iterator[np.ndarray]:
         """Per frame: the frame, then the components of a single block, of the averaged blocks, of the encoder."""
         total = self.clip.frames("frames")
-        width = width_within(self.clip.array("frames").shape[1:3], SIDE)
+        width = width_within(self.clip.size("frames"), SIDE)
         titles = feature_titles(self.features)
         axes = {name: feature_axes(self.features, name) for name in titles}
         grid = tuple(self.features.attrs["grid"])

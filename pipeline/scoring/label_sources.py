@@ -35,8 +35,7 @@ class StoredFrames:
     @property
     def size(self) -> tuple[int, int]:
         """(H, W) of the frames."""
-        height, width = self._store.array(self._array).shape[1:]
-        return height, width
+        return self._store.size(self._array)
 
     def __len__(self) -> int:
         return len(self._positions)

@@ -61,11 +61,11 @@ class Attributes(dict[str, Any]):
 class Store:
     """A complete store, opened read-only."""
 
-    def __init__(self, path: Path, schema: Schema, group: zarr.Group) -> None:
+    def __init__(self, path: Path, schema: Schema, attrs: Mapping[str, Any], arrays: Mapping[str, zarr.Array]) -> None:
         self.path = path
         self.schema = schema
-        self.attrs = Attributes(dict(group.attrs), path, schema)
-        self._group = group
+        self.attrs = Attributes(attrs, path, schema)
+        self._arrays = arrays
 
     @property
     def stage(self) -> str:
@@ -86,16 +86,21 @@ class Store:
         Raises:
             DataError: the store has none.
         """
-        if name not in self._group:
+        if name not in self._arrays:
             raise DataError(f"{self.path}: has no array '{name}'; delete the store and re-run `vidseg {self.stage}`")
-        return self._group[name]  # type: ignore[return-value]
+        return self._arrays[name]
 
     def has(self, name: str) -> bool:
         """Whether it has an array of that name."""
-        return name in self._group
+        return name in self._arrays
 
     def frames(self, name: str) -> int:
         return int(self.array(name).shape[0])
+
+    def size(self, name: str) -> tuple[int, int]:
+        """(H, W) of an array of pictures or maps (f, H, W, ...); raises as `array`."""
+        height, width = self.array(name).shape[1:3]
+        return height, width
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Frames start..stop of an array.
@@ -157,7 +162,7 @@ def open_store(path: Path, schema: Schema) -> Store:
                 f"{path}: array '{name}' lacks {len(absent)} of its shards (first: {absent[0]}); "
                 f"delete the store and re-run `vidseg {schema.stage}`"
             )
-    return Store(path, schema, group)
+    return Store(path, schema, dict(attrs), arrays)
 
 
 def is_current(path: Path, schema: Schema, fingerprint: str) -> bool:

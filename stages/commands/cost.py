@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,17 +44,25 @@ def workload(settings: Settings, size: Size, source_size: Size) -> Workload:
     return Workload(size, source_size, settings["segment"].clusters, diffusion, extract, upsample, encoder, small)
 
 
-def seconds_per_frame(backbone: Backbone, load: Workload, encoder: Encoder | None) -> dict[str, float]:
-    """Seconds of extract and of upsample for one frame, by a short calibration on this machine."""
+def seconds_per_frame(
+    backbone: Backbone, load: Workload, encoder: Encoder | None, frames: float = math.inf
+) -> dict[str, float]:
+    """Seconds of extract and of upsample for one frame, by a short calibration on this machine.
+
+    Args:
+        frames: of the clip; a short one's calibration is shorter.
+    """
     from pipeline.cost.counting import samples_per_frame
     from pipeline.cost.timing import calibrate, encoder_seconds
     from pipeline.features.steps import feature_schedule, remaining_steps
 
     small, seen = load.small_decoder(backbone.device), load.seen.size
-    costs = calibrate(backbone, load.size, load.diffusion, load.rules, small)
+    features = feature_schedule(load.extract, load.diffusion)
+    # What upsampling denoises is timed where it denoises, else what extract does.
+    costs = calibrate(backbone, load.size, load.diffusion if load.rules else features, load.rules, small, frames)
     growth = seen[0] * seen[1] / (load.size[0] * load.size[1])
-    steps = len(remaining_steps(feature_schedule(load.extract, load.diffusion)))
-    timed = len(load.rules.steps if load.rules else remaining_steps(load.diffusion))
+    steps = len(remaining_steps(features))
+    timed = len(load.rules.steps) if load.rules else steps
     extract = costs.encode
     if load.extract.parts == "both":
         latents = costs.encode if growth > 1 else 0.0

@@ -27,9 +27,9 @@ def announce(clip: Path, estimate: Callable[[int, Size, Size], str]) -> None:
     from pipeline.stores.store import open_store
 
     store = open_store(clip, CLIP)
-    frames, height, width = store.array("frames").shape[:3]
-    takes = estimate(frames, (height, width), tuple(store.attrs["source_size"]))
-    cli.note(f"{counted(frames, 'frame')} at {width}x{height}: {takes}")
+    frames, size = store.frames("frames"), store.size("frames")
+    takes = estimate(frames, size, tuple(store.attrs["source_size"]))
+    cli.note(f"{counted(frames, 'frame')} at {size[1]}x{size[0]}: {takes}")
 
 
 def of_run(frames: int, size: Size, source_size: Size, settings: Settings, backbone: Backbone) -> str:
@@ -39,7 +39,7 @@ def of_run(frames: int, size: Size, source_size: Size, settings: Settings, backb
     from stages.common import encoders
 
     load, encoder = cost.workload(settings, size, source_size), encoders.loaded(settings, backbone.device)
-    seconds = cost.seconds_per_frame(backbone, load, encoder)
+    seconds = cost.seconds_per_frame(backbone, load, encoder, frames)
     stores = cache_bytes(backbone, load, settings["extract"].dtype)
     return _computing(frames * sum(seconds.values()), frames * sum(stores.values()))
 
@@ -59,7 +59,7 @@ def of_applying(
     )
     encoder, outline = encoders.loaded(settings, backbone.device), backbones.outline(settings["backbone"])
     sections = settings["apply"], settings["guidance"]
-    seconds = cost.seconds_per_frame(backbone, plain, encoder)["extract"]
+    seconds = cost.seconds_per_frame(backbone, plain, encoder, frames)["extract"]
     sight = concepts.Sight(outline, settings["maps"], segments, size)
     seconds += concepts.applying_seconds(backbone, sight, *sections, frames)
     stores = cache_bytes(backbone, plain, settings["extract"].dtype)

@@ -173,7 +173,7 @@ def _story(run: Reported, segments: int) -> Story:
 def _facts(run: Reported, segments: int) -> list[tuple[str, str]]:
     labels, clip, took = run.labels, run.pictures.clip, run.took or {}
     indices = clip.attrs["source_indices"]
-    height, width = clip.array("frames").shape[1:3]
+    height, width = clip.size("frames")
     step = indices[1] - indices[0] if len(indices) > 1 else 1
     every = "" if step == 1 else f", one in {step}"
     facts = [

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pipeline.backbone.image.model import StableDiffusion
-from pipeline.cost import counting
+from pipeline.cost import counting, timing
 from pipeline.cost.timing import Costs, calibrate
 from pipeline.encoder.efficientnet import EfficientNetLite0
 from pipeline.parameters import DiffusionParams
@@ -255,6 +255,22 @@ def test_calibration_ends_and_times_what_will_run(rules: Rules | None) -> None:
     costs = calibrate(backbone, (64, 192), DIFFUSION, rules)
     assert costs.encode > 0 and costs.clean > 0
     assert (costs.modulate > 0 and costs.decode > 0) == (rules is not None)
+
+
+@pytest.mark.parametrize(("frames", "largest"), [(1, (64, 64)), (1000, (64, 192))])
+def test_a_short_clip_is_timed_by_smaller_frames(
+    monkeypatch: pytest.MonkeyPatch, frames: int, largest: tuple[int, int]
+) -> None:
+    rounds: list[tuple[int, int]] = []
+
+    def timed(backbone: object, size: tuple[int, int], *_: object) -> Costs:
+        rounds.append(size)
+        return Costs(encode=size[0] * size[1] / 1e6, clean=0.0)
+
+    monkeypatch.setattr(timing, "_round", timed)
+    backbone = StableDiffusion(tiny.make_unet(), tiny.make_vae(), tiny.make_context(), "tiny", "hash")
+    costs = calibrate(backbone, (64, 192), DIFFUSION, None, frames=frames)
+    assert rounds[-1] == largest and costs.encode == pytest.approx(64 * 192 / 1e6)
 
 
 @pytest.mark.parametrize(
