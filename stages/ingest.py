@@ -44,8 +44,8 @@ def run(
 ) -> Path:
     """Bring one video to model size, with its ground truth and its masks where there are any.
 
-    The source is decoded twice: memory stays constant, and nothing is written of one that turns out to be
-    damaged. Everything is checked before anything is written.
+    Nothing is written of a source that turns out to be damaged, and memory is bounded: a long one is decoded twice.
+    Everything is checked before anything is written.
 
     Args:
         ground_truth: folder of label PNGs named like the frames; one that holds only a README means "none".

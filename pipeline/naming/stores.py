@@ -43,7 +43,7 @@ class NamedLabels(Store):
     def __init__(self, labels: Store, content: NamesFile, where: str) -> None:
         if NAMING in labels.attrs:
             raise DataError(f"{labels.path}: has names already; give the labels.zarr that it was made of")
-        super().__init__(labels.path, labels.schema, labels._group)
+        super().__init__(labels.path, labels.schema, labels.attrs, labels._arrays)
         numbering = Numbering.of_labels(labels)
         before = {label: s.name for label, s in segments_of(labels).items() if s.name is not None}
         self.naming = Naming(numbering, content.names_for(numbering, where), before)

@@ -1,12 +1,14 @@
-"""The frames of a source on their way into clip.zarr: one pass looks at them, a second one writes them."""
+"""The frames of a source on their way into clip.zarr: a pass looks at them, and for long clips a second one writes."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pipeline.media.cut_detection import CutDetector
 from pipeline.media.frame_source import FrameRange, FrameSource
@@ -15,6 +17,9 @@ from pipeline.stores.schemas import CLIP, ArraySpec
 from pipeline.stores.shard_buffer import ShardBuffer
 from pipeline.stores.store import fingerprint
 from pipeline.stores.writer import StoreWriter
+
+#: Frames at model size that are held between the passes take no more bytes than this; a longer clip is decoded again.
+MOST_HELD = 2**28
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class ClipFrames:
         names, indices: of the frames, the latter in the source, ascending.
         times: seconds after the source's first frame at which each is shown.
         digest: SHA-256 (hex) of size and pixels.
+        images: the frames (H, W, 3) u8; None where they take more than `MOST_HELD`.
     """
 
     source: FrameSource
@@ -36,6 +42,7 @@ class ClipFrames:
     indices: list[int]
     times: list[float]
     digest: str
+    images: list[np.ndarray] | None = None
 
     @property
     def params(self) -> dict[str, Any]:
@@ -79,20 +86,24 @@ def scan_frames(
     names: list[str] = []
     indices: list[int] = []
     times: list[float] = []
+    images: list[np.ndarray] | None = []
     for frame in source.frames(selected):
         names.append(frame.name)
         indices.append(frame.index)
         times.append(round(frame.time, 6))
         image = resize_frame(frame.image, size)
         digest.update(image.tobytes())
+        if images is not None:
+            images.append(image)
+            images = images if len(images) * image.nbytes <= MOST_HELD else None
         if detector is not None:
             detector.add(image)
         advance(1)
-    return ClipFrames(source, selected, size, names, indices, times, digest.hexdigest())
+    return ClipFrames(source, selected, size, names, indices, times, digest.hexdigest(), images)
 
 
 def write_frames(clip: ClipFrames, path: Path, scratch: Path, version: int, advance: Callable[[int], None]) -> Path:
-    """Write clip.zarr; the source is read once more, frame by frame.
+    """Write clip.zarr; where the frames are not held, the source is read once more, frame by frame.
 
     Args:
         version: of the stage ingest, for the fingerprint.
@@ -104,8 +115,10 @@ def write_frames(clip: ClipFrames, path: Path, scratch: Path, version: int, adva
     mark = clip.fingerprint(version)
     writer = StoreWriter(path, scratch, CLIP, mark, {"frames": spec}, params=clip.params, attrs=clip.attrs)
     buffer = ShardBuffer(writer, spec.shard)
-    for frame in clip.source.frames(clip.selected):
-        buffer.add({"frames": resize_frame(frame.image, clip.size)[None]})
+    again = (resize_frame(frame.image, clip.size) for frame in clip.source.frames(clip.selected))
+    images: Iterable[np.ndarray] = again if clip.images is None else clip.images
+    for image in images:
+        buffer.add({"frames": image[None]})
         advance(1)
     buffer.flush()
     return writer.commit()

@@ -187,6 +187,15 @@ def test_the_same_pixels_give_the_same_bytes(frames: Path, truth: Path, tmp_path
     assert tree(tmp_path / "1" / "clip.zarr") == tree(tmp_path / "2" / "clip.zarr")
 
 
+def test_frames_that_are_too_many_to_hold_are_read_again(
+    frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = run(frames, tmp_path / "held", IngestParams())
+    monkeypatch.setattr("pipeline.stores.clip_frames.MOST_HELD", 16 * 64 * 128 * 3)
+    again = run(frames, tmp_path / "again", IngestParams())
+    assert tree_bytes(held) == tree_bytes(again)
+
+
 def test_a_second_run_changes_only_what_changed(frames: Path, truth: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(frames, out, IngestParams(size=64), ground_truth=truth)
