@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +34,28 @@ def feature_titles(features: Store) -> dict[str, str]:
 
 
 def feature_axes(features: Store, name: str) -> pca.PCA:
-    """The first three principal components of an array of features over the whole clip."""
+    """The first three principal components of an array of features over the whole clip.
 
+    Those of the clip that was last asked for are kept: pictures and page of a run need the same.
+    """
+    return _axes(_Asked(features.fingerprint, name, features))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """An array of features, which are the same wherever their store lies."""
+
+    fingerprint: str
+    name: str
+    store: Store = field(compare=False)
+
+
+@lru_cache(maxsize=3)
+def _axes(asked: _Asked) -> pca.PCA:
     def read(frame: int) -> np.ndarray:
-        return read_features(features, name, frame, frame + 1)[0]
+        return read_features(asked.store, asked.name, frame, frame + 1)[0]
 
-    return pca.fit(pca.sample(read, features.frames(name)))
+    return pca.fit(pca.sample(read, asked.store.frames(asked.name)))
 
 
 @dataclass

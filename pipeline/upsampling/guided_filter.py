@@ -6,18 +6,26 @@ import cv2
 import numpy as np
 
 
-def guided_filter(values: np.ndarray, guide: np.ndarray, radius: int, variance: float) -> np.ndarray:
-    """A map (H, W) float32, locally a linear function of the guide (H, W) float32 in [0, 1].
+class GuidedFilter:
+    """Makes of maps what is locally a linear function of one guide.
 
     Args:
+        guide: (H, W) float32 in [0, 1].
         radius: pixels on each side of the windows in which the function is fitted.
-        variance: of the guide in a window, below which the map is averaged there.
+        variance: of the guide in a window, below which a map is averaged there.
     """
 
-    def mean(image: np.ndarray) -> np.ndarray:
-        return cv2.boxFilter(image, -1, (2 * radius + 1, 2 * radius + 1))
+    def __init__(self, guide: np.ndarray, radius: int, variance: float) -> None:
+        self._guide, self._window = guide, (2 * radius + 1, 2 * radius + 1)
+        self._mean_guide = self._mean(guide)
+        self._spread = self._mean(guide * guide) - self._mean_guide**2 + variance
 
-    mean_guide, mean_values = mean(guide), mean(values)
-    covariance = mean(guide * values) - mean_guide * mean_values
-    slope = covariance / (mean(guide * guide) - mean_guide**2 + variance)
-    return mean(slope) * guide + mean(mean_values - slope * mean_guide)
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """A map (H, W) float32, filtered."""
+        mean_values = self._mean(values)
+        covariance = self._mean(self._guide * values) - self._mean_guide * mean_values
+        slope = covariance / self._spread
+        return self._mean(slope) * self._guide + self._mean(mean_values - slope * self._mean_guide)
+
+    def _mean(self, image: np.ndarray) -> np.ndarray:
+        return cv2.boxFilter(image, -1, self._window)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from pipeline.upsampling.difference import resize_mask
-from pipeline.upsampling.guided_filter import guided_filter
+from pipeline.upsampling.guided_filter import GuidedFilter
 from pipeline.upsampling.labelling import Decision, RunningArgmax, relative_margin
 
 #: Joint bilateral upsampling looks at (2 * RADIUS + 1)^2 coarse cells, with these scales in cells and grey levels.
@@ -51,15 +51,15 @@ def guided_maps(maps: Mapping[int, np.ndarray], guide: np.ndarray) -> Decision:
     (He, Sun and Tang, ECCV 2010); lowest label on ties.
 
     Args:
-        maps: label, ascending -> how much a cell is of it, from 0 to 1.
+        maps: label, ascending -> how much a cell is of it, from 0 to 1; all of one size.
     """
     size = guide.shape[:2]
     brightness = cv2.cvtColor(np.ascontiguousarray(guide), cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    cells = next(iter(maps.values())).shape[0]
+    following = GuidedFilter(brightness, max(1, round(size[0] / cells)), VARIANCE)
     winner = RunningArgmax.empty(size)
     for label, of_label in maps.items():
-        radius = max(1, round(size[0] / of_label.shape[0]))
-        enlarged = resize_mask(of_label, size, "bilinear")
-        winner.add(label, guided_filter(enlarged, brightness, radius, VARIANCE))
+        winner.add(label, following(resize_mask(of_label, size, "bilinear")))
     return winner.decision
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.backbone import UNCONDITIONED, Backbone, Conditioning
 from pipeline.features.diffusion import clean_pass
 from pipeline.upsampling.difference import difference_map, resize_image
-from pipeline.upsampling.guided_filter import guided_filter
+from pipeline.upsampling.guided_filter import GuidedFilter
 from pipeline.upsampling.labelling import GroupMap, LabelledFrame, label_frame
 from pipeline.upsampling.modulation import to_share
 from pipeline.upsampling.responses import Passes, Response, responses
@@ -91,4 +91,4 @@ def _along_edges(values: np.ndarray, guide: np.ndarray) -> np.ndarray:
     largest = float(values.max())
     if largest == 0:
         return values
-    return np.maximum(guided_filter(values / largest, grey, EDGE_RADIUS, EDGE_VARIANCE), 0) * largest
+    return np.maximum(GuidedFilter(grey, EDGE_RADIUS, EDGE_VARIANCE)(values / largest), 0) * largest
