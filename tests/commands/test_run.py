@@ -406,6 +406,29 @@ def test_doctor_looks_for_the_encoder_that_the_parameters_name(tmp_path: Path) -
         assert found["weights/dinov2-base"].startswith("missing: extract.encoder is weights/dinov2-base, which is no")
 
 
+@pytest.mark.parametrize(
+    ("can", "told"),
+    [
+        ({"avx512_bf16": True, "avx2": True}, True),
+        ({"architecture": "ARM64", "bf16": True}, True),
+        ({"avx512_bf16": False, "amx_bf16": False}, False),
+        (None, False),  # torch of old tells nothing
+    ],
+)
+def test_doctor_suggests_bfloat16_where_a_cpu_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, can: dict[str, object] | None, told: bool
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if can is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can, raising=False)
+    found = doctor._device()
+    assert found.startswith("cpu (") and ("backbone.dtype=bfloat16" in found) == told
+
+
 def test_doctor_reports_what_is_here() -> None:
     findings = json.loads(vidseg("doctor", "--json").stdout)
     assert findings["faiss"].startswith("1.") or "faiss" in findings["faiss"]
