@@ -1,0 +1,130 @@
+"""Where the time goes from `vidseg run` to the first result, and how much of it the networks take.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.first_result VIDEO > table.md          # the first 28 frames
+    OMP_NUM_THREADS=1 python -m benchmarks.first_result VIDEO --set upsample.method=modulation
+
+CPU seconds (user and system) of this process, which does what `vidseg run` does, from Python's start to the page. Those
+of the networks are of the calls of autoencoder, denoiser and image encoder alone, in the same run and without those of
+the estimate. The ratio is total to networks.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+from unittest.mock import patch
+
+import typer
+
+from stages import main as command_line  # what `vidseg` imports, though only `run` is called
+from stages.commands import estimates
+from stages.common import memory, run_record
+from stages.common.settings import Settings, load
+
+#: What takes time beside the stages of run.json.
+START, LOADING, ESTIMATE, REST = "Python, the command line", "torch, weights", "the estimate", "run.json, the page"
+
+
+@dataclass
+class Clock:
+    """CPU seconds of parts of a run.
+
+    Attributes:
+        parts: what is done -> seconds of the process, without those of parts within it.
+        networks: network -> seconds of the thread that calls it.
+    """
+
+    parts: dict[str, float] = field(default_factory=dict)
+    networks: dict[str, float] = field(default_factory=dict)
+    _within: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count what is done while this is held."""
+        begun, inner = time.process_time(), sum(self.parts.values())
+        self._within.append(name)
+        yield
+        self._within.pop()
+        took = time.process_time() - begun - (sum(self.parts.values()) - inner)
+        self.parts[name] = self.parts.get(name, 0.0) + took
+
+    def counted(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """A call, as a part."""
+
+        def counting(*given: Any, **named: Any) -> Any:
+            with self.part(part):
+                return call(*given, **named)
+
+        return counting
+
+    def network(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """A call of a network, counted but for what the estimate tries."""
+
+        def counting(*given: Any, **named: Any) -> Any:
+            begun = time.thread_time()
+            found = call(*given, **named)
+            if ESTIMATE not in self._within:
+                self.networks[name] = self.networks.get(name, 0.0) + time.thread_time() - begun
+            return found
+
+        return counting
+
+
+def main(
+    video: Annotated[Path, typer.Argument(help="video file or folder of frames")],
+    frames: Annotated[int, typer.Option(help="how many, from the first")] = 28,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE")] = None,
+) -> None:
+    """Print the table."""
+    memory.keep_freed_memory()
+    clock = Clock({START: time.process_time()})
+    with tempfile.TemporaryDirectory() as folder:
+        measure(video, Path(folder) / "out", load(None, [f"ingest.frames=0:{frames}", *(set_ or ())]), clock)
+    print(page(clock))
+
+
+def measure(video: Path, out: Path, settings: Settings, clock: Clock) -> None:
+    """Run the video as `vidseg run` does, and count."""
+    from stages.common import backbones
+
+    stage = run_record.RunRecord.stage
+
+    @contextmanager
+    def counted(record: run_record.RunRecord, name: str, store: Path | None = None) -> Iterator[None]:
+        with clock.part(name), stage(record, name, store):
+            yield
+
+    with ExitStack() as undo, clock.part(REST):
+        with clock.part(LOADING):
+            backbone: Any = backbones.load_backbone(settings["backbone"])
+            from pipeline.encoder.efficientnet import EfficientNetLite0
+        networks = (
+            ("autoencoder, encoding", backbone.vae, "encode"),
+            ("autoencoder, decoding", backbone.vae, "decode"),
+            ("denoiser", backbone.unet, "forward"),
+            ("image encoder", EfficientNetLite0, "maps"),
+        )
+        for name, owner, method in networks:
+            undo.enter_context(patch.object(owner, method, clock.network(name, getattr(owner, method))))
+        undo.enter_context(patch.object(estimates, "announce", clock.counted(ESTIMATE, estimates.announce)))
+        undo.enter_context(patch.object(run_record.RunRecord, "stage", counted))
+        command_line.run_all.run(video, out, settings, backbone=backbone)
+
+
+def page(clock: Clock) -> str:
+    """The table, and the ratio."""
+    from pipeline.tables.pages import markdown
+
+    total, pure = sum(clock.parts.values()), sum(clock.networks.values())
+    rows = {**clock.parts, "**all**": total, **clock.networks, "**networks**": pure}
+    cells = ([name, f"{seconds:.2f}", f"{100 * seconds / total:.0f} %"] for name, seconds in rows.items())
+    return f"{markdown(['', 'CPU s', 'share'], cells)}\n\nall to networks: {total / pure:.2f}"
+
+
+if __name__ == "__main__":
+    typer.run(main)
