@@ -150,12 +150,16 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "short": _short}
+    environment.filters |= {"percent": _percent, "score": _score, "short": _short}
     return environment
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %" if share >= 0.0005 or share == 0 else "<0.1 %"
+
+
+def _score(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.0005 or value == 0 else "<0.001"
 
 
 def _short(number: float) -> str:
