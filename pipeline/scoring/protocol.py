@@ -2,7 +2,7 @@
 
 *strict* follows the data set's own rule: void is void everywhere. *official* gives the numbers of the
 published VSPW evaluator, slips included (tests/data/metrics/README.md, section 3): class = stored value, void
-areas count as consistent, "other" counts as a class.
+areas count as consistent, "other" counts as a class. Pixels that a person leaves out belong to no area in either.
 """
 
 from __future__ import annotations
@@ -115,9 +115,12 @@ class Official:
 
     Args:
         num_classes: C; ground truth of C and above is ignored, predictions of C and above are *none*.
+        left_out: stored ground-truth value of pixels that are not scored, which the published evaluator does not know;
+            None = there are none.
     """
 
     num_classes: int
+    left_out: int | None = None
     name: str = field(default="official", init=False)
 
     def __post_init__(self) -> None:
@@ -130,7 +133,8 @@ class Official:
     def decode(self, truth: np.ndarray, prediction: np.ndarray) -> Decoded:
         _check_frames(truth, prediction)
         none = np.uint16(self.num_classes)
-        return Decoded(np.minimum(truth, none), np.minimum(prediction, none), truth, prediction, None)
+        valid = None if self.left_out is None else truth != self.left_out
+        return Decoded(np.minimum(truth, none), np.minimum(prediction, none), truth, prediction, valid)
 
 
 def _check_count(count: int) -> None:

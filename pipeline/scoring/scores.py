@@ -32,10 +32,12 @@ class ScoredClasses:
     Attributes:
         names: stored value -> name.
         ignore: stored values that are no class.
+        left_out: the one of them that pixels have which are not scored because their labels are unsure; None = none.
     """
 
     names: Mapping[int, str]
     ignore: tuple[int, ...] = ()
+    left_out: int | None = None
 
     def name(self, value: int) -> str:
         """Name of a stored value; void and values outside the list have one too."""
@@ -64,7 +66,7 @@ class ScoredClasses:
         if name == "strict":
             return Strict(tuple(self.names), self.ignore)
         if name == "official":
-            return Official(len(self.names))
+            return Official(len(self.names), self.left_out)
         raise DataError(f"unknown protocol '{name}'; there are: strict, official")
 
 
@@ -78,8 +80,8 @@ def sure_truth(
     """
     if confidence is None or not below:
         return truth, classes
-    void = classes.unassigned
-    known = replace(classes, ignore=tuple(dict.fromkeys((*classes.ignore, void))))
+    void = next(value for value in (65535, 65534) if value not in {*classes.names, *classes.ignore})
+    known = replace(classes, ignore=(*classes.ignore, void), left_out=void)
     return SureFrames(truth, confidence, below, void), known
 
 

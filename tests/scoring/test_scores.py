@@ -13,7 +13,7 @@ import pytest
 from pipeline.errors import DataError
 from pipeline.scoring.assignment import IDENTITY, Assignment
 from pipeline.scoring.files import item_record, read_items, summarize, write_json
-from pipeline.scoring.scores import ScoredClasses, pool, score_video
+from pipeline.scoring.scores import ScoredClasses, pool, score_video, sure_truth
 
 CLASSES = ScoredClasses({0: "sky", 4: "road"}, (255,))
 WINDOWS = (2, 3)
@@ -210,3 +210,14 @@ def test_void_may_be_a_class_of_its_own_value() -> None:
         ScoredClasses({}).protocol("strict")
     with pytest.raises(DataError, match="unknown protocol 'lenient'"):
         CLASSES.protocol("lenient")
+
+
+@pytest.mark.parametrize(("protocol", "void_counts"), [("strict", False), ("official", True)])
+def test_unsure_pixels_belong_to_no_area_though_void_may(protocol: str, void_counts: bool) -> None:
+    truth = np.array([[[0, 1], [2, 255]]], np.uint8)
+    confidence = np.array([[[200, 100], [200, 200]]], np.uint8)
+    frames, classes = sure_truth(truth, confidence, 0.5, ScoredClasses({0: "a", 1: "b", 2: "c"}, ignore=(255,)))
+    decoded = classes.protocol(protocol).decode(frames[0], np.zeros((2, 2), np.uint8))
+    assert decoded.valid is not None
+    np.testing.assert_array_equal(decoded.valid, [[True, False], [True, void_counts]])
+    np.testing.assert_array_equal(decoded.truth, [[0, 3], [2, 3]])
