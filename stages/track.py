@@ -13,7 +13,7 @@ from pipeline.errors import DataError, UsageError
 from pipeline.parameters import TrackParams
 from stages.common import cli
 from stages.common.applied import applied_keys, applied_of
-from stages.common.layout import Out
+from stages.common.layout import Out, beside, cuts_in
 from stages.common.provenance import check_of_clip
 from stages.common.resources import stage_version
 from stages.common.settings import load, plain
@@ -35,33 +35,40 @@ def run(
     params: TrackParams,
     progress: cli.Progress = cli.progress,
     elsewhere: Iterable[Path] = (),
+    cuts: Path | None = None,
 ) -> Path:
     """Track the points of one clip; returns the path of tracks.zarr. An interrupted run is continued.
 
     Args:
         features: features.zarr of the same clip, for trackers that match features.
         elsewhere: where else tracks.zarr of this clip may lie: one that holds what would be computed is copied.
+        cuts: folder cuts/ of ingest; None = beside the clip, and without one there the clip is one shot. Nothing is
+            visible beyond a cut.
     """
     from pipeline.files import refuse_foreign
+    from pipeline.stores.cuts import find_cuts
     from pipeline.stores.frames import frames_of
     from pipeline.stores.packed import copy_store
     from pipeline.stores.schemas import CLIP, TRACKS, ArraySpec
     from pipeline.stores.store import fingerprint, is_current, open_store
     from pipeline.stores.writer import StoreWriter
-    from pipeline.tracking.tracks import Clip, Tracks
+    from pipeline.tracking.tracks import Clip, Tracks, within_shots
 
     source = open_store(clip, CLIP)
     tracker = _tracker(params)
     maps, seen = _features(features, source, params) if tracker.needs_features else (None, None)
     stored = {"track": _stored(params)}
-    mark = fingerprint("track", stage_version("track"), source.fingerprint, seen, stored, _file_mark(params))
+    frames, (height, width) = source.frames("frames"), source.size("frames")
+    shots = find_cuts(cuts, beside(clip, "cuts"), frames).positions
+    # A clip that is one shot has the store that it had before there were cuts.
+    cut = [list(shots)] if shots else []
+    mark = fingerprint("track", stage_version("track"), source.fingerprint, seen, stored, _file_mark(params), *cut)
     path = out / "tracks.zarr"
     if is_current(path, TRACKS, mark):
         return path
     if (twin := next((other for other in elsewhere if is_current(other, TRACKS, mark)), None)) is not None:
         refuse_foreign(path, TRACKS.mark)
         return copy_store(twin, path, out / "tmp" / mark)
-    frames, (height, width) = source.frames("frames"), source.size("frames")
     grid = height // CELL, width // CELL
     points, window = grid[0] * grid[1], min(params.window, frames)
     writer = StoreWriter(
@@ -83,7 +90,7 @@ def run(
     stream = tracker.stream(Clip(frames_of(source, "frames"), maps, grid, params.window), asked)
     with progress("track", len(asked)) as advance:
         for shard in missing:
-            tracks = Tracks.of(_counted(stream, len(shard), advance))
+            tracks = within_shots(Tracks.of(_counted(stream, len(shard), advance)), shard.start, shots)
             for name in ("yx", "visible", "start"):
                 writer.write(name, shard.start, getattr(tracks, name))
     return writer.commit()
@@ -148,6 +155,7 @@ def run_item(item: str, params_file: Path | None, sets: list[str] | None) -> Non
             applied.place("track", video),
             _of_video(params, video or applied.item),
             elsewhere=[other.place("track", video) / "tracks.zarr" for other in others if other.name != applied.name],
+            cuts=cuts_in(applied.place("ingest", video)),
         )
 
 
@@ -168,6 +176,7 @@ def main(
         Path | None, typer.Argument(metavar="[FEATURES]", help="features.zarr of extract, for track.method=features")
     ] = None,
     out_dir: Annotated[Path | None, typer.Argument(help="folder for tracks.zarr")] = None,
+    cuts: Annotated[Path | None, typer.Option(help="cuts/ of ingest; default: beside CLIP, if there is one")] = None,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
     item: cli.AppliedOption = None,
@@ -178,9 +187,9 @@ def main(
     """
     features, out = (features_or_out, out_dir) if out_dir is not None else (None, features_or_out)
     if clip is not None and out is not None:
-        run(clip, features, out, load(params, set_ or ())["track"])
+        run(clip, features, out, load(params, set_ or ())["track"], cuts=cuts)
     elif item is not None:
-        cli.refuse_beside_item({"CLIP": clip, "OUT_DIR": out})
+        cli.refuse_beside_item({"CLIP": clip, "OUT_DIR": out, "--cuts": cuts})
         run_item(item, params, set_)
     else:
         raise UsageError("give CLIP and OUT_DIR (FEATURES between them if they are matched), or --item NAME")

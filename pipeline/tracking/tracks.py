@@ -127,6 +127,21 @@ class Tracks:
         )
 
 
+def within_shots(tracks: Tracks, first: int, cuts: Sequence[int]) -> Tracks:
+    """The tracks with nothing visible beyond a cut: what a tracker finds there is another thing.
+
+    Args:
+        tracks: of the frames from `first` on.
+        cuts: positions of the frames that begin a shot, but for the clip's first one, ascending.
+    """
+    if not cuts:
+        return tracks
+    own = np.arange(first, first + len(tracks))
+    seen = tracks.start[:, None] + np.arange(tracks.visible.shape[1])
+    same = np.searchsorted(cuts, own, side="right")[:, None] == np.searchsorted(cuts, seen, side="right")
+    return Tracks(tracks.yx, tracks.visible & same[..., None], tracks.start)
+
+
 class Tracker(Protocol):
     """Finds where points go; deterministic, and never holds more of a clip than a window."""
 

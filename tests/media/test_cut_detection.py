@@ -37,6 +37,25 @@ def test_shots_end_where_the_picture_is_another_one(detector: str, lengths: tupl
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_a_shot_of_three_frames_is_found_at_either_end(detector: str, length: int) -> None:
+    """Shorter ones are not, but for the last one by `content`, which looks at no frames beyond the cut."""
+    whole = length >= 3
+    assert found([*shot(0, length), *shot(1, 12)], detector) == ((length,) if whole else ())
+    assert found([*shot(0, 12), *shot(1, length)], detector) == ((12,) if whole or detector == "content" else ())
+
+
+@pytest.mark.parametrize(
+    ("length", "detector", "cuts"), [(8, "adaptive", ()), (8, "content", ()), (2, "content", (10,))]
+)
+def test_dissolves_are_no_cuts_unless_they_are_short(length: int, detector: str, cuts: tuple[int, ...]) -> None:
+    first, second = shot(0, 10 + length), shot(1, 10 + length)
+    shares = np.linspace(0, 1, length + 2)[1:-1, None, None, None]
+    between = (np.stack(first[10:]) * (1 - shares) + np.stack(second[:length]) * shares).astype(np.uint8)
+    assert found([*first[:10], *between, *second[length:]], detector) == cuts
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
 def test_a_flash_is_at_most_one_cut(detector: str) -> None:
     frames = shot(0, 20)
     frames[9] = np.full_like(frames[9], 255)

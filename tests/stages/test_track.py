@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.parameters import TrackParams
+from pipeline.stores.cuts import Cuts, write_cuts
 from pipeline.stores.schemas import CLIP, TRACKS
 from pipeline.stores.store import Store, open_store
 from pipeline.tracking.choose import make_tracker
@@ -37,6 +38,21 @@ def test_the_store_holds_what_the_tracker_finds(tmp_path: Path, clip: Path) -> N
     assert store.array("yx").shape == (FRAMES, 3, GRID[0] * GRID[1], 2)
     assert [store.read("start")[i] for i in range(FRAMES)] == [window_of(i, FRAMES, 3).start for i in range(FRAMES)]
     assert (store.attrs["grid"], store.attrs["tracker"]) == (list(GRID), "flow")
+
+
+def test_nothing_is_visible_beyond_a_cut(tmp_path: Path, clip: Path) -> None:
+    """And a clip that is one shot has the store that it had before there were cuts."""
+    params = replace(PARAMS, method="static", window=5)
+    plain = tree_bytes(track.run(clip, None, tmp_path / "plain", params))
+    write_cuts(tmp_path / "none", Cuts(FRAMES), range(FRAMES), tmp_path / "tmp" / "cuts")
+    write_cuts(tmp_path / "cuts", Cuts(FRAMES, (2, 4)), range(FRAMES), tmp_path / "tmp" / "cuts")
+    assert tree_bytes(track.run(clip, None, tmp_path / "one", params, cuts=tmp_path / "none")) == plain
+    store = tracked(track.run(clip, None, tmp_path / "cut", params, cuts=tmp_path / "cuts"))
+    shots = np.array([0, 0, 1, 1, 2])
+    expected = np.repeat((shots[:, None] == shots)[..., None], GRID[0] * GRID[1], axis=2)
+    np.testing.assert_array_equal(store.read("visible"), expected)
+    line = error_line(vidseg("track", "--item", "x", "--cuts", tmp_path / "cuts", check=2))
+    assert "--cuts does not go with --item" in line
 
 
 def test_a_clip_shorter_than_the_window_is_one_window(tmp_path: Path, clip: Path) -> None:
