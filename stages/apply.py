@@ -35,6 +35,13 @@ if TYPE_CHECKING:
     from stages.common.backbones import DeferredBackbone
     from stages.upsample import Modulation
 
+#: How labels get their full size, in words.
+UPSAMPLED = {
+    "bilinear": "of enlarged maps",
+    "guided": "of enlarged maps, along the edges of the picture",
+    "modulation": "of maps on a coarser grid, by masked modulation",
+}
+
 
 def run(
     inputs: Inputs,
@@ -322,6 +329,7 @@ def run_video(
             f"model size {size[1]}x{size[0]}",
             f"guidance   {_guidance_in_words(sections)}",
             f"focus      {_focus_in_words(sections)}",
+            f"labels     {UPSAMPLED[sections.apply.upsample]}",
             f"estimate   {estimate(frames, size, source.size)}",
             whole.outputs_line(out, settings["render"].labels),
         ]

@@ -156,9 +156,12 @@ def _estimate(drawn: References, settings: Settings, backbone: Backbone) -> str:
     from stages.commands import estimates
 
     images, size = len(drawn.images), drawn.model_size(settings["learn"])
-    steps = Plan(images, settings["learn"]).iterations
+    params, plan = settings["learn"], Plan(images, settings["learn"])
     takes = estimates.of_learning(images, len(drawn.table), size, settings, backbone)
-    return f"{counted(images, 'picture')}, {counted(steps, 'step')}: {takes}"
+    # Who asks for a few steps only may not know that weights are tuned last.
+    cut = params.tune != "none" and params.parity.phase1_epochs is None and not plan.tuning
+    untuned = f", none of which tunes weights (learn.phase1_iterations is {params.phase1_iterations})" if cut else ""
+    return f"{counted(images, 'picture')}, {counted(plan.iterations, 'step')}{untuned}: {takes}"
 
 
 def run_item(item: str, settings: Settings) -> None:

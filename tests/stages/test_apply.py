@@ -457,6 +457,7 @@ def test_the_whole_path_of_a_video(
     arguments = ("video", "--concept", made.inputs.concept, "-o", "out", "--ground-truth", "truth", *sets)
     plan = vidseg("apply", *arguments, "--dry-run", cwd=tmp_path).stdout
     assert "1 frame, 64x64" in plan and "2 segments, learned from 2 pictures" in plan and "model size 64x64" in plan
+    assert "labels     of enlarged maps, along the edges of the picture" in plan
     assert "guidance   none; a vote along tracks" in plan and " of computing and" in plan
     assert not (tmp_path / "out").exists()
     names = NamesFile(open_store(made.inputs.concept / "concept.zarr", CONCEPT).fingerprint, Names({1: Named("dog")}))

@@ -140,6 +140,8 @@ def test_the_plan_promises_what_will_be_there(
     learn.run_references(refs, tmp_path / "out", load(sets=sets), dry_run=True)
     lines = capsys.readouterr().out.splitlines()
     assert f"steps      {steps}" in lines and f"outputs    {tmp_path}/{outputs}" in lines
+    cut = "2 pictures, 2 steps, none of which tunes weights (learn.phase1_iterations is 3): about"
+    assert any(cut in line for line in lines) == (epochs == 1)
 
 
 def test_learning_that_diverges_names_the_concept(refs: Path, tiny_model: Path, tmp_path: Path) -> None:
