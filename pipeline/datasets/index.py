@@ -110,16 +110,21 @@ def changes(item: Path, video: str | None = None, known: Mapping[str, FileState]
     return {**found, **{file: "new" for name, file in there.items() if name not in listed}}
 
 
+def index_of(frames: Path) -> Path | None:
+    """The index.json of the item of a video, given by its folder of frames; None where DVC looks at the frames."""
+    file = frames.parent.parent / FILE
+    hidden = file.parent.parent / IGNORE_FILE  # a project's own lies beside other folders
+    return file if file.is_file() and hidden.is_file() and FILE in hidden.read_text() else None
+
+
 def require_unchanged(frames: Path) -> None:
     """Check a video, given by its folder of frames, before it is read; one of no item with an index.json passes.
 
     Raises:
         DataError: names the first file that is not as it was registered.
     """
-    item, video = frames.parent.parent, frames.parent.name
-    if not (item / FILE).is_file():
-        return
-    if found := changes(item, video):
+    file = index_of(frames)
+    if file is not None and (found := changes(file.parent, frames.parent.name)):
         file, what = next(iter(found.items()))
         others = f" and {len(found) - 1} more files" if len(found) > 1 else ""
         raise DataError(f"{file}{others}: {what} since the data set was registered; {REMEDY}")

@@ -185,6 +185,8 @@ def _named(repo: Repo, target: str) -> list[str]:
 
 def _inputs(keys: Sequence[str], weights: Sequence[str]) -> tuple[str, ...]:
     """Files of the project that the stages of these items and concepts read, beside what the pipeline makes."""
+    from pipeline.datasets.index import index_of
+
     project = Path.cwd().resolve()
     items, concepts, applied = (read_part(part) for part in PARTS)
     texts = [
@@ -211,6 +213,9 @@ def _inputs(keys: Sequence[str], weights: Sequence[str]) -> tuple[str, ...]:
         if not Path(path).exists():
             raise UsageError(f"{what}: no such file or folder: {path}")
         found.append(inside)
+    # What DVC watches of an item whose files it does not look at.
+    listings = [index_of(Path(video["path"])) for key in keys if key in items for video in item_videos(key)]
+    found += [in_project(str(path), project) for path in listings if path is not None]
     found += [in_project(path, project) for path in weights]
     return tuple(dict.fromkeys(path for path in found if path is not None))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.datasets.index import IGNORED
 from stages.cluster.plan import make_plan
 from tests.support import yaml
 from tests.support.cluster_project import Checkout, quick_project
@@ -52,6 +53,24 @@ def test_weights_of_the_project_are_brought_to_its_workers(
     other.commit()
     monkeypatch.chdir(other.folder)
     assert [chain.inputs for chain in make_plan(["extract@b"]).chains] == [("videos/b", *names)]
+
+
+def test_what_dvc_watches_instead_of_frames_is_brought(
+    project: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else DVC would find another input in a worker's clone, and the project would not find what the worker made."""
+    other = project.copy(tmp_path / "project", tmp_path)
+    frames = [f"inputs/set/set-000/{name}/frames" for name in ("x", "y")]
+    for folder in frames:
+        (other.folder / folder).mkdir(parents=True)
+    (other.folder / "inputs/set/.dvcignore").write_text(IGNORED)
+    (other.folder / "inputs/set/set-000/index.json").touch()
+    videos = yaml.safe_load((other.folder / "videos.yaml").read_text())
+    videos["items"]["b"] = [{**videos["items"]["b"][0], "path": "inputs/set/set-000", "videos": ["x", "y"]}]
+    (other.folder / "videos.yaml").write_text(yaml.safe_dump(videos))
+    other.commit()
+    monkeypatch.chdir(other.folder)
+    assert [chain.inputs for chain in make_plan(["extract@b"]).chains] == [(*frames, "inputs/set/set-000/index.json")]
 
 
 def test_what_is_applied_waits_for_its_item_and_its_concept(

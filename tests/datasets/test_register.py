@@ -621,6 +621,7 @@ def test_dvc_watches_the_files_of_items_of_one_video(tmp_path: Path, root: Path)
     mine = project.folder / "mine"
     for name in ("a", "b"):
         write_picture(mine / name / "frames" / "0.png")
+    (mine / "index.json").write_text("of something else")
     (project.folder / "videos.yaml").write_text(
         "items:\n  mine:\n    - {path: mine, ground_truth: inputs/none, classes: inputs/none, mask: inputs/none, "
         "names: inputs/none, videos: [a, b]}\n"
