@@ -276,6 +276,15 @@ def test_a_video_is_transparent_but_for_the_chosen(
         assert float(video.streams.video[0].average_rate or 0) == FPS
 
 
+def test_alpha_is_exact_in_every_frame(tmp_path: Path) -> None:
+    """Several threads of FFmpeg's conversion spoilt one frame in ten of this size."""
+    frames = np.zeros((60, 480, 86, 4), np.uint8)
+    frames[..., 3] = np.where(np.indices((60, 480, 86)).sum(0) // 20 % 2, 255, 0)
+    path = write_alpha_video(tmp_path / "a.mov", frames, FPS, "prores")
+    for found, wanted in zip(decoded(path, "prores"), frames, strict=True):
+        np.testing.assert_array_equal(found[..., 3], wanted[..., 3])
+
+
 def test_an_alpha_video_needs_frames(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a.mov: there are no frames to write"):
         write_alpha_video(tmp_path / "a.mov", [], FPS, "prores")
