@@ -2,18 +2,22 @@
 
     python -m benchmarks.scale memory > memory.md
     python -m benchmarks.scale dvc > dvc.md
+    python -m benchmarks.scale many --videos 343 --videos 1000 > many.md
 
 `memory`: the largest resident memory of each stage's process, for clips of one noisy video at 128x128 with a tiny
 network of SD 2.1's topology (Linux; most of it is what is imported). `dvc`: a fake VSPW of that many videos is
 registered, what the pipeline would write is put in place (files as many as of 71 frames per video, the mean of VSPW
-val) and committed; then `dvc status` and `dvc repro` with nothing to do. Times are the best of three, on the clock and
-of the CPU: on a shared machine only the second tells. DVC's floor is what the same commands take in turn in a project
-with as many stages, each of which reads one tiny file and writes another one.
+val, but short ones) and committed; then `dvc status` and `dvc repro` with nothing to do. Times are the best of three,
+on the clock and of the CPU: on a shared machine only the second tells. DVC's floor is what the same commands take in
+turn in a project with as many stages, each of which reads one tiny file and writes another one. `many`: the same once,
+of more videos (of two frames each: DVC does not look at them), with the plan of a distributed run and its table.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -33,6 +37,9 @@ from PIL import Image
 from pipeline.media.video import write_video
 from pipeline.stores.packed import copy_store
 from pipeline.tables.pages import markdown
+from stages.cluster.board import Board
+from stages.cluster.plan import Chain, Plan
+from stages.commands.dataset import SINGLE, TOGETHER
 from stages.common import yaml_files
 from stages.common.layout import item_keys
 from tests.support import fake_datasets, tiny
@@ -172,8 +179,7 @@ def dvc(videos: Annotated[list[int] | None, typer.Option(help="numbers of regist
             items = item_keys(project / "videos.yaml")
             stages = STAGES_OF_ITEMS * len(items) + STAGES_OF_ALL
             floor = _floor(folder / f"floor-{count}", stages)
-            files = sum(1 for path in (project / "data").rglob("*") if path.is_file())
-            row = [str(count), str(len(items)), str(stages), str(files)]
+            row = [str(count), str(len(items)), str(stages), str(_files(project / "data"))]
             for command in (["dvc", "status"], ["dvc", "repro"]):
                 turns = [(measure(command, project), measure(command, floor)) for _ in range(3)]
                 seconds, cpu, least = (
@@ -190,6 +196,57 @@ def dvc(videos: Annotated[list[int] | None, typer.Option(help="numbers of regist
     of_command = ["CPU", "floor", "ratio"]
     heads = ["videos", "items", "DVC stages", "files in data/", "`dvc status`", *of_command, "`dvc repro`", *of_command]
     print(markdown(heads, rows))
+
+
+@app.command()
+def many(videos: Annotated[list[int] | None, typer.Option(help="numbers of registered videos")] = None) -> None:
+    """CPU seconds of DVC and of the plan of a distributed run, and what they leave, for many videos."""
+    rows = []
+    with scratch() as folder:
+        made = _one_video(folder / "one")
+        for count in videos or [343, 1000]:
+            project = _project(folder / str(count), count, made, frames=2)
+            for command in (
+                ["init", "-q"],
+                ["add", "-A"],
+                ["-c", "user.name=x", "-c", "user.email=x", "commit", "-qm", "x"],
+            ):
+                measure(["git", *command], project)
+            items = len(item_keys(project / "videos.yaml"))
+            status, repro, plan = (
+                measure(command, project)
+                for command in (["dvc", "status"], ["dvc", "repro"], ["vidseg", "cluster", "run", "--dry-run"])
+            )
+            rows.append(
+                [
+                    str(count), str(items), f"{_files(project / 'data')}", f"{status.cpu_seconds:.1f} s",
+                    f"{repro.cpu_seconds:.1f} s", f"{repro.megabytes:.0f} MB", f"{plan.cpu_seconds:.1f} s",
+                    f"{plan.megabytes:.0f} MB", f"{1000 * _draw(items):.0f} ms",
+                    f"{(project / 'dvc.lock').stat().st_size / 1000:.0f} kB",
+                ]
+            )  # fmt: skip
+            print(*rows[-1], file=sys.stderr, flush=True)
+            for made_for_it in (project, project.with_name(f"vspw-{count}")):
+                shutil.rmtree(made_for_it)
+    heads = ["videos", "items", "files in data/", "`dvc status`", "`dvc repro`", "memory", "plan", "memory", "table"]
+    print(markdown([*heads, "dvc.lock"], rows))
+
+
+def _files(folder: Path) -> int:
+    return sum(1 for path in folder.rglob("*") if path.is_file())
+
+
+def _draw(items: int) -> float:
+    """CPU seconds to draw the table of a distributed run once, on a screen that shows all items."""
+    from rich.console import Console
+
+    chains = tuple(Chain(f"item-{number}", ("render",), STAGES[:-1], ()) for number in range(items))
+    board = Board(Plan(Path(), "", Path(), Path(), (), chains))
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    started = time.process_time()
+    for _ in range(10):
+        console.print(board.table(items))
+    return (time.process_time() - started) / 10
 
 
 def _floor(folder: Path, stages: int) -> Path:
@@ -213,21 +270,26 @@ def _one_video(folder: Path) -> Path:
     write_clip(folder, VSPW_FRAMES)
     for command in stage_commands(folder, tiny.save_model(folder / "model")).values():
         measure(command, folder)
+    for stage in STAGES[:-1]:  # DVC asks for the files, not for their bytes
+        for file in (folder / stage).rglob("*.*"):
+            if file.is_file() and file.name != "zarr.json":
+                file.write_bytes(file.read_bytes()[:1000])
     return folder
 
 
-def _project(folder: Path, count: int, made: Path) -> Path:
+def _project(folder: Path, count: int, made: Path, frames: int = VSPW_FRAMES) -> Path:
     """A project of that many videos in which all stages have run, as far as DVC can tell."""
     folder.mkdir()
-    for name in ("dvc.yaml", "versions.yaml", "params.yaml", "backbone.lock", ".dvcignore"):
+    for name in ("dvc.yaml", "versions.yaml", "params.yaml", "backbone.lock", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / "inputs/none", folder / "inputs/none")
     (folder / "videos.yaml").write_text("items: {}\n")
     data_set = folder.with_name(f"vspw-{count}")  # outside, as data sets are: DVC walks all of a project
-    fake_datasets.vspw(data_set, count, VSPW_FRAMES)
+    fake_datasets.vspw(data_set, count, frames)
+    together = ["--per-item", max(TOGETHER, math.ceil(count / SINGLE))] if count > SINGLE else []
     for command in (
         ["dvc", "init", "--no-scm", "-q"],
-        ["vidseg", "dataset", "register", data_set, "--dataset", "vspw"],
+        ["vidseg", "dataset", "register", data_set, "--dataset", "vspw", *together],
         ["vidseg", "sample", "data/sample"],
     ):
         measure(command, folder)
