@@ -10,9 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.errors import DataError, UsageError
+from pipeline.parameters import IngestParams
 from stages.common import cli, yaml_files
 from stages.common.applied import applied_of, check_one_video, concept_of, known_frames
 from stages.common.layout import KEY, NONE, PARTS, VIDEOS, item_keys, item_videos, read_part, without_names
+from stages.common.settings import from_mapping
 
 #: With seven stages each, DVC's graph stays below 300 stages, above which it is slow.
 MOST_ITEMS = 41
@@ -38,6 +40,10 @@ def add(
         ),
     ] = None,
     fps: Annotated[float | None, typer.Option(help="frame rate, for a folder of frames")] = None,
+    cuts: Annotated[
+        str | None,
+        typer.Option(help="where this video is cut, as in ingest.cuts: none, detect or [48,101]"),
+    ] = None,
     names: cli.NamesOption = None,
 ) -> None:
     """Add one video to videos.yaml as an item of its own; comments in the file stay.
@@ -58,6 +64,9 @@ def add(
     entry: dict[str, Any] = {name: NONE if path is None else str(path.resolve()) for name, path in given.items()}
     if fps is not None:
         entry["fps"] = fps
+    if cuts is not None:
+        entry["cuts"] = yaml_files.parse(cuts, f"--cuts {cuts}: the value")
+        from_mapping("ingest", IngestParams, {"cuts": entry["cuts"]}, {"ingest.cuts": "--cuts"})
     name = _key(video, key)
     _add("items", name, [entry])
     cli.note(f"{VIDEOS}: item '{name}' added; run it with: dvc repro render@{name} evaluate@{name}")

@@ -44,13 +44,17 @@ def test_an_entry_has_all_paths_that_dvc_watches(project: Path) -> None:
         "names.json",
         "--fps",
         5,
+        "--cuts",
+        "[48, 101]",
     )
     vidseg("videos", "add", project / "clip.v2 (final).mp4", "--key", "all_1", *options, cwd=project)
     path = str(project / "clip.v2 (final).mp4")
     added = items(project)
     assert added["clip-v2-final"] == [dict.fromkeys(PATHS, NONE) | {"path": path}]
     given = {"ground_truth": "truth", "classes": "truth/classes.json", "mask": "mask.png", "names": "names.json"}
-    assert added["all_1"] == [{"path": path, **{k: str(project / v) for k, v in given.items()}, "fps": 5.0}]
+    assert added["all_1"] == [
+        {"path": path, **{k: str(project / v) for k, v in given.items()}, "fps": 5.0, "cuts": [48, 101]}
+    ]
     assert (project / "videos.yaml").read_text().startswith("# mine\n")
     assert "sample: data/sample/frames" in vidseg("videos", "list", cwd=project).stdout.splitlines()
 
@@ -63,6 +67,8 @@ def test_an_entry_has_all_paths_that_dvc_watches(project: Path) -> None:
         (["...mp4"], 2, "give one with --key"),
         (["clip.v2 (final).mp4", "--key", "sample"], 2, "there is an item 'sample' already"),
         (["none.mp4"], 3, "none.mp4: no such file or folder"),
+        (["clip.v2 (final).mp4", "--cuts", "[9, 9]"], 2, "ingest.cuts: frame 9 is listed 2 times"),
+        (["clip.v2 (final).mp4", "--cuts", "somewhere"], 2, "(in --cuts)"),
         (["clip.v2 (final).mp4", "--mask", "4=mask.png"], 2, "put them into a folder, named like their frames"),
         (["clip.v2 (final).mp4", "--mask", "none.png"], 3, "none.png: no such file or folder (--mask)"),
     ],
