@@ -19,7 +19,7 @@ from pipeline.stores.store import fingerprint
 from pipeline.stores.writer import StoreWriter
 
 #: Frames at model size that are held between the passes take no more bytes than this; a longer clip is decoded again.
-MOST_HELD = 2**28
+MOST_HELD = 2**26
 
 
 @dataclass(frozen=True)

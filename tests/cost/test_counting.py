@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from pipeline.backbone.image.model import StableDiffusion
+from pipeline.backbone.outline import filled
 from pipeline.cost import counting, timing
 from pipeline.cost.timing import Costs, calibrate
 from pipeline.encoder.efficientnet import EfficientNetLite0
@@ -255,6 +256,12 @@ def test_calibration_ends_and_times_what_will_run(rules: Rules | None) -> None:
     costs = calibrate(backbone, (64, 192), DIFFUSION, rules)
     assert costs.encode > 0 and costs.clean > 0
     assert (costs.modulate > 0 and costs.decode > 0) == (rules is not None)
+
+
+def test_what_is_timed_has_the_precision_that_runs(tiny_model: Path) -> None:
+    params = load(None, [f"backbone.path={tiny_model}", "backbone.dtype=bfloat16"])["backbone"]
+    timed: Any = filled(backbones.outline(params), torch.device("cpu"))
+    assert timed.unet.dtype == timed.context.dtype == torch.bfloat16 and timed.vae.dtype == torch.float32
 
 
 @pytest.mark.parametrize(("frames", "largest"), [(1, (64, 64)), (1000, (64, 192))])
