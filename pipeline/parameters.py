@@ -311,7 +311,7 @@ class SegmentParams:
         "none",
         "segments that are born after frame 1: none (the paper); distance, of tokens unlike all that was near their "
         "place; auto: distance where K-Means on the clip's frame 1 finds the segments and some can be born, none where "
-        "a mask or a context of another clip gives them",
+        "a mask or a context of another clip gives them; at most_labels auto ends, and distance stops with an error",
         before="none",
     )
     birth_quantile: float = param(
@@ -395,12 +395,9 @@ class SegmentParams:
         """
         found = self.init == "kmeans" and self.parity.label_merge == "none" and not given
         possible = 1 < self.window >= self.birth_frames and self.clusters < self.label_limit
-        births = self.births
-        if births == "auto":
-            births = "distance" if found and possible else "none"
-        if births == "none":
-            return replace(self, births=births)
-        return replace(self, births=births, birth_tokens=self.birth_size(tokens), most_labels=self.label_limit)
+        if self.births == "none" or (self.births == "auto" and not (found and possible)):
+            return replace(self, births="none")
+        return replace(self, birth_tokens=self.birth_size(tokens), most_labels=self.label_limit)
 
     @property
     def memory_policy(self) -> MemoryPolicy:

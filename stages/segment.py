@@ -97,14 +97,23 @@ def run(
     )
     windows = given_frames.segment_from_given(clip, masks, start, params) if later else None
     labels: set[int] = set()
+    full: int | None = None
     with progress("segment", clip.frames) as advance:
         for window in windows or window_loop.segment_windows(clip, start, params):
             writer.add(window.initial, window.refined, window.confidence)
             labels |= window.labels
+            if full is None and params.births == "auto" and window.numbers.counted >= params.label_limit:
+                full = window.start
             numbering = numbering.with_births(window.born, source.fingerprint, made_of)
             advance(len(window.refined))
     writer.renumber(numbering)
     _warn_of_one_label(features, labels)
+    if full is not None:
+        cli.warn(
+            f"{features}: from frame {full} on there are {params.label_limit} segments, the most that "
+            "segment.most_labels allows: what enters later takes the nearest one; raise it, or raise "
+            "segment.birth_factor so that fewer are born"
+        )
     learnt = context_store.StoredContext(
         window.context,
         seen.kind,

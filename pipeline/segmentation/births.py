@@ -155,7 +155,7 @@ def add_births(
         (f, n) int32; `labels` itself where nothing is born.
 
     Raises:
-        UsageError: more segments than `segment.most_labels`.
+        UsageError: more segments than `segment.most_labels`, with `births: distance`.
     """
     found = new_tokens(features, matches, scene, params)
     numbers, born = scene.numbers, np.full(labels.shape, -1, np.int32)
@@ -192,9 +192,14 @@ def add_births(
 def _number(
     parts: Iterable[np.ndarray], born: np.ndarray, numbers: Numbers, scene: Scene, params: SegmentParams
 ) -> Numbers:
-    """Write the next numbers into `born` (f, n), one for each of the masks (f, n); returns all that are given then."""
+    """Write the next numbers into `born` (f, n), one for each of the masks (f, n); returns all that are given then.
+
+    Nobody asked for the births of `auto`: at the limit they end, and what is left keeps the nearest labels.
+    """
     for part in parts:
         number = numbers.next()
+        if numbers.counted >= params.label_limit and params.births == "auto":
+            break
         numbers = numbers.with_born([number])
         if numbers.counted > params.label_limit:
             frame = scene.first_frame + int(part.any(axis=1).argmax())

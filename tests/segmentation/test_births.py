@@ -145,6 +145,21 @@ def test_more_segments_than_most_labels_stop_with_the_frame() -> None:
         segmented(painted(21, [Visit(0, 9)]), replace(SETTINGS, most_labels=4))
 
 
+def test_births_that_nobody_asked_for_end_at_most_labels() -> None:
+    """What enters then takes labels that there are; what was born before stays."""
+    shown = painted(21, [Visit(0, 9, row=0), Visit(1, 9, row=8)])
+    both, one = (
+        refined(segmented(shown, change))
+        for change in (
+            replace(SETTINGS, births="auto"),
+            replace(SETTINGS, births="auto", most_labels=5),
+        )
+    )
+    assert set(np.unique(both)) == {0, 1, 2, 3, 4, 5}
+    assert set(np.unique(one)) == {0, 1, 2, 3, 4}
+    assert (one[both == 4] == 4).mean() > 0.9
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -162,7 +177,7 @@ def test_thresholds_that_nothing_can_reach_are_named(change: dict[str, Any], mes
 @pytest.mark.parametrize(
     ("change", "given", "births"),
     [
-        ({}, False, "distance"),
+        ({}, False, "auto"),
         ({}, True, "none"),
         ({"init": "mask"}, False, "none"),
         ({"init": "mask", "direction": "both"}, False, "none"),

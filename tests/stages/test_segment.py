@@ -204,13 +204,13 @@ def test_births_are_noted_beside_the_labels_and_in_the_context(work: Path, tmp_p
 
 
 def test_auto_is_births_but_beside_what_is_given(work: Path, tmp_path: Path) -> None:
-    """With the bytes that `distance` and `none` give."""
+    """With the arrays that `distance` and `none` give."""
     correspond.run(make_features(work, enters=6), work, MATCHING)
     auto = replace(BIRTHS, births="auto")
 
     def written(name: str, params: SegmentParams, **inputs: Path) -> dict[str, bytes]:
         run_segment(work, tmp_path / name, params, **inputs)
-        return tree_bytes(tmp_path / name)
+        return {file: value for file, value in tree_bytes(tmp_path / name).items() if not file.endswith(".json")}
 
     assert written("auto", auto) == written("distance", BIRTHS)
     own = {"context": context.fit(work / "features.zarr", tmp_path / "fitted", auto)}
@@ -225,6 +225,16 @@ def test_auto_is_births_but_beside_what_is_given(work: Path, tmp_path: Path) -> 
     assert written("context", auto, **others) == written("no", off, **others)
     with pytest.raises(UsageError, match="segment.births is none, or auto and comes to none here; set it to distance"):
         context.predict(others["context"], work / "features.zarr", tmp_path, auto, "0:5", work / "matches.zarr")
+
+
+@pytest.mark.parametrize(("limit", "warns"), [(5, True), (6, False)])
+def test_births_that_end_at_most_labels_are_told(
+    work: Path, tmp_path: Path, limit: int, warns: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    correspond.run(make_features(work, enters=6), work, MATCHING)
+    run_segment(work, tmp_path / "out", replace(BIRTHS, births="auto", most_labels=limit))
+    said = "from frame 5 on there are 5 segments, the most that segment.most_labels allows"
+    assert (said in capsys.readouterr().err) == warns
 
 
 def test_names_of_a_context_fit_clips_in_which_more_is_born(work: Path, tmp_path: Path) -> None:
