@@ -32,7 +32,7 @@ PACKAGES = (
 #: Where concepts lie in a project: those of DVC, and those that were learned by hand as the documentation does it.
 CONCEPTS = ("data/learn/*/concept", "concepts/*")
 #: What a CPU is told of that multiplies bfloat16 in hardware; docs/explanation/precision.md has the measurements.
-BFLOAT16 = "multiplies bfloat16: backbone.dtype=bfloat16 denoises faster, with somewhat other labels"
+BFLOAT16 = "multiplies bfloat16: backbone.dtype=bfloat16 denoises a little faster, but finds other segments"
 #: DVC's ways to place a file without copying it.
 LINKS = ("reflink", "hardlink", "symlink")
 
