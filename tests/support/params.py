@@ -13,7 +13,8 @@ Section = TypeVar("Section")
 #: `compact` without what its defaults change of the method: the diffusion model's features alone, exact modulation.
 PLAIN = (
     *("extract.encoder=none", "extract.padding=none", "correspond.encoder_weight=0", "segment.encoder_weight=0"),
-    *("segment.balance=0", "segment.births=none", "upsample.method=modulation", "upsample.mode=exact"),
+    *("segment.balance=0", "segment.births=none", "segment.parity.kmeans_frames=first"),
+    *("upsample.method=modulation", "upsample.mode=exact"),
 )
 
 
