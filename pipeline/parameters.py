@@ -280,7 +280,7 @@ class SegmentParams:
             are to be found anew that were given.
     """
 
-    init: Literal["kmeans", "mask"] = param("kmeans", "K-Means on frame 1, or mask: its labels are given")
+    init: Literal["kmeans", "mask"] = param("kmeans", "K-Means where the clip begins, or mask: labels are given")
     direction: Literal["forward", "both"] = param(
         "forward",
         "where masks carry their labels: forward, or both: frames before a mask take those of the nearest one, too",
@@ -310,7 +310,7 @@ class SegmentParams:
     births: Literal["none", "distance", "auto"] = param(
         "none",
         "segments that are born after frame 1: none (the paper); distance, of tokens unlike all that was near their "
-        "place; auto: distance where K-Means on the clip's frame 1 finds the segments and some can be born, none where "
+        "place; auto: distance where K-Means on the clip itself finds the segments and some can be born, none where "
         "a mask or a context of another clip gives them; at most_labels auto ends, and distance stops with an error",
         before="none",
     )

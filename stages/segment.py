@@ -111,8 +111,9 @@ def run(
     if full is not None:
         cli.warn(
             f"{features}: from frame {full} on there are {params.label_limit} segments, the most that "
-            "segment.most_labels allows: what enters later takes the nearest one; raise it, or raise "
-            "segment.birth_factor so that fewer are born"
+            f"segment.most_labels allows{' of a shot' if clip.cuts else ''}: what enters "
+            f"{'it ' if clip.cuts else ''}later takes the nearest one; raise it, or raise segment.birth_factor so that "
+            "fewer are born"
         )
     learnt = context_store.StoredContext(
         window.context,

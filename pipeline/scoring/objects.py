@@ -64,7 +64,8 @@ def score_segments(
 ) -> dict[str, Any] | None:
     """J and F of every class, and SMITE's scores, over all frames; None where the truth holds no class to be outlined.
 
-    In J and F void is left out; in SMITE's own protocol it counts as wrong wherever something is predicted.
+    In J and F void is left out; in SMITE's own protocol it counts as wrong wherever something is predicted, but for the
+    pixels that a person leaves out (`ScoredClasses.left_out`).
 
     Args:
         truth, labels: as in `score_video`; a cluster without a class is none of the classes.
@@ -92,12 +93,15 @@ def score_segments(
     if assignment.table is not None:
         labels = _Mapped(labels, assignment.apply)
     values = [str(value) for value in parts]
-    strict = _Masked(numbered, _Mapped(labels, numbers.take))
+    predicted: Frames = _Mapped(labels, numbers.take)
+    strict = _Masked(numbered, VOID, predicted, 0)
     held = set().union(*(np.unique(numbered[f]).tolist() for f in range(len(truth))))
     if not held - {0, VOID, VOID + 1}:
         return None
     found = score_parts(numbered, strict, values)
-    official = score_parts(numbered, _Mapped(labels, numbers.take), values) if VOID in held else found
+    if classes.left_out is not None:  # what a person leaves out is no part in either, and nothing is predicted there
+        predicted = _Masked(truth, classes.left_out, predicted, VOID + 1)
+    official = score_parts(numbered, predicted, values) if VOID in held else found
     shares = {value: share / 100 for value, share in official.iou_per_part.items() if value != "-1"}
     return {
         "davis": davis_record("parts", DavisScores(found.region.T, found.contour.T)),
@@ -139,13 +143,13 @@ class _Mapped:
 
 
 class _Masked:
-    """Predictions that are background wherever the truth is void."""
+    """Predictions that are another value wherever the truth has a given one."""
 
-    def __init__(self, truth: Frames, labels: Frames) -> None:
-        self._truth, self._labels = truth, labels
+    def __init__(self, truth: Frames, at: int, labels: Frames, instead: int) -> None:
+        self._truth, self._at, self._labels, self._instead = truth, at, labels, instead
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def __getitem__(self, frame: int, /) -> np.ndarray:
-        return np.where(self._truth[frame] == VOID, 0, self._labels[frame])
+        return np.where(self._truth[frame] == self._at, self._instead, self._labels[frame])

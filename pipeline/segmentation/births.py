@@ -33,6 +33,7 @@ from pipeline.segmentation.correspondence import NO_MATCH, Grid, Matches
 from pipeline.segmentation.kmeans import kmeans
 from pipeline.segmentation.novelty import distances_nearby
 from pipeline.segmentation.token_weights import balanced_weights
+from pipeline.stores.schemas import LARGEST_LABEL
 
 #: Every third of the frames that a window is compared with tells which distances are usual: they are much alike.
 SAMPLED = 3
@@ -80,20 +81,25 @@ class Numbers:
 
     def highest(self, params: SegmentParams) -> int:
         """The largest number that segments can come to that are born."""
-        if self.counted >= params.label_limit:
+        if params.births == "none" or self.counted >= params.label_limit:
             return max(self.given)
         last = self.next() + params.label_limit - self.counted - 1
         return last + (self.next() <= VOID <= last)
 
     def highest_after(self, cuts: int, params: SegmentParams) -> int:
-        """The largest number that segments can come to in a clip of so many cuts."""
-        highest = max(self.given) if params.births == "none" else self.highest(params)
-        if not cuts or (params.after_cut == "continue" and params.births == "none"):
-            return highest
-        numbers = Numbers(frozenset([highest]))
-        if params.after_cut == "continue":
-            return numbers.in_new_shot().highest_after(cuts - 1, params)
-        return numbers.restarted(params.clusters).highest_after(cuts - 1, params)
+        """The largest number that segments can come to in a clip of so many cuts.
+
+        Those of `auto`, which nobody asked for, end at the largest that a store of labels can hold.
+        """
+        numbers, restarts = self, params.after_cut == "restart"
+        highest = numbers.highest(params)
+        for _ in range(cuts if restarts or params.births != "none" else 0):
+            so_far = Numbers(frozenset([highest]))
+            numbers = so_far.restarted(params.clusters) if restarts else so_far.in_new_shot()
+            highest = numbers.highest(params)
+        if params.births == "auto" and not restarts:
+            return max(max(self.given), min(highest, LARGEST_LABEL))
+        return highest
 
 
 def sightings(
@@ -198,7 +204,7 @@ def _number(
     """
     for part in parts:
         number = numbers.next()
-        if numbers.counted >= params.label_limit and params.births == "auto":
+        if params.births == "auto" and (numbers.counted >= params.label_limit or number > LARGEST_LABEL):
             break
         numbers = numbers.with_born([number])
         if numbers.counted > params.label_limit:

@@ -87,6 +87,8 @@ def segment_from_given(
     context, numbers = start.context, start.given
     for place, following in pairwise([*sorted(masks), clip.frames]):
         if place > min(masks):
+            if place in clip.cuts:  # what follows begins at the shot's first frame, and does not see the cut
+                numbers = numbers.in_new_shot()
             start = replace(_start_again(clip, place, masks[place], context, params), numbers=numbers)
         if both:
             yield from _backwards(clip, range(done, place), start, params)

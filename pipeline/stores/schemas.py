@@ -26,6 +26,9 @@ class Schema:
         return Mark("zarr.json", self.name, ("attributes", "schema"))
 
 
+#: The largest label value that a store can hold.
+LARGEST_LABEL = 65535
+
 CLIP = Schema("clip", 1, "ingest", ("frames",))
 
 
@@ -80,6 +83,6 @@ class ArraySpec:
 
 def label_dtype(highest: int) -> str:
     """The smallest of uint8 and uint16 that holds label values up to `highest`."""
-    if highest > 65535:
-        raise DataError(f"label {highest} is larger than 65535, the largest that a store of labels can hold")
+    if highest > LARGEST_LABEL:
+        raise DataError(f"label {highest} is larger than {LARGEST_LABEL}, the largest that a store of labels can hold")
     return "uint8" if highest <= 255 else "uint16"

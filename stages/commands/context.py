@@ -25,12 +25,19 @@ if TYPE_CHECKING:
     from pipeline.backbone import Backbone
 
 
-def fit(features: Path, out_context: Path, params: SegmentParams, seed: Path | None = None) -> Path:
-    """Fit a model on frame 1: K-Means, or a given mask; returns `out_context`."""
+def fit(
+    features: Path, out_context: Path, params: SegmentParams, seed: Path | None = None, matches: Path | None = None
+) -> Path:
+    """Fit a model on where a clip begins: K-Means of frame 1 or of the first window, or a given mask; returns
+    `out_context`.
+
+    Args:
+        matches: matches.zarr, which knows the cuts: a window ends at the first one.
+    """
     from pipeline.files import refuse_foreign
     from pipeline.segmentation import context_store, stores, window_loop
     from pipeline.segmentation.joined_features import context_features
-    from pipeline.stores.schemas import FEATURES
+    from pipeline.stores.schemas import FEATURES, MATCHES
     from pipeline.stores.store import open_store
 
     refuse_foreign(out_context, context_store.MARK)
@@ -40,13 +47,18 @@ def fit(features: Path, out_context: Path, params: SegmentParams, seed: Path | N
     masks = read_masks(seed, source, params)
     if not masks.keys() <= {0}:
         raise UsageError(f"{seed}: holds masks of later frames, which only `vidseg segment` carries")
-    start = window_loop.fit_context(first_features(seen, params), params, masks.get(0))
+    cuts: tuple[int, ...] = ()
+    if matches is not None:
+        moves = open_store(matches, MATCHES)
+        stores.require_same_features(moves, source)
+        cuts = stores.cuts_of(moves)
+    start = window_loop.fit_context(first_features(seen, params, cuts), params, masks.get(0))
     stored = context_store.StoredContext(
         start.context,
         seen.kind,
         stores.store_grid(source),
         source.fingerprint,
-        fit_numbering(start.given.given, source, params, masks),
+        fit_numbering(start.given.given, source, params, masks, cuts),
     )
     return context_store.save_context(out_context, stored)
 
@@ -268,7 +280,7 @@ def parse_frames(text: str | None, total: int) -> range:
     return frames
 
 
-HELP = "Step the scene context model by hand: `fit` on frame 1, then `predict`, `vidseg refine`, `update` per window."
+HELP = "Step the scene context model by hand: `fit` on its start, then `predict`, `vidseg refine`, `update` per window."
 
 app = cli.new_app(HELP)
 
@@ -289,14 +301,17 @@ def fit_command(
     features: FeaturesArgument,
     out_context: OutContextArgument,
     seed: SeedOption = None,
+    matches: Annotated[
+        Path | None, typer.Option(help="matches.zarr of a clip with cuts: K-Means sees nothing beyond the first one")
+    ] = None,
     params: cli.ParamsOption = None,
     set_: cli.SetOption = None,
 ) -> None:
-    """Fit a context on frame 1, by K-Means or from a given mask.
+    """Fit a context on a clip's beginning, by K-Means (segment.parity.kmeans_frames) or from a given mask.
 
     Example: vidseg context fit work/features.zarr ctx --set segment.clusters=12
     """
-    fit(features, out_context, load(params, set_ or ())["segment"], seed)
+    fit(features, out_context, load(params, set_ or ())["segment"], seed, matches)
 
 
 @app.command("fit-references")

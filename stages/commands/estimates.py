@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stages.common import cli
 from stages.common.printing import counted
@@ -53,13 +53,17 @@ def of_applying(
     from stages.commands import cost
     from stages.common import backbones, encoders
 
-    # Labels are not upsampled here: what that would take needs no timing.
+    # Other ways to enlarge maps take no time that is worth a measurement.
+    method: Any = "modulation" if settings["apply"].upsample == "modulation" else "nearest"
     plain = replace(
-        cost.workload(settings, size, source_size), upsample=replace(settings["upsample"], method="nearest")
+        cost.workload(settings, size, source_size),
+        labels=segments,
+        upsample=replace(settings["upsample"], method=method),
     )
     encoder, outline = encoders.loaded(settings, backbone.device), backbones.outline(settings["backbone"])
     sections = settings["apply"], settings["guidance"]
-    seconds = cost.seconds_per_frame(backbone, plain, encoder, frames)["extract"]
+    own = cost.seconds_per_frame(backbone, plain, encoder, frames)
+    seconds = own["extract"] + (own["upsample"] if method == "modulation" else 0.0)
     sight = concepts.Sight(outline, settings["maps"], segments, size)
     seconds += concepts.applying_seconds(backbone, sight, *sections, frames)
     stores = cache_bytes(backbone, plain, settings["extract"].dtype)

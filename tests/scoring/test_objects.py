@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -89,6 +91,19 @@ def test_void_is_left_out_of_j_and_f_but_not_of_smites_protocol() -> None:
     assert found is not None
     assert found["davis"]["j"]["mean"] == [0.5] and found["smite"]["j"] == pytest.approx(200 / 800)
     assert found["davis"]["f_mean"] != found["smite"]["f"]
+
+
+def test_pixels_that_a_person_leaves_out_count_in_no_protocol() -> None:
+    truth, labels = parts()
+    whole = score_segments(truth, labels, PARTS)
+    truth[:, 10:20, 20:30], labels[:, :5] = 77, 1
+    truth[:, :5] = 77
+    classes = replace(PARTS, ignore=(*PARTS.ignore, 77), left_out=77)
+    found = score_segments(truth, labels, classes)
+    assert whole is not None and found is not None
+    shares = {"4": 1000 / 1100, "1": 200 / 300, "9": 0.0}
+    assert found["smite"]["iou_per_part"] == pytest.approx(shares)
+    assert found["davis"]["j"]["mean"] == pytest.approx([200 / 300])
 
 
 def test_without_a_background_every_class_is_a_segment() -> None:

@@ -323,6 +323,8 @@ def test_numbers_go_on_and_leave_void_out(given: tuple[int, ...], count: int, fi
         ("distance", "continue", 1, 127),
         ("distance", "continue", 3, 256),  # 255 is void
         ("distance", "restart", 1, 127),
+        ("auto", "continue", 1, 127),
+        ("auto", "continue", 5000, 65535),  # a long film; what a store can hold
     ],
 )
 def test_the_highest_number_that_is_possible(births: str, after_cut: str, cuts: int, highest: int) -> None:

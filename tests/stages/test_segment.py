@@ -394,12 +394,23 @@ def test_labels_become_sixteen_bit_when_restarts_need_it(work: Path, tmp_path: P
     assert few.array("refined").dtype == np.uint8
 
 
+def test_a_context_is_fitted_up_to_the_first_cut(work: Path, tmp_path: Path) -> None:
+    params = replace(PARAMS, parity=SegmentParity(kmeans_frames="window"))
+    matches = correspond.run(work / "features.zarr", work, MATCHING, cuts=cut(tmp_path, 3))
+    model = context.fit(work / "features.zarr", tmp_path / "context", params, matches=matches)
+    run_segment(work, tmp_path / "own", params, context=model)
+    whole = run_segment(work, tmp_path / "whole", params)
+    own = open_store(tmp_path / "own" / "coarse.zarr", COARSE)
+    np.testing.assert_array_equal(own.read("refined"), whole.read("refined"))
+    assert Numbering.of_coarse(own).origin == Numbering.of_coarse(whole).origin
+
+
 def test_steps_by_hand_heed_cuts(work: Path, tmp_path: Path) -> None:
     """Shot by shot they come to what `segment` comes to; no window crosses a cut."""
     features = make_features(work, enters=8)
     matches = correspond.run(features, work, MATCHING, cuts=cut(tmp_path, 7))
     expected = run_segment(work, tmp_path / "expected", BIRTHS)
-    model = context.fit(features, tmp_path / "context", BIRTHS)
+    model = context.fit(features, tmp_path / "context", BIRTHS, matches=matches)
     for number, frames in enumerate(("0:5", "5:7", "7:12")):
         path = context.predict(model, features, tmp_path / f"{number}", BIRTHS, frames, matches)
         path = refine.run(path, matches, tmp_path / f"{number}", BIRTHS)
