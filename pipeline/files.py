@@ -80,10 +80,15 @@ def refuse_foreign(target: Path, mark: Mark) -> None:
     """
 
     def ours(place: Path) -> bool:
-        return mark.on(place) or (place.is_dir() and all(map(ours, place.iterdir())))
+        return mark.on(place) or _is_leftover(place) or (place.is_dir() and all(map(ours, place.iterdir())))
 
     if target.exists() and not ours(target):
         raise DataError(f"{target}: was not written by vidseg; choose another place for the output or move it away")
+
+
+def _is_leftover(file: Path) -> bool:
+    """Whether it is what `replacing` leaves behind where it is killed."""
+    return file.is_file() and fnmatchcase(file.name, ".*.partial*")
 
 
 def require_version(place: Path, content: Mapping[str, Any], version: int, remedy: str) -> None:

@@ -403,7 +403,8 @@ def main(
     settings = load(params, set_ or (), preset)
     of_video: dict[str, object] = {"--ground-truth": ground_truth, "--classes": classes, "--names": names}
     of_video |= {"--dry-run": dry_run, "--open": open_}
-    if video is not None and latents is None and (video / "zarr.json").is_file():
+    one_of_several = video is not None and video.is_file() and video.parent.suffix == ".zarr"
+    if video is not None and latents is None and (one_of_several or (video / "zarr.json").is_file()):
         raise UsageError(
             f"{video}: a store, not a video; give the video itself, or as a stage CLIP, LATENTS, OUT_DIR and "
             "--concept CONCEPT"

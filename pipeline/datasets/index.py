@@ -123,11 +123,14 @@ def require_unchanged(frames: Path) -> None:
     Raises:
         DataError: names the first file that is not as it was registered.
     """
-    file = index_of(frames)
-    if file is not None and (found := changes(file.parent, frames.parent.name)):
+    index = index_of(frames)
+    if index is not None and (found := changes(index.parent, frames.parent.name)):
         file, what = next(iter(found.items()))
         others = f" and {len(found) - 1} more files" if len(found) > 1 else ""
-        raise DataError(f"{file}{others}: {what} since the data set was registered; {REMEDY}")
+        raise DataError(
+            f"{file}{others}: {what} since the data set was registered; {REMEDY}, and if that "
+            f"finds nothing changed, since size and time of the file are as before, remove {index.parent.parent} first"
+        )
 
 
 def _files(item: Path, video: str | None = None) -> list[tuple[str, Path]]:

@@ -71,7 +71,8 @@ def find_stores(folder: Path) -> list[Path]:
             found.append(Path(place))
             below.clear()
         elif Path(place).suffix == ".zarr":
-            found += [Path(place, name) for name in files if not name.startswith(".")]  # of a killed writer
+            packed = [Path(place, name) for name in files if not name.startswith(".")]  # these are of a killed writer
+            found += [path for path in packed if _schema(path) is not None]
     if not found:
         raise DataError(f"{folder}: no store of vidseg here or below; give a folder like data or data/extract")
     return sorted(found)
@@ -105,7 +106,7 @@ def check_shards(path: Path) -> Iterator[Shard]:
     for name, array in _content(path)[1].items():
         step = shard_frames(array)
         for number in range(shard_count(array)):
-            file = path / name / shard_name(array, number)
+            file = path if path.is_file() else path / name / shard_name(array, number)
             stop = min((number + 1) * step, array.shape[0])
             yield Shard(file, name, number, number * step, stop, damage(path, name, array, number))
 

@@ -21,9 +21,8 @@ def lacking(writers: Sequence[StoreWriter], shards: slice = EVERY) -> list[range
         writers: stores of one scratch folder, with one shard length.
         shards: only those, by number.
     """
-    if all(writer.is_complete() for writer in writers):
-        return []
-    missing = {shard for writer in writers for shard in writer.missing()}
+    # A finished store lacks nothing, also where a kill came between it and the next one: its scratch is gone.
+    missing = {shard for writer in writers if not writer.is_complete() for shard in writer.missing()}
     return [shard for shard in writers[0].shards()[shards] if shard in missing]
 
 

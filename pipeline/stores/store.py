@@ -135,6 +135,8 @@ def open_store(path: Path, schema: Schema) -> Store:
     try:
         group = open_group(path)
     except DAMAGE as error:
+        if path.is_file():  # no stage replaces what it cannot recognise
+            remedy = f"delete it and re-run `vidseg {schema.stage}`"
         raise DataError(f"{path}: not a Zarr store ({type(error).__name__}); {remedy}") from error
     attrs = group.attrs
     if attrs.get("schema") != schema.name:

@@ -197,7 +197,7 @@ class StoreWriter:
                 group.attrs["complete"] = True
                 if is_one_of_several(self.path):
                     pack(self._store, self.path)
-                    shutil.rmtree(self._store)
+                    shutil.rmtree(self._store, ignore_errors=True)
                 else:
                     replace_folder(self._store, self.path)
         if not any(self._folder.glob("*.zarr")):

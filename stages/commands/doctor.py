@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -201,8 +202,8 @@ def main(
         return _try(load(params, set_ or ()), as_json, report)
     if report is not None:
         raise UsageError("--report is of `vidseg doctor --try`; add --try")
-    here = Path("params.yaml")
-    findings = collect(load(params or (here if here.is_file() else None), set_ or ()))
+    settings, problem = _settings(params, set_ or ())
+    findings = {**collect(settings), **problem}
     if as_json:
         print(json.dumps(findings, indent=2))
         return
@@ -214,6 +215,17 @@ def main(
             print(text_table(value.items(), indent=2))
         else:
             print(f"{name:<16} {value}")
+
+
+def _settings(params: Path | None, sets: Sequence[str]) -> tuple[Settings, dict[str, str]]:
+    """Those of a file, or of a project's params.yaml; where that cannot be read, the defaults, and what is wrong."""
+    here = Path("params.yaml")
+    if params is not None or not here.is_file():
+        return load(params, sets), {}
+    try:
+        return load(here, sets), {}
+    except UsageError as error:
+        return load(sets=sets), {"params.yaml": f"problem: {error}"}
 
 
 def _try(settings: Settings, as_json: bool, report: Path | None) -> None:

@@ -50,6 +50,7 @@ def add(
 
     Example: vidseg videos add ~/holiday.mp4 --key holiday
     """
+    from pipeline.datasets.index import index_of
     from pipeline.truth.mask_files import parse_masks
 
     if mask is not None and not isinstance(parse_masks([str(mask)]), Path):
@@ -61,6 +62,11 @@ def add(
     for option, path in given.items():
         if path is not None and not path.exists():
             raise DataError(f"{path}: no such file or folder (--{option.replace('_', '-')})")
+    if (index := index_of(video.absolute())) is not None:
+        raise UsageError(
+            f"{video}: belongs to the item that {index} watches, whose frames DVC does not look at; give the folder of "
+            "frames in the data set itself"
+        )
     entry: dict[str, Any] = {name: NONE if path is None else str(path.resolve()) for name, path in given.items()}
     if fps is not None:
         entry["fps"] = fps

@@ -429,6 +429,15 @@ def test_doctor_suggests_bfloat16_where_a_cpu_multiplies_it(
     assert found.startswith("cpu (") and ("backbone.dtype=bfloat16" in found) == told
 
 
+def test_doctor_reports_although_parameters_are_wrong(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("extract: {nothing: 1}\n")
+    found = json.loads(vidseg("doctor", "--json", cwd=tmp_path).stdout)
+    assert (
+        found["params.yaml"].startswith("problem: unknown parameter 'extract.nothing' (in params.yaml)")
+        and found["versions"]["torch"]
+    )
+
+
 def test_doctor_reports_what_is_here() -> None:
     findings = json.loads(vidseg("doctor", "--json").stdout)
     assert findings["faiss"].startswith("1.") or "faiss" in findings["faiss"]

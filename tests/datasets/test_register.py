@@ -608,6 +608,9 @@ def test_dvc_watches_every_video_of_an_item(tmp_path: Path, root: Path, monkeypa
     register(project.folder, root, "vspw", *again)  # new links, the same content
     assert project.run_stages("ingest") == []
     assert "16 files as they were registered" in vidseg("dataset", "check", "vspw-val", cwd=project.folder).stdout
+    watched = project.folder / "inputs/vspw-val/vspw-val-000/0_a-b0/frames"
+    line = error_line(vidseg("videos", "add", watched, cwd=project.folder, check=2))
+    assert "belongs to the item that" in line and "give the folder of frames in the data set itself" in line
 
 
 @pytest.mark.whole

@@ -11,6 +11,7 @@ import pytest
 import zarr
 
 from pipeline.errors import DataError
+from pipeline.stores import shard_claims
 from pipeline.stores.inventory import COMPLETE, check_shards, describe, find_stores
 from pipeline.stores.packed import copy_store, pack
 from pipeline.stores.schemas import LATENTS, MATCHES, ArraySpec, Schema
@@ -99,7 +100,10 @@ def without(name: str):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda store: store.write_bytes(store.read_bytes()[:-30]), "video: not a Zarr store .* run `vidseg extract`"),
+        (
+            lambda store: store.write_bytes(store.read_bytes()[:-30]),
+            "video: not a Zarr store .* delete it and re-run `vidseg extract`",
+        ),
         (lambda store: store.write_bytes(b""), "video: not a Zarr store"),
         (without("zarr.json"), "video: not a Zarr store"),
         (without("latents/c.1.0.0"), r"'latents' lacks 1 of its shards \(first: 1\).*vidseg extract"),
@@ -124,6 +128,29 @@ def test_the_inventory_knows_it(tmp_path: Path, store: Path) -> None:
     assert [shard.problem for shard in check_shards(store)] == [None] * 3
 
 
+def test_a_finished_store_lacks_nothing_while_the_next_one_is_packed(tmp_path: Path) -> None:
+    """A kill between the two must not ask for all frames again: the scratch of the first is gone."""
+    specs = {"latents": ArraySpec((5, 2, 3), "float32", shard=2)}
+    first, second = (
+        StoreWriter(tmp_path / name / "video", tmp_path / "tmp" / name, LATENTS, "mark", specs, params={})
+        for name in ("latents.zarr", "others.zarr")
+    )
+    for writer in (first, second):
+        writer.write("latents", 0, values())
+    assert shard_claims.lacking([first, second]) == []
+    first.commit()
+    assert shard_claims.lacking([first, second]) == []
+    second.commit()
+    assert shard_claims.lacking([first, second]) == []
+
+
+def test_a_store_of_others_is_none_of_ours(tmp_path: Path, store: Path) -> None:
+    zarr.create_group(tmp_path / "theirs.zarr")
+    (tmp_path / "old.zarr").mkdir()
+    (tmp_path / "old.zarr" / "0.0").write_bytes(b"chunk")
+    assert find_stores(tmp_path) == [store]
+
+
 @pytest.mark.parametrize("put", [lambda path: path.write_text("mine"), lambda path: write(path, schema=MATCHES)])
 def test_what_others_wrote_is_not_replaced(tmp_path: Path, put) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "latents.zarr" / "video"
@@ -134,6 +161,7 @@ def test_what_others_wrote_is_not_replaced(tmp_path: Path, put) -> None:  # type
 
 
 def test_one_video_takes_the_place_of_several(tmp_path: Path, store: Path) -> None:
+    (store.parent / ".other.partial").write_bytes(b"")  # of a killed writer
     path = write(store.parent)
     assert path.is_dir() and is_current(path, LATENTS, "seed 0")
 
