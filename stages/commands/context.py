@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pipeline.backbone import Backbone
+    from pipeline.stores.store import Store
 
 
 def fit(
@@ -37,7 +38,7 @@ def fit(
     from pipeline.files import refuse_foreign
     from pipeline.segmentation import context_store, stores, window_loop
     from pipeline.segmentation.joined_features import context_features
-    from pipeline.stores.schemas import FEATURES, MATCHES
+    from pipeline.stores.schemas import FEATURES
     from pipeline.stores.store import open_store
 
     refuse_foreign(out_context, context_store.MARK)
@@ -49,9 +50,7 @@ def fit(
         raise UsageError(f"{seed}: holds masks of later frames, which only `vidseg segment` carries")
     cuts: tuple[int, ...] = ()
     if matches is not None:
-        moves = open_store(matches, MATCHES)
-        stores.require_same_features(moves, source)
-        cuts = stores.cuts_of(moves)
+        _, cuts = _moves_and_cuts(matches, source)
     start = window_loop.fit_context(first_features(seen, params, cuts), params, masks.get(0))
     stored = context_store.StoredContext(
         start.context,
@@ -61,6 +60,21 @@ def fit(
         fit_numbering(start.given.given, source, params, masks, cuts),
     )
     return context_store.save_context(out_context, stored)
+
+
+def _moves_and_cuts(matches: Path, features: Store) -> tuple[Store, tuple[int, ...]]:
+    """matches.zarr of these features, and the cuts that it knows.
+
+    Raises:
+        DataError: it is missing, damaged, or of other features.
+    """
+    from pipeline.segmentation import stores
+    from pipeline.stores.schemas import MATCHES
+    from pipeline.stores.store import open_store
+
+    moves = open_store(matches, MATCHES)
+    stores.require_same_features(moves, features)
+    return moves, stores.cuts_of(moves)
 
 
 def fit_references(refs: Path, out_context: Path, settings: Settings, given: Backbone | None = None) -> Path:
@@ -124,7 +138,7 @@ def predict(
     from pipeline.segmentation import context_store, stores, window_loop
     from pipeline.segmentation.births import Scene, sightings
     from pipeline.segmentation.joined_features import context_features
-    from pipeline.stores.schemas import FEATURES, MATCHES
+    from pipeline.stores.schemas import FEATURES
     from pipeline.stores.store import fingerprint, open_store
 
     source = open_store(features, FEATURES)
@@ -140,9 +154,7 @@ def predict(
                 "set it to distance"
             )
         _require_one_window(chosen, params, str(features), "predict")
-        moves = open_store(matches, MATCHES)
-        stores.require_same_features(moves, source)
-        cuts = stores.cuts_of(moves)
+        moves, cuts = _moves_and_cuts(matches, source)
         _require_one_shot(chosen, cuts, params)
     mark = fingerprint(
         "predict",
