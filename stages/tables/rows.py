@@ -170,13 +170,14 @@ ERROR_PAIRS = (
 
 
 def ladder_rows() -> tuple[RowSpec, ...]:
-    """SMITE's Table 2 with SLiMe and Baseline-II, params.yaml itself, its labels by masked modulation, and VidSeg's
-    context model given the same references."""
+    """SMITE's Table 2 with SLiMe and Baseline-II, SMITE's labels along edges, params.yaml itself, its labels by masked
+    modulation, and VidSeg's context model given the same references."""
     ladder = (
         RowSpec(key, (title,), (*preset_sets(key), *SHOWN), {ALL: SMITE_LADDER[key]} if key in SMITE_LADDER else {})
         for key, title in LADDER.items()
     )
     configured = (
+        RowSpec("smite_guided", ("SMITE, along edges",), (*preset_sets("smite"), "apply.upsample=guided", *SHOWN)),
         RowSpec("configured", ("as configured",), SHOWN),
         RowSpec("modulation", ("as configured, masked modulation",), ("apply.upsample=modulation", *SHOWN)),
     )
@@ -210,6 +211,7 @@ LADDER_PAIRS = (
     Pair("as configured → masked modulation", "configured", "modulation"),
     Pair("VidSeg, given the references, bilinear → I", "knn_bilinear", "baseline1"),
     Pair("VidSeg, given the references, bilinear → SMITE", "knn_bilinear", "smite"),
+    Pair("VidSeg, given the references → SMITE, both along edges", "knn", "smite_guided"),
     Pair("VidSeg, given the references → as configured", "knn", "configured"),
 )
 

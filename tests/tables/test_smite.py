@@ -151,8 +151,8 @@ def test_a_dry_run_of_both_tables(restored: Project) -> None:
          "to `applied: a-h-2`"),
         ((0,), "h-3", (), "concept 'h-3' has 2 references; let the number at the end of its key be theirs"),
         ((0,), "h-2", ("--rows", "table"), "--rows: no row 'table'; there are: slime, baseline1, baseline2, baseline3, "
-         "smite_ca, smite_track, smite, configured, modulation, knn, knn_bilinear, references_1, "
-         "references_2"),
+         "smite_ca, smite_track, smite, smite_guided, configured, modulation, knn, knn_bilinear, "
+         "references_1, references_2"),
     ],
 )  # fmt: skip
 def test_what_is_refused(
@@ -197,7 +197,7 @@ def test_the_pages(restored: Project, canned: list[list[str]], tmp_path: Path) -
     write_project(restored)
     page = vidseg("table", "smite", "--out", tmp_path).stdout
     assert canned == [
-        [*table_rows.LADDER, "configured", "modulation", "knn", "knn_bilinear"],
+        [*table_rows.LADDER, "smite_guided", "configured", "modulation", "knn", "knn_bilinear"],
         ["references_1", "references_2"],
     ]
     ladder, by_count = page.split("## SMITE: by number of references")
