@@ -21,7 +21,7 @@ from stages.common.settings import Settings, load, plain
 
 if TYPE_CHECKING:
     from pipeline.backbone import Backbone
-    from pipeline.fewshot.learning import Step
+    from pipeline.fewshot.learning import Plan, Step
     from pipeline.fewshot.references import References
     from stages.common.backbones import DeferredBackbone
 
@@ -73,7 +73,10 @@ def run(
     _warn(drawn, params, _grid(drawn, params, backbone))
     numbers = [table.numbers(labels) for labels in drawn.labels]
     first_context(backbone, table, params)  # what does not fit is refused before anything is timed
-    with progress("learn", Plan(len(drawn.images), params).iterations) as advance:
+    plan = Plan(len(drawn.images), params)
+    if why := _why_untuned(plan):
+        cli.note(f"learn: none of {counted(plan.iterations, 'step')} tunes weights{why}")
+    with progress("learn", plan.iterations) as advance:
 
         def seen(step: Step) -> None:
             if not math.isfinite(step.total):
@@ -139,7 +142,7 @@ def _print_plan(drawn: References, out: Path, settings: Settings, backbone: Back
     first_context(segment_model(backbone), drawn.table, settings["learn"])
     _warn(drawn, settings["learn"], _grid(drawn, settings["learn"], backbone))
     (height, width), plan = drawn.model_size(settings["learn"]), Plan(len(drawn.images), settings["learn"])
-    tuned = f"the last {plan.tuning} tune weights too" if plan.tuning else "none tunes weights"
+    tuned = f"the last {plan.tuning} tune weights too" if plan.tuning else f"none tunes weights{_why_untuned(plan)}"
     lines = [
         f"segments   {len(drawn.table)}: {', '.join(drawn.table.names)}",
         f"backbone   {backbone.name} {backbone.fingerprint[:12]} on {backbone.device}",
@@ -151,17 +154,24 @@ def _print_plan(drawn: References, out: Path, settings: Settings, backbone: Back
     print("\n".join(map(cli.printable, lines)))
 
 
+def _why_untuned(plan: Plan) -> str:
+    """In brackets, where weights were to be tuned, which is done last, and too few steps are asked for: else empty."""
+    params = plan.params
+    if params.tune == "none" or plan.tuning:
+        return ""
+    if (epochs := params.parity.phase1_epochs) is not None:
+        return f" (learn.parity.phase1_epochs is {epochs})"
+    return f" (learn.phase1_iterations is {params.phase1_iterations})"
+
+
 def _estimate(drawn: References, settings: Settings, backbone: Backbone) -> str:
     from pipeline.fewshot.learning import Plan
     from stages.commands import estimates
 
     images, size = len(drawn.images), drawn.model_size(settings["learn"])
-    params, plan = settings["learn"], Plan(images, settings["learn"])
+    plan = Plan(images, settings["learn"])
     takes = estimates.of_learning(images, len(drawn.table), size, settings, backbone)
-    # Who asks for a few steps only may not know that weights are tuned last.
-    cut = params.tune != "none" and params.parity.phase1_epochs is None and not plan.tuning
-    untuned = f", none of which tunes weights (learn.phase1_iterations is {params.phase1_iterations})" if cut else ""
-    return f"{counted(images, 'picture')}, {counted(plan.iterations, 'step')}{untuned}: {takes}"
+    return f"{counted(images, 'picture')}, {counted(plan.iterations, 'step')}: {takes}"
 
 
 def run_item(item: str, settings: Settings) -> None:

@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import pytest
 
 from pipeline.errors import UsageError
+from pipeline.fewshot.learning import Plan
 from stages.apply import Sections, check_concept
 from stages.commands import preset
 from stages.common import settings
@@ -202,15 +203,23 @@ def test_presets_set_the_same_parameters() -> None:
 
 def test_presets_of_smite_set_the_same_parameters() -> None:
     """All but what is tied to a backbone: its layers, its timesteps, the scale of its rates, sizes, the number of
-    steps. The released code has its layers and timesteps too."""
+    steps. The released code has all of these but rates and sizes."""
     *rows, code = [set(settings.read_preset(name)) for name in SEGMENTS_SHOWN]
     assert all(one == rows[0] for one in rows)
     of_backbones = {key for key in settings.read_preset("sd21") if key.startswith(SHOWN_SECTIONS)}
     assert rows[0] & of_backbones == QUICK
     assert code - rows[0] == {
         *("maps.cross_blocks", "maps.self_blocks", "maps.spread"),
-        *("learn.t", "apply.timesteps"),
+        *("learn.t", "learn.epochs", "learn.most_iterations", "apply.timesteps"),
     }
+
+
+@pytest.mark.parametrize("backbone", ["compact", "sd21"])
+@pytest.mark.parametrize("name", SEGMENTS_SHOWN)
+def test_rows_of_smite_tune_weights_however_many_pictures(name: str, backbone: str) -> None:
+    params = settings.load(sets=[f"backbone.name={backbone}"], preset=name)["learn"]
+    tuned = [Plan(images, params).tuning > 0 for images in (1, 5, 8, 10)]
+    assert tuned == [params.tune != "none"] * 4
 
 
 @pytest.mark.parametrize("backbone", ["compact", "sd21"])
