@@ -17,7 +17,8 @@ from pipeline.fewshot.segments import SegmentTable
 from pipeline.files import Mark, refuse_foreign, replacing_folder
 from pipeline.parameters import LearnParams, MapsParams, of_stored
 from pipeline.stores.schemas import CONCEPT, ArraySpec
-from pipeline.stores.store import Store, is_current, open_store
+from pipeline.stores.store import Store, array_fingerprint, is_current, open_store
+from pipeline.stores.store import fingerprint as content_fingerprint
 from pipeline.stores.writer import StoreWriter
 
 if TYPE_CHECKING:  # importing torch takes seconds, and seeing that a concept is there must not
@@ -26,6 +27,8 @@ if TYPE_CHECKING:  # importing torch takes seconds, and seeing that a concept is
 
 STORE, ADAPTER = "concept.zarr", "adapter.safetensors"
 MARK = Mark(f"{STORE}/zarr.json", CONCEPT.name, ("attributes", "schema"), frozenset({STORE, ADAPTER}))
+#: Attribute: fingerprint of the context and the adapter's SHA-256. Concepts of earlier versions have none.
+LEARNED = "learned"
 #: What stands in the log where nothing was done: stores hold finite numbers.
 NOTHING = -1.0
 
@@ -46,6 +49,7 @@ def save_concept(
     from pipeline.backbone.adapter import save_adapter
 
     refuse_foreign(folder, MARK)
+    tuned = None if concept.adapter is None else concept.adapter.sha256
     arrays = {
         "context": concept.context.numpy(),
         "positions": np.array(concept.positions, np.int32),
@@ -66,7 +70,8 @@ def save_concept(
                 "names": list(concept.references),
                 "segments": concept.table.record(),
                 "reference_iou": concept.reference_iou,
-                "adapter": None if concept.adapter is None else concept.adapter.sha256,
+                "adapter": tuned,
+                LEARNED: content_fingerprint(array_fingerprint(arrays["context"]), tuned),
             },
         )
         for name, values in arrays.items():
@@ -97,6 +102,12 @@ def open_concept(folder: Path) -> Store:
             else f"{folder}: no concept here; run `vidseg learn` to make one"
         )
     return open_store(folder / STORE, CONCEPT)
+
+
+def what_decides(store: Store) -> list[str]:
+    """Fingerprints of all that maps depend on in a concept: what it was learned from, and what came of it, which another
+    machine rounds differently. In concepts of earlier versions the first alone, so that their maps stay valid."""
+    return [store.fingerprint, *([store.attrs[LEARNED]] if LEARNED in store.attrs else [])]
 
 
 def learned_grid(folder: Path) -> tuple[int, int]:

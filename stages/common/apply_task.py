@@ -150,11 +150,12 @@ class Task:
     @property
     def maps_mark(self) -> str:
         """Fingerprint of soft.zarr."""
+        from pipeline.fewshot.concept_store import what_decides
         from pipeline.stores.store import fingerprint
 
         return fingerprint(
             "apply", stage_version("apply"), self.maps_params, self.clip.fingerprint, self.latents.fingerprint,
-            self.tracks and self.tracks.fingerprint, self.concept.fingerprint, self.model.fingerprint,
+            self.tracks and self.tracks.fingerprint, *what_decides(self.concept), self.model.fingerprint,
         )  # fmt: skip
 
     @property

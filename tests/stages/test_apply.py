@@ -19,6 +19,7 @@ import torch
 from pipeline.errors import DataError, UsageError
 from pipeline.fewshot import soft_store
 from pipeline.fewshot.chunks import chunks as apply_chunks
+from pipeline.fewshot.concept_store import load_concept, open_concept, save_concept, what_decides
 from pipeline.fewshot.focus import smoothed
 from pipeline.fewshot.soft_store import coarse_planes, taken_margins
 from pipeline.naming.names import Named, Names, NamesFile, write_names
@@ -37,7 +38,8 @@ from pipeline.upsampling.interpolation import guided_maps
 from pipeline.upsampling.labelling import Decision
 from stages import apply, extract, ingest, learn, references, track
 from stages.common import cli
-from stages.common.apply_task import Inputs, Sections
+from stages.common.apply_task import Inputs, Sections, checked
+from stages.common.backbones import model_of
 from stages.common.settings import at_learned_size, load
 from stages.upsample import Modulation
 from tests.support import killing, tiny, yaml
@@ -297,6 +299,35 @@ def test_running_twice_does_nothing(made: Made, guided: Path) -> None:
     before = (guided / "labels.zarr").stat().st_mtime_ns
     apply.run(made.inputs, guided, made.sections())
     assert (guided / "labels.zarr").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+def test_maps_are_of_what_was_learned_and_not_only_of_what_it_was_learned_from(
+    made: Made, tmp_path: Path, tuned: bool
+) -> None:
+    """Two machines round differently: their concepts share a fingerprint. One of an earlier version keeps its maps."""
+    store, own = open_concept(made.inputs.concept), load_concept(made.inputs.concept)
+    assert own.adapter is not None
+    other = replace(own.adapter, sha256="other")
+    changes = [{}, {"context": own.context + 1e-6}, *([{"adapter": other}] if tuned else [])]
+    marks = []
+    for number, change in enumerate(changes):
+        concept = replace(own, **{} if tuned else {"adapter": None}, **change)
+        folder = save_concept(
+            tmp_path / str(number), concept, store.fingerprint, store.attrs["references"], store.params
+        )
+        marks.append(mark_of(replace(made.inputs, concept=folder), made))
+    assert len(set(marks)) == len(changes)
+    described = tmp_path / "0" / "concept.zarr" / "zarr.json"
+    content = json.loads(described.read_text())
+    del content["attributes"]["learned"]
+    described.write_text(json.dumps(content))
+    assert what_decides(open_concept(tmp_path / "0")) == [store.fingerprint]
+
+
+def mark_of(inputs: Inputs, made: Made) -> str:
+    """The fingerprint of maps."""
+    return checked(inputs, made.sections(), model_of(made.backbone, None)).maps_mark
 
 
 def test_without_guidance_no_tracks_are_needed(made: Made, guided: Path, tmp_path: Path) -> None:
