@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from stages.common import settings
 from tests.support import stand_in, yaml
 from tests.support.commands import ENVIRONMENT
 from tests.support.places import ROOT
@@ -50,8 +51,10 @@ class Project:
         return result.stdout + result.stderr
 
     def write_params(self) -> None:
-        """Write params.yaml from `params`."""
-        (self.folder / "params.yaml").write_text(yaml.safe_dump(self.params))
+        """Write params.yaml from `params`; raises UsageError for what is no parameter, which a stand-in would take."""
+        file = self.folder / "params.yaml"
+        file.write_text(yaml.safe_dump(self.params))
+        settings.load(file)
 
     def change(self, section: str, key: str, value: object) -> None:
         """Set one parameter and write params.yaml."""
