@@ -147,6 +147,24 @@ def test_no_weights_of_all_pairs_are_held(segments: int) -> None:
     assert all(tensor.grad is not None for tensor in (*drawn, maps))
 
 
+@pytest.mark.parametrize(("grid", "least"), [((32, 56), 25), ((64, 64), 60)], ids=["compact", "sd21"])
+def test_eq1_is_exact_at_the_size_of_the_networks_and_holds_far_less(grid: tuple[int, int], least: int) -> None:
+    """Five heads of 64, as SD 2.1 has them, in float32: against weights of all pairs, and how many values these are."""
+    places, heads, width = grid[0] * grid[1], 5, 64
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(1, places, heads * width, generator=generator) for _ in range(2))
+    maps = torch.randn(1, 8, *grid, generator=generator)
+    with Largest() as largest:
+        found = spread({Tap(9, "self", "query"): query, Tap(9, "self", "key"): key}, {9: heads}, maps, [9])
+    expected = torch.zeros(places, 8)
+    for head in range(heads):
+        part = slice(head * width, (head + 1) * width)
+        weights = (query[0, :, part] @ key[0, :, part].T / width**0.5).softmax(dim=-1)
+        expected += weights @ maps[0].flatten(1).T / heads
+    assert float((found[0].flatten(1).T - expected).abs().max()) < 1e-6
+    assert heads * places**2 > least * largest.values
+
+
 # --- the inference form
 
 ROW = [[-4.0, 0.0], [2.0, 6.0]]  # mean 1
