@@ -10,7 +10,7 @@ from pipeline.tables.table import ALL, Row, Table, quoted_difference
 
 DASH = "-"
 #: What the papers call the scores that they print.
-PRINTED = {"miou": "mIoU", "vc8": "mVC_8", "vc16": "mVC_16", "f_mean": "F"}
+PRINTED = {"miou": "mIoU", "vc8": "mVC_8", "vc16": "mVC_16", "f_mean": "F", "j_mean": "J"}
 #: Scores so small that one decimal of a percent would hide their differences.
 FINE = ("flicker",)
 

@@ -1,6 +1,6 @@
 """Scores that the papers print, to stand beside measured ones; in percent.
 
-VidSeg (CVPR 2025), Tables 1 and 2; SMITE (ICLR 2025), Tables 1 to 3.
+VidSeg (CVPR 2025), Tables 1 and 2; SMITE (ICLR 2025), Tables 1 to 3, 6, 7, 9 and 10.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Quoted:
-    """mIoU, mVC_8, mVC_16 and the contour measure F as printed; None = not reported."""
+    """mIoU, mVC_8, mVC_16, DAVIS' region measure J and contour measure F as printed; None = not reported."""
 
     miou: float | None = None
     vc8: float | None = None
     vc16: float | None = None
     f_mean: float | None = None
+    j_mean: float | None = None
 
 
 #: Table 1: method -> data set -> figures.
@@ -81,3 +82,37 @@ SMITE_LADDER: Mapping[str, Quoted] = {
 
 #: SMITE's Table 3: number of references -> figures.
 SMITE_REFERENCES: Mapping[int, Quoted] = {1: Quoted(58.55), 5: Quoted(73.88), 10: Quoted(75.14)}
+
+#: What SMITE's tables hold beside the ladder. Table 1: by category, ten references of other individuals. DAVIS-2016,
+#: one object in each video: learned from a frame of it (Table 10), or from a frame of each training video (Table 9);
+#: SMITE+ leaves out 2 of the 20 videos.
+SMITE_BESIDE: Mapping[str, Quoted] = {
+    **{
+        f"{method}, {category} (Table 1)": Quoted(miou, f_mean=f_mean)
+        for method, figures in {
+            "Baseline-I": ((72.95, 81.0), (65.48, 64.0), (61.38, 57.0), (66.69, 67.0)),
+            "SMITE": ((77.28, 89.0), (75.09, 79.0), (75.10, 82.0), (73.08, 77.0)),
+        }.items()
+        for category, (miou, f_mean) in zip(("faces", "horses", "cars", "non-text"), figures, strict=True)
+    },
+    "GSAM2, by names, without non-text (Table 1)": Quoted(66.53, f_mean=71.0),
+    "SMITE, DAVIS-2016, a frame of the video (Table 10)": Quoted(j_mean=83.4, f_mean=80.7),
+    "SMITE+: without 2 videos (Table 10)": Quoted(j_mean=92.0, f_mean=88.7),
+    "AOT, trained on videos (Table 10)": Quoted(j_mean=91.1, f_mean=92.1),
+    "XMem, trained on videos (Table 10)": Quoted(j_mean=91.5, f_mean=92.7),
+    "SMITE, DAVIS-2016, frames of other videos (Table 9)": Quoted(j_mean=80.8, f_mean=82.9),
+    "SMITE+: without 2 videos (Table 9)": Quoted(j_mean=82.39, f_mean=87.6),
+}
+
+#: What SMITE's Tables 6 and 7 hold beside Table 3: references are frames of the video itself; means of seven clips of
+#: PUMaVOS.
+SMITE_REFERENCES_BESIDE: Mapping[str, Quoted] = {
+    "SMITE, PUMaVOS, 1 frame of the video": Quoted(82.14, f_mean=69.0),
+    "SMITE, PUMaVOS, 5 frames": Quoted(90.44, f_mean=90.0),
+    "SMITE, PUMaVOS, 10 frames": Quoted(91.56, f_mean=94.0),
+    "Baseline-I, PUMaVOS, 1 frame": Quoted(74.91, f_mean=50.0),
+    "GSAM2, PUMaVOS, by names": Quoted(74.84, f_mean=63.0),
+    "XMem++, trained on videos, PUMaVOS, 1 frame": Quoted(80.65, f_mean=69.0),
+    "XMem++, 5 frames": Quoted(90.80, f_mean=89.0),
+    "XMem++, 10 frames": Quoted(94.48, f_mean=94.0),
+}

@@ -211,7 +211,7 @@ def smite(
 
     Example: vidseg table smite --rows knn,baseline1,smite
     """
-    from pipeline.tables.table import Table
+    from pipeline.tables.table import ALL, Table
     from stages.tables import run as table_run
     from stages.tables import smite as plans
 
@@ -231,8 +231,8 @@ def smite(
             title=each.title,
             notes=(
                 *run.notes,
-                f"Quoted figures are those of SMITE's {each.quoted}, of Stable Diffusion 2.1 on SMITE-50; nothing here "
-                "measured them. `unclear`: the interval holds zero.",
+                f"Quoted figures are those of SMITE's {each.quoted}, of Stable Diffusion 2.1; nothing here measured "
+                "them. `unclear`: the interval holds zero.",
             ),
             heads=(each.head,),
             rows=run.rows,
@@ -241,7 +241,8 @@ def smite(
             windows=run.windows,
             pooled=True,
             more=plans.SCORES,
-            quoted=("miou", "f_mean"),
+            quoted=("miou", "j_mean", "f_mean"),
+            quoted_only={title: {ALL: figures} for title, figures in each.beside.items()},
         )
         table_run.write(table, run, out)
 

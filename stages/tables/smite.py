@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from pipeline.errors import UsageError
+from pipeline.tables.quoted import SMITE_BESIDE, SMITE_REFERENCES_BESIDE, Quoted
 from pipeline.tables.table import Pair
 from stages.common.applied import Applied, concept_of, known_frames
 from stages.common.settings import Settings, check_backbone, preset_backbones
@@ -34,6 +35,7 @@ class SmiteTable:
         name: of its files.
         title, head: above it, and above the names of its rows.
         quoted: the paper's tables that are quoted beside it.
+        beside: their figures that no row here was made for: title -> figures.
         plan: its rows.
         pairs: rows that are compared.
     """
@@ -42,6 +44,7 @@ class SmiteTable:
     title: str
     head: str
     quoted: str
+    beside: Mapping[str, Quoted]
     plan: Plan
     pairs: tuple[Pair, ...]
 
@@ -56,12 +59,15 @@ def smite_tables(
     tables = []
     if first:
         plan = ladder_plan(first, datasets, settings, out)
-        tables.append(SmiteTable("smite", "SMITE: the ladder", "row", "Tables 1 and 2", plan, LADDER_PAIRS))
+        quoted = "Tables 1 and 2, on SMITE-50, and 9 and 10, on DAVIS-2016"
+        tables.append(SmiteTable("smite", "SMITE: the ladder", "row", quoted, SMITE_BESIDE, plan, LADDER_PAIRS))
     if second:
         plan = references_plan(second, datasets, settings)
         pairs = tuple(Pair(f"{a.cells[0]} → {b.cells[0]}", a.key, b.key) for a, b in pairwise(plan.specs))
         title = "SMITE: by number of references"
-        tables.append(SmiteTable("smite_references", title, "references", "Table 3", plan, pairs))
+        quoted = "Table 3, on SMITE-50, and 6 and 7, on PUMaVOS"
+        beside = SMITE_REFERENCES_BESIDE
+        tables.append(SmiteTable("smite_references", title, "references", quoted, beside, plan, pairs))
     return tuple(tables)
 
 

@@ -109,13 +109,13 @@ def test_nothing_to_make_a_table_of(
 # The command, in a project -------------------------------------------------------------------------------------
 
 
-def write_project(project: Project, skip: Sequence[int] = (0,), named: str = "h-2") -> None:
-    """Two items of one clip; a concept of one reference, and one of two, the first of which is a frame of `a`."""
+def write_project(project: Project, skip: Sequence[int] = (0,), named: str = "h-2", keys: str = "ab") -> None:
+    """Items of one clip; a concept of one reference, and one of two, the first of which is a frame of `a`."""
     one, two = project.root.parent / "one", project.root.parent / "two"
     for folder, count in ((one, 1), (two, 2)):
         write_references(folder, count)
     shutil.copy(project.data / "a" / "00000.png", two / "images" / "00000.png")
-    items = {key: [{k: v for k, v in project.entry(key).items() if k != "dataset"}] for key in "ab"}
+    items = {key: [{k: v for k, v in project.entry(key).items() if k != "dataset"}] for key in keys}
     concepts = {key: {"references": str(folder)} for key, folder in (("h-1", one), (named, two))}
     applied: dict[str, dict[str, Any]] = {
         f"{item}-{concept}": {"item": item, "concept": concept, "names": NONE} for item in items for concept in concepts
@@ -205,17 +205,39 @@ def test_the_pages(restored: Project, canned: list[list[str]], tmp_path: Path) -
     assert "* frames that are not scored, for concepts know them: a-h-2 0" in ladder
     assert (
         "| row | mIoU | mVC_2 | mVC_3 | F | mIoU, SMITE's | F, SMITE's | flicker | s/frame | peak MB | *quoted from "
-        "the paper: mIoU / F* |"
+        "the paper: mIoU / J / F* |"
     ) in ladder
-    assert "| 51.0 | 25.0 | 50.0 | 0.10 | 2.0 | 512 | 75.14 / 82.0 |" in ladder
+    assert "| 51.0 | 25.0 | 50.0 | 0.10 | 2.0 | 512 | 75.14 / - / 82.0 |" in ladder
+    assert "| *SMITE, DAVIS-2016, a frame of the video (Table 10)* | - " in ladder and "| - / 83.4 / 80.7 |" in ladder
+    assert "Tables 1 and 2, on SMITE-50, and 9 and 10, on DAVIS-2016" in ladder
     assert "| VidSeg, given the references, bilinear → SMITE |" in ladder and "other: 2 videos, 12 frames" in ladder
-    assert "| 1 → 2 |" in by_count and "| 58.55 / - |" in by_count
+    assert "| 1 → 2 |" in by_count and "| 58.55 / - / - |" in by_count
+    assert "| *SMITE, PUMaVOS, 1 frame of the video* | - " in by_count and "| 82.14 / - / 69.0 |" in by_count
     with (tmp_path / "smite_references.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [(row["row"], row["quoted_miou"]) for row in rows] == [("references_1", "58.55"), ("references_2", "")]
     assert set(json.loads((tmp_path / "smite_references.json").read_text())["rows"][0]["videos"]) == {"a-h", "b-h"}
     vidseg("table", "page", tmp_path / "page.md", "--out", tmp_path)
     assert (tmp_path / "page.md").read_text().endswith(page)
+
+
+@pytest.mark.slow
+def test_a_real_row(restored: Project, tmp_path: Path) -> None:
+    """A DVC experiment of the stages themselves: the concept of two references, one of which is the first frame."""
+    write_project(restored, keys="a")
+    params = yaml.safe_load((restored.root / "params.yaml").read_text())
+    params["learn"] |= {"size": 64, "epochs": 1}
+    params["apply"] |= {"timesteps": [100, 99]}
+    restored.write("params.yaml", params)
+    restored.commit()
+    page = vidseg("table", "smite", "--rows", "baseline1", "--out", tmp_path).stdout
+    (row,) = json.loads((tmp_path / "smite.json").read_text())["rows"]
+    assert list(row["videos"]) == ["a-h-2"] and "| I: tokens, frame by frame |" in page
+    with (tmp_path / "smite.csv").open() as stream:
+        (line,) = csv.DictReader(stream)
+    assert float(line["seconds_per_frame"]) > 0 and float(line["peak_mb"]) > 0
+    assert 0 < float(line["miou"]) <= 100 and line["quoted_miou"] == "66.22"
+    assert vidseg("table", "smite", "--rows", "baseline1", "--out", tmp_path).stdout == page  # nothing runs again
 
 
 # What is propagated --------------------------------------------------------------------------------------------
