@@ -105,8 +105,9 @@ def open_concept(folder: Path) -> Store:
 
 
 def what_decides(store: Store) -> list[str]:
-    """Fingerprints of all that maps depend on in a concept: what it was learned from, and what came of it, which another
-    machine rounds differently. In concepts of earlier versions the first alone, so that their maps stay valid."""
+    """Fingerprints of all that maps depend on in a concept: what it was learned from, and what came of it, which
+    another machine rounds differently. In concepts of earlier versions the first alone, so that their maps stay valid.
+    """
     return [store.fingerprint, *([store.attrs[LEARNED]] if LEARNED in store.attrs else [])]
 
 
