@@ -5,22 +5,27 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
+from collections.abc import Sequence
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.errors import DataError, UsageError
+from pipeline.errors import DataError, ResourceError, UsageError, VidsegError, WeightsError
 from stages.common import cli
 from stages.common.printing import listed
 from stages.common.programs import dvc
 
 if TYPE_CHECKING:
     from stages.cluster.plan import Plan
-    from stages.cluster.worker import Site
+    from stages.cluster.worker import Outcome, Site
 
 BATCH = "Jobs of a batch system"
+#: Exit code of an item's stage -> the error that the run then ends with; any other one is bad input.
+KINDS = {kind.exit_code: kind for kind in (VidsegError, UsageError, DataError, WeightsError, ResourceError)}
 #: Variables of the submitting process that stages see on every worker.
 PASSED_ON = ("VIDSEG_", "HF_")
 
@@ -106,6 +111,8 @@ def run(
         return
     site = _prepare(plan, threads, gpus)
     board = Board(plan)
+    # A batch system ends the job that this process may be in by this signal: its own jobs would live on.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with schedulers.connect(scheduler, workers, job, retries, site.clones) as (client, jobs):
             outcomes = distribute(client, plan, site, job.gpu, board, retries, jobs)
@@ -114,8 +121,8 @@ def run(
         shutil.rmtree(site.clones, ignore_errors=True)
         with suppress(OSError):
             site.scratch.rmdir()  # holds what an interrupted stage left, for the next run
-    cli.note(f"{len(plan.chains)} items: {board.summary()}")
-    _restore(plan, {outcome.key: outcome.error for outcome in outcomes if outcome.error})
+    cli.note(f"{len(plan.chains)} items: {board.summary()}{_needs(outcomes)}")
+    _restore(plan, [outcome for outcome in outcomes if outcome.error])
 
 
 def _check_extra() -> None:
@@ -135,15 +142,26 @@ def _prepare(plan: Plan, threads: int, gpus: tuple[str, ...]) -> Site:
     return Site(plan.project, plan.revision, plan.cache, clones, plan.logs, plan.scratch, threads, gpus, environment)
 
 
-def _restore(plan: Plan, failed: dict[str, str]) -> None:
+def _needs(outcomes: Sequence[Outcome]) -> str:
+    """What a job needed at most, for whoever asks for the next ones."""
+    done = [outcome for outcome in outcomes if not outcome.error]
+    if not done:
+        return ""
+    held = max((outcome.memory_mb for outcome in done if outcome.memory_mb), default=None)
+    memory = "" if held is None else f", the largest process held {held} MB"
+    return f"; the longest item took {timedelta(seconds=round(max(outcome.seconds for outcome in done)))}{memory}"
+
+
+def _restore(plan: Plan, failed: Sequence[Outcome]) -> None:
     """Bring the results here from the cache; nothing of an item should have to run again.
 
     Raises:
-        DataError: items have failed, or the project is not up to date afterwards.
+        VidsegError: items have failed; with their exit code, if they have one of those in common.
+        DataError: items have failed for several reasons, or the project is not up to date afterwards.
     """
     from stages.cluster.plan import succeeded
 
-    targets = succeeded(plan, failed) if failed else list(plan.targets)
+    targets = succeeded(plan, [outcome.key for outcome in failed]) if failed else list(plan.targets)
     if targets or not failed:
         cli.note("restoring the results here")
         text = dvc("--wait-for-lock", "repro", *targets)
@@ -152,10 +170,12 @@ def _restore(plan: Plan, failed: dict[str, str]) -> None:
             cli.warn(f"{len(ran)} stages of items had to run here: {', '.join(ran[:3])}")
     if failed:
         by_reason: dict[str, list[str]] = {}
-        for key, reason in sorted(failed.items()):
-            by_reason.setdefault(reason, []).append(key)
+        for outcome in sorted(failed, key=lambda outcome: outcome.key):
+            by_reason.setdefault(str(outcome.error), []).append(outcome.key)
         reasons = "; ".join(f"{listed(keys)}: {reason}" for reason, keys in by_reason.items())
-        raise DataError(f"{len(failed)} of {len(plan.chains)} items failed: {reasons} (logs: {plan.logs})")
+        kinds = {KINDS.get(outcome.exit_code, DataError) for outcome in failed}
+        kind = kinds.pop() if len(kinds) == 1 else DataError
+        raise kind(f"{len(failed)} of {len(plan.chains)} items failed: {reasons} (logs: {plan.logs})")
     status = dvc("--wait-for-lock", "status", *targets)
     if "up to date" not in status:
         raise DataError(f"the results are restored, but something changed meanwhile: {status.strip()}")

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import Client, Future, KilledWorker
 
+from pipeline.errors import ResourceError, VidsegError
 from stages.cluster.jobs import LOOK_EVERY, Jobs, NoJobLeft
-from stages.cluster.worker import TOPIC, ClonePlugin, Outcome, Site, run_chain
+from stages.cluster.worker import TOPIC, ClonePlugin, Interrupted, Outcome, Site, run_chain
 from stages.common import cli
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def distribute(
                     outcome = _next(tasks, keys, lost, retries, jobs)
                 except NoJobLeft as error:
                     reason = f"no job is left, {error}; the same command continues"
-                    return outcomes + [Outcome(key, {}, reason) for key in tasks.waiting]
+                    return outcomes + [_lost(key, reason) for key in tasks.waiting]
                 if outcome is not None:
                     tasks.waiting.pop(outcome.key).release()  # else it runs again when its worker is lost later
                     board.finish(outcome.key, outcome.states)
@@ -95,17 +96,24 @@ def _next(
     if lost[ended] <= retries or ended not in tasks.waiting:
         return None
     tasks.waiting[ended].cancel()
-    return Outcome(ended, {}, _killers(lost[ended]))
+    return _lost(ended, _killers(lost[ended]))
 
 
 def _outcome(key: str, future: Future[Outcome], retries: int) -> Outcome:
     """How an item ended that is done."""
     error = future.exception()
     if isinstance(error, KilledWorker):
-        return Outcome(key, {}, _killers(error.allowed_failures + 1))
+        return _lost(key, _killers(error.allowed_failures + 1))
+    if isinstance(error, Interrupted):
+        return _lost(key, f"{error} (tried {retries + 1} times)")
     if error:
-        return Outcome(key, {}, f"{error} (tried {retries + 1} times)")
+        return Outcome(key, {}, f"{error} (tried {retries + 1} times)", VidsegError.exit_code)
     return future.result()
+
+
+def _lost(key: str, reason: str) -> Outcome:
+    """How an item ended that is not to blame."""
+    return Outcome(key, {}, reason, ResourceError.exit_code)
 
 
 def _killers(number: int) -> str:

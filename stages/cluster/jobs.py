@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import DataError, ResourceError, UsageError
 from stages.common import cli, programs
-from stages.common.printing import counted
+from stages.common.printing import counted, listed
 
 if TYPE_CHECKING:
     from dask_jobqueue import JobQueueCluster
@@ -138,6 +138,10 @@ class Jobs:
         for name, worker in self.cluster.workers.items():
             self._known.setdefault(str(name), _Submitted(str(worker.job_id)))
 
+    def numbers(self) -> str:
+        """The batch system's numbers of the jobs, as people read them."""
+        return listed([known.number for known in self._known.values()])
+
     def look(self, unfinished: int) -> None:
         """Now and then, tell what became of jobs, ask for others in place of lost ones, let surplus ones end.
 
@@ -150,7 +154,7 @@ class Jobs:
         if time.monotonic() < self._looked + LOOK_EVERY:
             return
         self._looked = time.monotonic()
-        states = self._states()
+        states = self._states(self._known.values())
         workers = self.cluster.sync(_busy, self.cluster.scheduler)
         for name, known in self._known.items():
             known.worked |= name in workers
@@ -167,11 +171,15 @@ class Jobs:
         self._end(surplus[: max(len(self._known) - unfinished, 0)])
 
     def close(self) -> None:
-        """Let workers end by themselves, so that the batch system does not list finished jobs as cancelled."""
+        """Let all workers end."""
         with suppress(OSError):
-            self.cluster.sync(self.cluster.scheduler.retire_workers, names=list(self._known), close_workers=True)
+            self._retire(self._known)
+
+    def _retire(self, jobs: Mapping[str, _Submitted]) -> None:
+        """Let workers end by themselves: the batch system would list a finished job that it ends as cancelled."""
+        self.cluster.sync(self.cluster.scheduler.retire_workers, names=list(jobs), close_workers=True)
         end = time.monotonic() + END_WITHIN
-        while time.monotonic() < end and any(state == "RUNNING" for state, _ in self._states().values()):
+        while time.monotonic() < end and any(state == "RUNNING" for state, _ in self._states(jobs.values()).values()):
             time.sleep(0.5)
 
     def _replace(self, name: str, what: str, state: str, unfinished: int) -> None:
@@ -206,15 +214,14 @@ class Jobs:
         """Give jobs back that have nothing to do."""
         if not names:
             return
-        for name in names:
-            self._known.pop(name)
-        cli.note(f"nothing is left for {counted(len(names), 'job')}, given back")
-        self.cluster.sync(self.cluster.scheduler.retire_workers, names=list(names), close_workers=True)
-        self.cluster.sync(self.cluster.scale_down, list(names))
+        ended = {name: self._known.pop(name) for name in names}
+        cli.note(f"nothing is left for {counted(len(ended), 'job')}, given back")
+        self._retire(ended)
+        self.cluster.sync(self.cluster.scale_down, list(ended))  # those that wait in the queue
 
-    def _states(self) -> dict[str, tuple[str, str]]:
+    def _states(self, jobs: Iterable[_Submitted]) -> dict[str, tuple[str, str]]:
         """Slurm's state of each job, and why it waits; nothing where the batch system was not asked or is silent."""
-        numbers = [known.number for known in self._known.values()]
+        numbers = [job.number for job in jobs]
         if self.scheduler != SLURM or not numbers:
             return {}
         try:
@@ -249,10 +256,9 @@ def _kind(scheduler: str) -> Any:
 def job_script(scheduler: str, job: Job) -> str:
     """The script that a batch system would get for each worker."""
     kind = _kind(scheduler)
+    options = _options(scheduler, job)
     with _explained(scheduler):
-        return str(
-            kind.job_cls(scheduler="tcp://SUBMITTING_HOST:PORT", name="job-0", **_options(scheduler, job)).job_script()
-        )
+        return str(kind.job_cls(scheduler="tcp://SUBMITTING_HOST:PORT", name="job-0", **options).job_script())
 
 
 @contextmanager
@@ -271,12 +277,13 @@ def submitted(scheduler: str, workers: int, job: Job, retries: int) -> Iterator[
     command = kind.job_cls.submit_command
     if shutil.which(command) is None:
         raise UsageError(f"--scheduler {scheduler}: there is no `{command}` here; run this where jobs are submitted")
+    options = _options(scheduler, job)
     with _explained(scheduler):
-        cluster: JobQueueCluster = kind(**_options(scheduler, job))
+        cluster: JobQueueCluster = kind(**options)
     with cluster:
         jobs = Jobs(cluster, scheduler, job, retries)
         jobs.submit(workers)
-        cli.note(f"{counted(workers, 'job')} submitted; items begin as soon as one of them runs")
+        cli.note(f"{counted(workers, 'job')} submitted ({jobs.numbers()}); items begin as soon as one of them runs")
         yield jobs
         jobs.close()
 
@@ -302,6 +309,18 @@ def _explained(scheduler: str) -> Iterator[None]:
 
 
 def _options(scheduler: str, job: Job) -> dict[str, Any]:
+    """What dask_jobqueue's class of a batch system, which is imported by now, is given.
+
+    Raises:
+        UsageError: nobody says how much memory a job needs.
+    """
+    import dask
+
+    if job.memory is None and dask.config.get(f"jobqueue.{scheduler}.memory", None) is None:
+        raise UsageError(
+            f"--scheduler {scheduler}: give --memory, what a job may hold, e.g. --memory 4GB (`vidseg cost` estimates "
+            "it), or set it in ~/.config/dask/jobqueue.yaml"
+        )
     # One item at a time: the cores are for the stage's own threads.
     arguments = ["--nthreads", "1", *(["--resources", "GPU=1"] if job.gpu else [])]
     given = {"memory": job.memory, "walltime": job.walltime, "queue": job.queue}

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -18,9 +19,9 @@ from pathlib import Path
 
 from distributed import Worker, WorkerPlugin, get_worker
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, ResourceError
 from stages.cluster.plan import VIDEOS, Chain, relative_names
-from stages.common import programs, yaml_files
+from stages.common import cli, programs, yaml_files
 
 #: Topic of the events that workers send, and name of the plugin that holds a worker's clone.
 TOPIC = "vidseg"
@@ -31,9 +32,6 @@ LINES = {
     re.compile(r"Stage '(.+?)' didn't change"): "restored",
     re.compile(r"failed to reproduce '(.+?)'"): "failed",
 }
-#: Exit codes of a stage that another worker may not end with: its memory or disk was full, or a signal came (> 128).
-RETRIED = 5
-
 #: Variables that tell a process its job: of Slurm, PBS, LSF, SGE.
 JOB_NUMBERS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 
@@ -74,11 +72,23 @@ class Site:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an item ended: the state of each stage that DVC named, and the reason where one failed."""
+    """How an item ended.
+
+    Attributes:
+        states: of each stage that DVC named.
+        error: the reason where one failed.
+        exit_code: of the command that failed; that of `ResourceError` where the item is not at fault and the same
+            command may succeed: its workers were lost, or had no room.
+        seconds: that it took.
+        memory_mb: most main memory that one process of its worker has held so far; None where nothing tells it.
+    """
 
     key: str
     states: Mapping[str, str]
     error: str | None = None
+    exit_code: int = 0
+    seconds: float = 0.0
+    memory_mb: int | None = None
 
 
 class Clone:
@@ -123,6 +133,7 @@ class Clone:
         Raises:
             Interrupted: a stage was killed, or this machine's memory or disk is full.
         """
+        started = time.monotonic()
         self.bring(chain.inputs)
         command = [sys.executable, "-m", "dvc", "repro", *chain.targets]
         with (self.site.logs / f"{chain.key}.log").open("a", buffering=1) as log:
@@ -130,13 +141,14 @@ class Clone:
             log.write(f"{place}{socket.gethostname()}:{self.folder}: {' '.join(command)}\n")
             code, states, tail = self._follow(command, log.write, report)
         if code == 0:
-            return Outcome(chain.key, states)
+            took = time.monotonic() - started
+            return Outcome(chain.key, states, seconds=took, memory_mb=cli.peak_memory_mb(of_children=True))
         message = _reason(tail)
         exited = re.findall(r"exited with (-?\d+)", "\n".join(tail))
         last = int(exited[-1]) if exited else code
-        if last < 0 or last > 128 or last == RETRIED:
+        if last < 0 or last > 128 or last == ResourceError.exit_code:
             raise Interrupted(f"{socket.gethostname()}: {message}")
-        return Outcome(chain.key, states, message)
+        return Outcome(chain.key, states, message, last if exited else DataError.exit_code)
 
     def remove(self) -> None:
         """Stop what runs here and delete the copy."""
@@ -271,7 +283,7 @@ def run_chain(chain: Chain, *needed: Outcome) -> Outcome:
     """
     for other in needed:
         if other.error:
-            return Outcome(chain.key, {}, f"it needs {other.key}, which failed")
+            return Outcome(chain.key, {}, f"it needs {other.key}, which failed", other.exit_code)
     worker = get_worker()
 
     def report(stage: str, state: str) -> None:

@@ -187,13 +187,17 @@ def _log_cost(seconds: float) -> None:
             stream.write(json.dumps({**names, "seconds": round(seconds, 3), "peak_memory_mb": peak_memory_mb()}) + "\n")
 
 
-def peak_memory_mb() -> int | None:
-    """The most main memory that this process has held so far; None where nothing tells it."""
+def peak_memory_mb(of_children: bool = False) -> int | None:
+    """The most main memory that this process has held so far; None where nothing tells it.
+
+    Args:
+        of_children: instead, the most that one process has held which it started, or they did, and which has ended.
+    """
     try:
         import resource
     except ImportError:  # not on Windows
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN if of_children else resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1e6 if sys.platform == "darwin" else 1e3))
 
 

@@ -180,7 +180,7 @@ def test_a_job_without_a_gpu_asks_for_none(project: Checkout) -> None:
     ("arguments", "message"),
     [
         (["--scheduler", "cloud"], "--scheduler cloud: give local, slurm, pbs, sge, lsf, or an address like tcp://"),
-        (["--scheduler", "slurm"], "--scheduler slurm: You must specify how much cores and memory"),
+        (["--scheduler", "slurm"], "--scheduler slurm: give --memory, what a job may hold, e.g. --memory 4GB"),
         (["--queue", "gpu"], "--queue is for jobs of slurm, pbs, sge, lsf; --scheduler local starts none"),
         (["--memory", "4GB", "--scheduler", "tcp://a:1"], "--memory is for jobs of slurm, pbs, sge, lsf; --scheduler"),
         (["nothing"], "nothing: "),
