@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pipeline.segmentation.context_store import StoredContext
     from pipeline.segmentation.joined_features import JoinedFeatures
+    from pipeline.segmentation.window_loop import Clip, Start
     from pipeline.stores.numbering import Numbering
     from pipeline.stores.store import Store
 
@@ -69,19 +70,12 @@ def run(
         _masks_mark(masks),
         None if given is None else context_store.model_fingerprint(given),
     )
-    current = is_current(path, COARSE, mark) and context_path.is_dir()
-    if current and open_store(path, COARSE).has(CONFIDENCE):  # stores of earlier versions have none
-        _warn_of_one_label(features, stores.labels_in(open_store(path, COARSE)))
-        return path
-    later = not masks.keys() <= {0}
-    if given is not None:
-        start = stores.start_from(given, source)
-    elif later:
-        start = given_frames.first_start(clip, masks, params)
-    else:
-        start = window_loop.fit_context(first_features(seen, params, clip.cuts), params, masks.get(0))
-    numbering = fit_numbering(start.given.given, source, params, masks, clip.cuts) if given is None else given.numbering
-    made_of = births_made_of(moves, params)
+    if is_current(path, COARSE, mark) and context_path.is_dir():
+        known = open_store(path, COARSE)
+        if known.has(CONFIDENCE):  # stores of earlier versions have none
+            _warn(features, stores.labels_in(known), stores.full_from(known), params, clip)
+            return path
+    start = _start(seen, clip, params, masks, given)
     writer = stores.CoarseWriter(
         path,
         out / "tmp",
@@ -92,22 +86,58 @@ def run(
         shard=seen.shard,
         highest=max([start.highest(params, len(clip.cuts)), *given_frames.labels_given(masks)]),
         params={**moves.params, "segment": plain(params)},
-        numbering=numbering,
         confidence=True,
     )
-    windows = given_frames.segment_from_given(clip, masks, start, params) if later else None
+    if masks.keys() <= {0}:
+        windows = window_loop.segment_windows(clip, start, params)
+    else:
+        windows = given_frames.segment_from_given(clip, masks, start, params)
+    numbering = fit_numbering(start.given.given, source, params, masks, clip.cuts) if given is None else given.numbering
     labels: set[int] = set()
     full: int | None = None
     with progress("segment", clip.frames) as advance:
-        for window in windows or window_loop.segment_windows(clip, start, params):
+        for window in windows:
             writer.add(window.initial, window.refined, window.confidence)
             labels |= window.labels
-            if full is None and params.births == "auto" and window.numbers.counted >= params.label_limit:
-                full = window.start
-            numbering = numbering.with_births(window.born, source.fingerprint, made_of)
+            full = window.start if full is None and window.numbers.are_all(params) else full
+            numbering = numbering.with_births(window.born, source.fingerprint, births_made_of(moves, params))
             advance(len(window.refined))
-    writer.renumber(numbering)
-    _warn_of_one_label(features, labels)
+    writer.describe(numbering, full)
+    _warn(features, labels, full, params, clip)
+    fitted_on = source.fingerprint if given is None else given.fitted_on
+    learnt = context_store.StoredContext(window.context, seen.kind, stores.store_grid(source), fitted_on, numbering)
+    # The store is committed last: where it is current, the model beside it is too.
+    context_store.save_context(context_path, learnt)
+    return writer.commit()
+
+
+def _start(
+    seen: JoinedFeatures,
+    clip: Clip,
+    params: SegmentParams,
+    masks: Mapping[int, np.ndarray],
+    given: StoredContext | None,
+) -> Start:
+    """Where prediction begins: with a context model, with masks, or with what K-Means finds."""
+    from pipeline.segmentation import given_frames, stores, window_loop
+
+    if given is not None:
+        return stores.start_from(given, seen.store)
+    if masks.keys() <= {0}:
+        return window_loop.fit_context(first_features(seen, params, clip.cuts), params, masks.get(0))
+    return given_frames.first_start(clip, masks, params)
+
+
+def _warn(features: Path, labels: Collection[int], full: int | None, params: SegmentParams, clip: Clip) -> None:
+    """Warn of one label for everything, and of what enters and becomes no segment.
+
+    Args:
+        full: the first frame from which on there are no further segments; None = there is none.
+    """
+    from pipeline.segmentation.window_loop import single_label_note
+
+    if warning := single_label_note(labels):
+        cli.warn(f"{features}: {warning}")
     if full is not None:
         cli.warn(
             f"{features}: from frame {full} on there are {params.label_limit} segments, the most that "
@@ -115,16 +145,6 @@ def run(
             f"{'it ' if clip.cuts else ''}later takes the nearest one; raise it, or raise segment.birth_factor so that "
             "fewer are born"
         )
-    learnt = context_store.StoredContext(
-        window.context,
-        seen.kind,
-        stores.store_grid(source),
-        source.fingerprint if given is None else given.fitted_on,
-        numbering,
-    )
-    # The store is committed last: where it is current, the model beside it is too.
-    context_store.save_context(context_path, learnt)
-    return writer.commit()
 
 
 def in_clip(params: SegmentParams, features: Store, given: StoredContext | None = None) -> SegmentParams:
@@ -135,13 +155,6 @@ def in_clip(params: SegmentParams, features: Store, given: StoredContext | None 
 
     others = given is not None and given.fitted_on != features.fingerprint
     return params.for_clip(prod(store_grid(features)), others)
-
-
-def _warn_of_one_label(features: Path, labels: Collection[int]) -> None:
-    from pipeline.segmentation.window_loop import single_label_note
-
-    if warning := single_label_note(labels):
-        cli.warn(f"{features}: {warning}")
 
 
 def read_masks(seed: Path | None, features: Store, params: SegmentParams) -> dict[int, np.ndarray]:

@@ -79,6 +79,10 @@ class Numbers:
         anew = frozenset(range(self.next(count), self.next(count) + count))
         return Numbers(anew, anew=anew)
 
+    def are_all(self, params: SegmentParams) -> bool:
+        """Whether `births: auto` gives no further ones: there are as many as `segment.most_labels` allows."""
+        return params.births == "auto" and self.counted >= params.label_limit
+
     def highest(self, params: SegmentParams) -> int:
         """The largest number that segments can come to that are born."""
         if params.births == "none" or self.counted >= params.label_limit:
@@ -204,7 +208,7 @@ def _number(
     """
     for part in parts:
         number = numbers.next()
-        if params.births == "auto" and (numbers.counted >= params.label_limit or number > LARGEST_LABEL):
+        if numbers.are_all(params) or (params.births == "auto" and number > LARGEST_LABEL):
             break
         numbers = numbers.with_born([number])
         if numbers.counted > params.label_limit:

@@ -25,6 +25,8 @@ from pipeline.stores.writer import StoreWriter
 
 #: The attribute of matches.zarr that lists where the clip is cut; a clip that is one shot has none.
 CUTS = "cuts"
+#: The attribute of coarse.zarr with the frame from which on nothing that enters becomes a segment, where there is one.
+FULL = "full_from"
 
 
 def cuts_of(matches: Store) -> tuple[int, ...]:
@@ -75,6 +77,13 @@ def labels_in(coarse: Store) -> set[int]:
 def highest_label(coarse: Store) -> int:
     """The largest value that the store's label dtype holds: stores made from it get the same dtype."""
     return int(np.iinfo(coarse.array("initial").dtype).max)
+
+
+def full_from(coarse: Store) -> int | None:
+    """The first frame from which on nothing that enters becomes a segment, for want of numbers; None = there is none,
+    or an earlier version made the store."""
+    frame = coarse.attrs.get(FULL)
+    return frame if isinstance(frame, int) else None
 
 
 def make_clip(features: JoinedFeatures, matches: Store) -> Clip:
@@ -227,9 +236,9 @@ class CoarseWriter:
             values[CONFIDENCE] = in_levels(confidence)
         self._buffer.add({name: value.reshape(self._shape) for name, value in values.items()})
 
-    def renumber(self, numbering: Numbering) -> None:
-        """Note a numbering that grew while labels were written."""
-        self._writer.describe({ATTRIBUTE: numbering.record()})
+    def describe(self, numbering: Numbering, full_from: int | None = None) -> None:
+        """Note what is known when all labels are written: what gave them their numbers, and `full_from`."""
+        self._writer.describe({ATTRIBUTE: numbering.record(), **({} if full_from is None else {FULL: full_from})})
 
     def commit(self) -> Path:
         """Write what is left and move the store to its final path."""

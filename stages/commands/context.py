@@ -194,7 +194,7 @@ def predict(
             born = sightings(labels, labels, window.start, numbers.born)
             numbering = numbering.with_births(born, source.fingerprint, births_made_of(moves, params))
         writer.add(labels, labels)
-    writer.renumber(numbering)
+    writer.describe(numbering)
     return writer.commit()
 
 
