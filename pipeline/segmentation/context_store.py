@@ -1,12 +1,14 @@
 """The scene context model on disk: a folder with `index.faiss`, `labels.npy` and `meta.json`.
 
 `index.faiss` is a flat L2 index of all remembered tokens, `labels.npy` their label values in the same order;
-`meta.json` says how they split into segments of memory and which features they are.
+`meta.json` says how they split into segments of memory and which features they are. One of segments that have names,
+as drawn ones do, has `names.json` as well.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import numpy as np
 
 from pipeline.errors import DataError
 from pipeline.files import Mark, refuse_foreign, replacing_folder, require_version
+from pipeline.naming.names import FILE, Named, Names, NamesFile, write_names
 from pipeline.segmentation.context import Context, Segment
 from pipeline.segmentation.correspondence import Grid
 from pipeline.segmentation.faiss_library import load_faiss
@@ -69,8 +72,11 @@ class StoredContext:
         return self.given or Numbering(model_fingerprint(self), own)
 
 
-def save_context(folder: Path, stored: StoredContext) -> Path:
+def save_context(folder: Path, stored: StoredContext, names: Mapping[int, str] | None = None) -> Path:
     """Write a context model: by one rename or not at all, and equal models give equal bytes.
+
+    Args:
+        names: of its labels, where they have any; those of labels that it does not hold are left out.
 
     Raises:
         DataError: something else than a context model lies there.
@@ -96,7 +102,16 @@ def save_context(folder: Path, stored: StoredContext) -> Path:
         made.joinpath("index.faiss").write_bytes(faiss.serialize_index(index).tobytes())
         np.save(made / "labels.npy", context.labels)
         made.joinpath("meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+        if names:
+            known = {label: Named(names[label]) for label in stored.numbering.labels if label in names}
+            write_names(made / FILE, NamesFile(stored.numbering.origin, Names(known)))
     return folder
+
+
+def names_in(folder: Path) -> Path | None:
+    """The names.json of a context model's labels, None where they have no names."""
+    path = folder / FILE
+    return path if path.is_file() else None
 
 
 def load_context(folder: Path, kind: FeatureKind | None = None) -> StoredContext:

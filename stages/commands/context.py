@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -77,12 +79,15 @@ def _moves_and_cuts(matches: Path, features: Store) -> tuple[Store, tuple[int, .
     return moves, stores.cuts_of(moves)
 
 
-def fit_references(refs: Path, out_context: Path, settings: Settings, given: Backbone | None = None) -> Path:
-    """Fit a model on annotated images, seen as frames of a clip are; returns `out_context`.
+def fit_references(
+    refs: Path, out_context: Path, settings: Settings, given: Backbone | None = None, kept: Path | None = None
+) -> Path:
+    """Fit a model on annotated images, seen as frames of a clip are; returns `out_context`, which knows their names.
 
     Args:
         refs: refs.zarr of `vidseg references`; what has no label in it is not remembered.
         given: the backbone, of callers that have it at hand.
+        kept: folder for the features of the images, which a later call uses again; None = they are not kept.
     """
     from pipeline.fewshot.reference_store import read_stored_references
     from pipeline.fewshot.segments import IGNORE
@@ -99,13 +104,14 @@ def fit_references(refs: Path, out_context: Path, settings: Settings, given: Bac
     refuse_foreign(out_context, context_store.MARK)
     store = open_store(refs, REFS)
     drawn, params = read_stored_references(store), settings["segment"]
-    every = replace(settings["ingest"], frames=None, stride=1, seed="none")
+    every = replace(settings["ingest"], frames=None, stride=1, seed="none", cuts="none")
     sizes = dict.fromkeys(image.shape for image in drawn.images)
     images: list[tuple[np.ndarray, np.ndarray]] = []
-    with tempfile.TemporaryDirectory() as scratch:
+    with nullcontext(kept) if kept is not None else tempfile.TemporaryDirectory() as scratch:
         for size in sizes:  # a clip's frames have one size
             places = [place for place, image in enumerate(drawn.images) if image.shape == size]
             folder = Path(scratch) / "x".join(map(str, size))
+            shutil.rmtree(folder / "frames", ignore_errors=True)  # of other images
             for place in places:
                 write_image(folder / "frames" / f"{place:05d}.png", drawn.images[place])
             clip = ingest.run(folder / "frames", folder, every)
@@ -117,7 +123,32 @@ def fit_references(refs: Path, out_context: Path, settings: Settings, given: Bac
                 images.append((seen.read(frame, frame + 1)[0], labels))
         made = fingerprint("references", store.fingerprint, source.fingerprint)
         stored = context_store.StoredContext(fit_images(images, IGNORE), seen.kind, grid, made)
-        return context_store.save_context(out_context, stored)
+        names = {segment.id: segment.name for segment in drawn.table.segments}
+        return context_store.save_context(out_context, stored, names)
+
+
+def check_references(given: Path) -> None:
+    """Refuse what are no annotated images, before anything is computed.
+
+    Raises:
+        DataError: as `references.run`, or refs.zarr cannot be read.
+    """
+    from pipeline.fewshot.references import read_references
+    from pipeline.stores.schemas import REFS
+    from pipeline.stores.store import open_store
+
+    if (given / "zarr.json").is_file():
+        open_store(given, REFS)
+    else:
+        read_references(given)
+
+
+def of_references(given: Path, folder: Path, settings: Settings, backbone: Backbone) -> Path:
+    """A model of annotated images, a folder or refs.zarr; returns its path in `folder`, which keeps their features."""
+    from stages import references
+
+    refs = given if (given / "zarr.json").is_file() else references.run(given, folder)
+    return fit_references(refs, folder / "context", settings, backbone, folder / "images")
 
 
 def predict(
@@ -338,17 +369,15 @@ def fit_references_command(
 ) -> None:
     """Fit a context on annotated images, whose segments `vidseg run --context` then finds by their nearest neighbours.
 
+    `vidseg run --references` does it by itself; here the context is kept, for many videos.
+
     Example: vidseg context fit-references dogs ctx --set ingest.size=384
     """
     from stages import references as reading
 
     settings = load(params, set_ or ())
-    if (references / "zarr.json").is_file():
-        cli.refuse({"--classes": classes}, "goes with a folder; refs.zarr has its class list already")
-        fit_references(references, out_context, settings)
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        fit_references(reading.run(references, Path(scratch), classes), out_context, settings)
+    with reading.as_store(references, classes) as refs:
+        fit_references(refs, out_context, settings)
 
 
 @app.command("predict")

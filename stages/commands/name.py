@@ -74,11 +74,12 @@ def draw(results: Results, labels: Path, settings: Settings, coarse: Path | None
     render.run(results.clip, labels, results.folder, params, features=results.features, coarse=coarse)
 
 
-def named_again(results: Results, names: Path | None) -> Path:
+def named_again(results: Results, names: Path | None, known: Path | None = None) -> Path:
     """Apply names to labels that were just made; returns the path of the labels that hold: named.zarr or labels.zarr.
 
     Args:
         names: names.json; None = what was said of these segments before, if anything was, and fits still.
+        known: names.json for where nothing was said, or what was does not fit; that file is kept under another name.
 
     Raises:
         DataError: the names that are given do not fit.
@@ -98,6 +99,11 @@ def named_again(results: Results, names: Path | None) -> Path:
         cli.warn(f"{results.names}: was made for other segments than this run found, and is not used")
     elif results.names.exists():
         cli.warn(f"{results.names}: is no file of names that can be read, and is not used")
+    if known is not None:
+        if results.names.exists():
+            earlier = results.names.rename(results.names.with_suffix(".earlier.json"))
+            cli.note(f"{earlier.name}: what {results.names.name} was, which now has the names of these segments")
+        return write(results, read_names(known), str(known))
     if NAMED.mark.on(results.named):
         shutil.rmtree(results.named)  # of the labels that were here before
     return results.labels

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -36,6 +37,7 @@ def run(
     dry_run: bool = False,
     backbone: Backbone | None = None,
     names: Path | None = None,
+    references: Path | None = None,
 ) -> Path:
     """Label one video; returns `out`, the folder of its results.
 
@@ -45,13 +47,20 @@ def run(
     Args:
         mask: as of `ingest.run`.
         context: folder of a context model to begin with, e.g. another clip's.
-        names: names.json of these segments; None = what was said of them in `out` before, if it still fits.
+        names: names.json of these segments; None = what was said of them in `out` before, if it still fits, and else
+            the names that the context or the references give them.
+        references: annotated images, a folder or refs.zarr, to make the context of.
     """
+    from pipeline.segmentation.context_store import names_in
     from stages import correspond, extract, ingest, segment, upsample
+    from stages.commands.context import check_references, of_references
     from stages.common import backbones, encoders
 
     source, size = check_video(video, out, settings)
-    check_names(names, out, None if context is None else numbering_of_context(context))
+    known = references is not None or (context is not None and names_in(context) is not None)
+    check_names(names, out, None if context is None else numbering_of_context(context), known)
+    if references is not None:
+        check_references(references)
     if mask is not None and context is None:
         _check_first_mask(mask, settings)
     encoders.check_weights(settings, ("segment", "correspond"))
@@ -59,13 +68,16 @@ def run(
         backbone = backbones.load_backbone(settings["backbone"])
     _check_params(settings, backbone, size)
     if dry_run:
-        _print_plan(video, out, settings, backbone, source, size)
+        _print_plan(video, out, settings, backbone, source, size, references or context)
         return out
     stores = out / "artifacts"
     with output_folder(out):
         record = run_record.begin(video.name, str(backbone.device), settings, out)
         with record.stage("ingest", stores / "clip.zarr"):
             ingest.run(video, stores, settings["ingest"], ground_truth=ground_truth, classes=classes, mask=mask)
+        if references is not None:
+            with record.stage("references"):
+                context = of_references(references, stores / "references", settings, backbone)
         if context is None:
             segment.check_masks(stores / "seed", stores / "clip.zarr", settings["segment"])
         # Said when the first stage begins to compute: only the stages know whether their stores can be used again.
@@ -97,7 +109,8 @@ def run(
                 progress=progress,
             )
         scored = None if ground_truth is None else video.stem
-        score_and_draw(Results(out), settings, scored, Results(out).coarse, names, record)
+        named = None if context is None else names_in(context)
+        score_and_draw(Results(out), settings, scored, Results(out).coarse, names, record, known=named)
     return out
 
 
@@ -109,6 +122,7 @@ def run_folder(
     context: Path | None = None,
     dry_run: bool = False,
     names: Path | None = None,
+    references: Path | None = None,
 ) -> list[Path]:
     """Label every video of a folder, each into a folder of its own below `out`, and write out/index.html.
 
@@ -120,6 +134,7 @@ def run_folder(
     """
     from pipeline.report.page import refuse_foreign_page
     from stages.commands import report
+    from stages.commands.context import check_references, of_references
     from stages.common import backbones
 
     refuse_foreign_page(out / report.INDEX)
@@ -127,10 +142,15 @@ def run_folder(
     folders = [out / (video.name if stems.count(video.stem) > 1 else video.stem) for video in videos]
     for video, place in zip(videos, folders, strict=True):
         check_video(video, place, settings)
+    if references is not None:
+        check_references(references)
     backbone = backbones.load_backbone(settings["backbone"])
-    for number, (video, place) in enumerate(zip(videos, folders, strict=True), 1):
-        cli.note(f"{video.name} ({number} of {len(videos)})")
-        run(video, place, settings, context=context, dry_run=dry_run, backbone=backbone, names=names)
+    with TemporaryDirectory() as scratch:
+        if references is not None and not dry_run:
+            context = of_references(references, Path(scratch), settings, backbone)
+        for number, (video, place) in enumerate(zip(videos, folders, strict=True), 1):
+            cli.note(f"{video.name} ({number} of {len(videos)})")
+            run(video, place, settings, context=context, dry_run=dry_run, backbone=backbone, names=names)
     if not dry_run:
         report.write_index([report.run_folder(place) for place in folders], folder.resolve().name, out / report.INDEX)
     return folders
@@ -173,17 +193,18 @@ def numbering_of_context(context: Path) -> Numbering:
     return load_context(context).numbering
 
 
-def check_names(names: Path | None, out: Path, numbering: Numbering | None) -> None:
+def check_names(names: Path | None, out: Path, numbering: Numbering | None, known: bool = False) -> None:
     """Refuse what is no names.json, or one that cannot fit, or be kept, before anything is computed.
 
     Args:
         out: where the run keeps them.
         numbering: that the labels will have; None = only the run will tell.
+        known: whether the segments will have names in any case.
     """
     from pipeline.naming.names import MARK, read_names
     from stages.commands import name
 
-    if names is not None or MARK.on(out):
+    if names is not None or known or MARK.on(out):
         name.check_replaceable(Results(out))
     if names is None:
         return
@@ -200,6 +221,7 @@ def score_and_draw(
     names: Path | None = None,
     record: RunRecord | None = None,
     tracks: Path | None = None,
+    known: Path | None = None,
 ) -> None:
     """Name, score and draw a video's labels, and write run.json and the page.
 
@@ -209,12 +231,13 @@ def score_and_draw(
         names: names.json; None = what was said of these segments before, if it still fits.
         record: of the stages so far; None = there is no run.json.
         tracks: tracks.zarr, for how steady the labels are; None = that is not scored.
+        known: names.json for where nothing was said before.
     """
     from stages import evaluate
     from stages.commands import name, report
 
     _remove_earlier_scores(results.folder)
-    labels = name.named_again(results, names)
+    labels = name.named_again(results, names, known)
     with record.stage("evaluate") if record is not None and scored is not None else nullcontext():
         if scored is not None:
             truth = results.stores / "truth.zarr"
@@ -317,17 +340,24 @@ def _print_scores(path: Path) -> None:
 
 
 def _print_plan(
-    video: Path, out: Path, settings: Settings, backbone: Backbone, source: FrameSource, size: tuple[int, int]
+    video: Path,
+    out: Path,
+    settings: Settings,
+    backbone: Backbone,
+    source: FrameSource,
+    size: tuple[int, int],
+    begins_with: Path | None,
 ) -> None:
     from stages import ingest
 
+    segments = settings["segment"].clusters if begins_with is None else f"those of {begins_with}"
     frames = ingest.count_frames(video, source, settings["ingest"])
     lines = [
         video_line(video, source, frames),
         f"backbone   {backbone.name} {backbone.fingerprint[:12]} on {backbone.device}",
         f"encoder    {settings['extract'].encoder}",
         f"model size {size[1]}x{size[0]}",
-        f"segments   {settings['segment'].clusters}, windows of {settings['segment'].window}",
+        f"segments   {segments}, windows of {settings['segment'].window}",
         f"upsampling {settings['upsample'].method}",
         f"estimate   {estimates.of_run(frames, size, source.size, settings, backbone)}",
         outputs_line(out, settings["render"].labels),
@@ -354,6 +384,13 @@ def main(
     classes: Annotated[Path | None, typer.Option(help="class list of the ground truth (JSON)")] = None,
     mask: cli.MaskOption = None,
     context: Annotated[Path | None, typer.Option(help="context folder of another clip to begin with")] = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            help="annotated images, as `vidseg learn` takes them: finds their segments by nearest neighbours, without "
+            "learning"
+        ),
+    ] = None,
     names: cli.NamesOption = None,
     preset: cli.PresetOption = None,
     dry_run: cli.DryRunOption = False,
@@ -375,23 +412,28 @@ def main(
         sets.append(f"segment.clusters={segments}")
     masks = parse_masks(mask or ())
     if masks is not None:
-        cli.refuse({"--context": context}, "says what is in the first frames, as --mask does; give one of them")
+        others = {"--context": context, "--references": references}
+        cli.refuse(others, "says what is in the first frames, as --mask does; give one of them")
+    if references is not None:
+        cli.refuse({"--context": context}, "says which segments there are, as --references does; give one of them")
+        cli.refuse({"--segments": segments}, "is how many to find, but --references shows which they are")
+    if masks is not None or references is not None:
         sets.append("segment.init=mask")
     settings = load(params, sets, preset)
     videos = list_videos(video) if video.is_dir() else []
     if not videos:
-        run(video, out, settings, ground_truth, classes, masks, context, dry_run, names=names)
+        run(video, out, settings, ground_truth, classes, masks, context, dry_run, names=names, references=references)
         page = conclusion.of_video(out) if not dry_run else None
     else:
         given = {"--ground-truth": ground_truth, "--classes": classes, "--mask": masks}
         for option, value in given.items():
             if value is not None:
                 raise UsageError(f"{option} is of one video, but {video} holds {len(videos)}; run them one by one")
-        if names is not None and context is None:
+        if names is not None and context is None and references is None:
             raise UsageError(
                 f"--names: {len(videos)} videos have their names in common only if they begin with one --context"
             )
-        run_folder(video, videos, out, settings, context, dry_run, names)
+        run_folder(video, videos, out, settings, context, dry_run, names, references)
         page = conclusion.of_folder(len(videos), out) if not dry_run else None
     if open_ and page is not None:
         conclusion.show(page)
