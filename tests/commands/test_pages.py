@@ -14,6 +14,7 @@ from tests.support.places import ROOT
 README, HOW_TO = ROOT / "README.md", ROOT / "docs/how-to/your-own-segments.md"
 #: What is typed, in order, and what makes it seconds rather than minutes.
 SETS = {
+    "run --references": ["extract.encoder=none", "segment.encoder_weight=0", "correspond.encoder_weight=0"],
     "learn": ["learn.epochs=1", "learn.size=64", "learn.tune=none"],
     "concept show": [],
     "concept check": ["learn.size=64", "learn.tune=none"],
@@ -29,6 +30,8 @@ def shown_commands(page: Path) -> list[list[str]]:
 
 
 def kind(words: list[str]) -> str:
+    if words[0] == "run":
+        return " ".join(["run", *(word for word in words if word.startswith("--"))])
     return " ".join(words[:2]) if words[0] == "concept" else words[0]
 
 
@@ -38,7 +41,8 @@ def test_segments_that_are_shown(tiny_model: Path, tmp_path: Path) -> None:
     for page, found in first.items():
         for words in shown_commands(page):
             found.setdefault(kind(words), words)
-    assert [first[README][name] for name in ("learn", "apply")] == [first[HOW_TO][name] for name in ("learn", "apply")]
+    for name in ("run --references", "learn", "apply"):
+        assert first[README][name] == first[HOW_TO][name]
     write_references(tmp_path / "dogs")
     write_video(tmp_path / "walk.mp4", halves(2)[0], 10.0)
     for name, sets in SETS.items():
