@@ -116,7 +116,7 @@ def write_project(project: Project, skip: Sequence[int] = (0,), named: str = "h-
         write_references(folder, count)
     shutil.copy(project.data / "a" / "00000.png", two / "images" / "00000.png")
     items = {key: [{k: v for k, v in project.entry(key).items() if k != "dataset"}] for key in keys}
-    concepts = {key: {"references": str(folder)} for key, folder in (("h-1", one), (named, two))}
+    concepts = {key: {"references": str(folder), "classes": NONE} for key, folder in (("h-1", one), (named, two))}
     applied: dict[str, dict[str, Any]] = {
         f"{item}-{concept}": {"item": item, "concept": concept, "names": NONE} for item in items for concept in concepts
     }
