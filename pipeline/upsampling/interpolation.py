@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import cv2
@@ -51,16 +52,34 @@ def guided_maps(maps: Mapping[int, np.ndarray], guide: np.ndarray) -> Decision:
     (He, Sun and Tang, ECCV 2010); lowest label on ties.
 
     Args:
-        maps: label, ascending -> how much a cell is of it, from 0 to 1; all of one size.
+        maps: label, ascending -> how much a cell is of it, from 0 to 1; all of one size, in each cell 1 together.
     """
     size = guide.shape[:2]
     brightness = cv2.cvtColor(np.ascontiguousarray(guide), cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
     cells = next(iter(maps.values())).shape[0]
-    following = GuidedFilter(brightness, max(1, round(size[0] / cells)), VARIANCE)
+    radius = max(1, round(size[0] / cells))
+    following = GuidedFilter(brightness, radius, VARIANCE)
     winner = RunningArgmax.empty(size)
     for label, of_label in maps.items():
-        winner.add(label, following(resize_mask(of_label, size, "bilinear")))
+        # Most segments are small; where a map is 0 there is nothing to filter, and nothing that could win.
+        if (at := _around(of_label, size, 2 * radius)) is not None:
+            winner.add(label, following(resize_mask(of_label, size, "bilinear")[at], at), at)
     return winner.decision
+
+
+def _around(coarse: np.ndarray, size: tuple[int, int], margin: int) -> tuple[slice, slice] | None:
+    """Rows and columns of an image of `size` where a map (h, w), enlarged bilinearly, is not 0, and a margin of pixels
+    around them; None = it is 0 everywhere."""
+    if not coarse.any():
+        return None
+
+    def along(axis: int) -> slice:
+        cells, pixels = np.flatnonzero(coarse.any(axis=1 - axis)), size[axis] / coarse.shape[axis]
+        # A cell is seen from half a cell beside it; a whole one makes rounding harmless.
+        first, stop = int((cells[0] - 1) * pixels), math.ceil((cells[-1] + 2) * pixels)
+        return slice(max(0, first - margin), min(size[axis], stop + margin))
+
+    return along(0), along(1)
 
 
 def joint_bilateral(coarse: np.ndarray, guide: np.ndarray) -> Decision:

@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.media.resize import resize_nearest
 from pipeline.parameters import UpsampleParams
 from pipeline.upsampling.difference import filtered, normalize, resize_mask
+from pipeline.upsampling.guided_filter import EVERYWHERE
 
 if TYPE_CHECKING:
     from pipeline.upsampling.label_groups import Group
@@ -34,13 +35,18 @@ class RunningArgmax:
     def empty(cls, size: tuple[int, int]) -> RunningArgmax:
         return cls(np.full(size, -np.inf), np.full(size, -np.inf), np.zeros(size, np.int64))
 
-    def add(self, label: int | np.ndarray, values: np.ndarray) -> None:
-        """Let a label compete with its map (H, W), or at each pixel the label (H, W) that the map shows there."""
+    def add(self, label: int | np.ndarray, values: np.ndarray, at: tuple[slice, slice] = EVERYWHERE) -> None:
+        """Let a label compete with its map (h, w), or at each pixel the label (h, w) that the map shows there.
+
+        Args:
+            at: rows and columns where it competes; those of the map.
+        """
+        best, second, labels = self.best[at], self.second[at], self.labels[at]
         # A label that several maps show is no rival of its own.
-        np.maximum(self.second, np.minimum(self.best, values), out=self.second, where=self.labels != label)
-        better = values > self.best
-        np.copyto(self.labels, label, where=better)
-        np.copyto(self.best, values, where=better)
+        np.maximum(second, np.minimum(best, values), out=second, where=labels != label)
+        better = values > best
+        np.copyto(labels, label, where=better)
+        np.copyto(best, values, where=better)
 
     @property
     def decision(self) -> Decision:

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
-from pipeline.upsampling.interpolation import METHODS
+from pipeline.upsampling.difference import resize_mask
+from pipeline.upsampling.guided_filter import GuidedFilter
+from pipeline.upsampling.interpolation import METHODS, VARIANCE, guided_maps
+from pipeline.upsampling.labelling import RunningArgmax
 
 COARSE = np.array([[0, 0, 4, 4], [0, 0, 4, 4], [7, 7, 4, 4]])
 
@@ -27,6 +31,29 @@ def test_the_images_edge_is_followed(method: str) -> None:
     borders = [int(np.argmax(row == 2)) for row in labels]
     assert set(borders) == {23}
     assert {int(np.argmax(row == 2)) for row in METHODS["nearest"](coarse, guide).labels} == {20}
+
+
+@pytest.mark.parametrize(("grid", "size"), [((6, 9), (96, 145)), ((9, 6), (130, 97)), ((5, 5), (23, 24))])
+@pytest.mark.parametrize("soft", [False, True])
+def test_guided_maps_are_what_filtering_whole_maps_gives(
+    grid: tuple[int, int], size: tuple[int, int], soft: bool, rng: np.random.Generator
+) -> None:
+    """Each label is filtered around its own cells only, which saves two thirds of the time and changes no bit."""
+    coarse = cv2.resize(rng.integers(0, 5, (3, 3)).astype(np.uint8), grid[::-1], interpolation=cv2.INTER_NEAREST)
+    coarse[0, -1], coarse[-1, 0] = 8, 9  # alone in a corner
+    maps = {label: (coarse == label).astype(np.float32) for label in (*range(5), 8, 9)}  # some of nothing, maybe
+    if soft:
+        shares = rng.random((len(maps), *grid)).astype(np.float32) ** 4
+        maps = dict(zip(maps, shares / shares.sum(axis=0), strict=True))
+    guide = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+    brightness = cv2.cvtColor(guide, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    following = GuidedFilter(brightness, max(1, round(size[0] / grid[0])), VARIANCE)
+    whole = RunningArgmax.empty(size)
+    for label, of_label in maps.items():
+        whole.add(label, following(resize_mask(of_label, size, "bilinear")))
+    found = guided_maps(maps, guide)
+    np.testing.assert_array_equal(found.labels, whole.decision.labels)
+    np.testing.assert_array_equal(found.margin, whole.decision.margin)
 
 
 def test_bilinear_ties_go_to_the_lowest_label() -> None:
