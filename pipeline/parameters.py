@@ -6,6 +6,7 @@ The library takes these classes as they are. Nothing heavy is imported here.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import typing
 from collections.abc import Mapping
@@ -743,7 +744,8 @@ class ApplyParams:
     """Section `apply`.
 
     Raises:
-        UsageError: timesteps that do not fall one by one, or chunks that do not get on.
+        UsageError: timesteps that do not fall one by one, chunks that do not get on, boxes and crops together, or crops
+            that do not cover the frame.
     """
 
     timesteps: tuple[int, ...] = param(
@@ -767,6 +769,17 @@ class ApplyParams:
     focus_margin: float = param(
         0.04, "of a box: room on each side, as a share of its height or width", low=0.0, high=1.0, before=0.04
     )
+    patches: int = param(
+        1,
+        "N: N x N crops that overlap are seen one by one, each at the size of the frame, and their maps are averaged; "
+        "for small things; 1 = whole frames",
+        low=1,
+        high=16,
+        before=1,
+    )
+    patch_share: float = param(
+        0.78, "of a crop: its height and width, as a share of the frame's", low=0.0, high=1.0, before=0.78
+    )
     threshold: float = param(0.0, "segments whose maps stay below this in a frame are absent; 0 = none", low=0.0)
     noise: Literal["per_frame", "shared"] = param(
         "per_frame", "per_frame: by source frame index; shared: the same for all"
@@ -786,6 +799,18 @@ class ApplyParams:
             raise UsageError(f"apply.timesteps must fall, like [100, 99, 98, 97], not {list(self.timesteps)}")
         if self.overlap >= self.chunk:
             raise UsageError(f"apply.overlap must be less than apply.chunk ({self.chunk}), not {self.overlap}")
+        if self.patches == 1:
+            return
+        if self.focus != "none":
+            raise UsageError(
+                f"apply.patches={self.patches} and apply.focus={self.focus} are two ways to see less of a frame; set "
+                "apply.patches=1, or apply.focus=none"
+            )
+        if self.patches * self.patch_share < 1:
+            raise UsageError(
+                f"apply.patch_share: {self.patches} crops of {self.patch_share} of a side do not cover it; it must be "
+                f"at least {math.ceil(100 / self.patches) / 100}"
+            )
 
 
 @dataclass(frozen=True)

@@ -4,43 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from pipeline.errors import UsageError
-from stages.commands import conclusion
 from stages.common import cli
 from stages.common.applied import applied_of
-from stages.common.apply_task import Inputs, Sections, Task, check_concept, check_window, checked
+from stages.common.apply_task import Inputs, Sections, Task, checked
 from stages.common.backbones import in_single_precision, segment_model
 from stages.common.layout import DATA, Out
 from stages.common.printing import counted
-from stages.common.results import Results
-from stages.common.settings import Settings, at_learned_size, load
+from stages.common.settings import Settings
 from stages.common.small_decoder import small_decoder
 
 if TYPE_CHECKING:
     from pipeline.backbone import Backbone
-    from pipeline.fewshot.focus import Focus
     from pipeline.fewshot.reading import SegmentReader
     from pipeline.fewshot.soft_store import ClipStores
+    from pipeline.fewshot.views import View
     from pipeline.stores.store import Store
     from pipeline.stores.writer import StoreWriter
     from pipeline.upsampling.labelling import Decision
     from pipeline.upsampling.rules import Rules
     from stages.common.backbones import DeferredBackbone
     from stages.upsample import Modulation
-
-#: How labels get their full size, in words.
-UPSAMPLED = {
-    "bilinear": "of enlarged maps",
-    "guided": "of enlarged maps, along the edges of the picture",
-    "modulation": "of maps on a coarser grid, by masked modulation",
-}
 
 
 def run(
@@ -114,12 +101,12 @@ def _write_maps(task: Task, out: Out, progress: cli.Progress) -> None:
         stores = ClipStores(clip, task.latents, task.tracks, model)
         learned = load_concept(task.concept.path.parent)
         with reading(learned, model, sections.maps, inflation(sections.apply)) as reader:
-            focus = _focus(task, soft, stores, reader, progress)
+            view = _focus(task, soft, stores, reader, progress)
             with progress("apply", sum(len(plan[number].taken) for number in missing)) as advance:
                 for number in missing:
                     chunk, carried = plan[number], carried_maps(soft, plan, number)
-                    found = stores.find(reader, chunk, sections.apply, sections.guidance, carried, focus)
-                    write_chunk(soft, plan, number, found, focus)
+                    found = stores.find(reader, chunk, sections.apply, sections.guidance, carried, view)
+                    write_chunk(soft, plan, number, found, view)
                     advance(len(chunk.taken))
     _warn_of_whole_frames(task, soft)
     soft.commit()
@@ -141,7 +128,7 @@ def _warn_of_whole_frames(task: Task, soft: Store | StoreWriter) -> None:
 
 def _focus(
     task: Task, soft: StoreWriter, stores: ClipStores, reader: SegmentReader, progress: cli.Progress
-) -> Focus | None:
+) -> View | None:
     """The boxes that frames are seen in, by a first look at all of them; None = whole frames are."""
     from pipeline.fewshot.soft_store import focus_of
 
@@ -155,7 +142,7 @@ def _focus(
             boxes = stores.first_boxes(reader, task.plan[number], apply, guidance, background)
             soft.write("found", number, boxes[None])
             advance(len(task.plan[number].taken))
-    return focus_of(soft, task.plan, stores.size, background, apply, guidance.vote.window)
+    return focus_of(soft, task.plan, stores.size, apply, guidance.vote.window)
 
 
 def _write_labels(task: Task, out: Out, progress: cli.Progress) -> Path:
@@ -241,7 +228,7 @@ def _modulation(task: Task, soft: Store, rules: Rules) -> Modulation:
     return Modulation(clip, task.latents, planes, tuple(clip.attrs["source_size"]), rules, backbone, small)
 
 
-def _note_size(inputs: Inputs) -> None:
+def note_size(inputs: Inputs) -> None:
     """Say where frames are of another size than the pictures that the concept was learned from."""
     from pipeline.fewshot.concept_store import open_concept
     from pipeline.media.resize import model_size
@@ -271,166 +258,5 @@ def run_item(item: str, settings: Settings) -> None:
             applied.place("track", video) / "tracks.zarr",
             DATA / "learn" / applied.concept / "concept",
         )
-        _note_size(inputs)
+        note_size(inputs)
         run(inputs, applied.place("apply", video), Sections.of(settings), model)
-
-
-def run_video(
-    video: Path,
-    concept: Path,
-    out: Path,
-    settings: Settings,
-    ground_truth: Path | None = None,
-    classes: Path | None = None,
-    dry_run: bool = False,
-    names: Path | None = None,
-) -> Path:
-    """Find a concept's segments in a video; returns `out`, the folder of its results, which are those of `vidseg run`.
-
-    Artifacts that are there already and fit the parameters are used again. Whatever can be refused is refused
-    before anything is computed or written.
-
-    Args:
-        dry_run: only print what would be done.
-        names: names.json of these segments; None = what was said of them in `out` before, if it still fits.
-    """
-    from pipeline.fewshot.concept_store import open_concept
-    from pipeline.stores.numbering import Numbering
-    from stages import extract, ingest, track
-    from stages.commands import estimates
-    from stages.commands import run as whole
-    from stages.common import backbones, encoders, run_record
-
-    learned = open_concept(concept)
-    settings = at_learned_size(settings, learned.params["learn"]["size"])
-    segments, pictures = len(learned.attrs["segments"]), len(learned.attrs["names"])
-    sections, stores = Sections.of(settings), out / "artifacts"
-    source, size = whole.check_video(video, out, settings)
-    whole.check_names(names, out, Numbering.of_segments(learned.fingerprint, learned.attrs["segments"]))
-    if sections.guidance.needs_tracks:
-        check_window(settings["track"].window, sections)
-    encoders.check_weights(settings, ("track",) if sections.guidance.needs_tracks else ())
-    params = in_single_precision(settings["backbone"])
-    backbone = backbones.load_backbone(params)
-    check_concept(learned, backbone.fingerprint, sections)
-    segment_model(backbone)
-    if (rules := sections.rules) is not None:
-        rules.check_backbone(backbone)
-        small_decoder(rules.upsample, params)
-    shared = settings["diffusion"], params, backbone
-
-    estimate = partial(estimates.of_applying, segments=segments, settings=settings, backbone=backbone)
-    if dry_run:
-        frames = ingest.count_frames(video, source, settings["ingest"])
-        lines = [
-            whole.video_line(video, source, frames),
-            f"concept    {concept}: {segments} segments, learned from {counted(pictures, 'picture')}",
-            f"backbone   {backbone.name} {backbone.fingerprint[:12]} on {backbone.device}",
-            f"model size {size[1]}x{size[0]}",
-            f"guidance   {_guidance_in_words(sections)}",
-            f"focus      {_focus_in_words(sections)}",
-            f"labels     {UPSAMPLED[sections.apply.upsample]}",
-            f"estimate   {estimate(frames, size, source.size)}",
-            whole.outputs_line(out, settings["render"].labels),
-        ]
-        print("\n".join(map(cli.printable, lines)))
-        return out
-    if "ingest.size" not in settings.given:
-        cli.note(
-            f"short side of frames: {settings['ingest'].size} pixels, as learned; --set ingest.size=... for another"
-        )
-    with whole.output_folder(out):
-        clip, features = stores / "clip.zarr", stores / "features.zarr"
-        record = run_record.begin(video.name, str(backbone.device), settings, out, run_record.APPLIED_SECTIONS)
-        with record.stage("ingest", clip):
-            ingest.run(video, stores, settings["ingest"], ground_truth=ground_truth, classes=classes)
-        progress = cli.announced(lambda: estimates.announce(clip, estimate))
-        with record.stage("extract", features):
-            extract.run(clip, stores, settings["extract"], *shared, progress=progress)
-        tracks = None
-        if sections.guidance.needs_tracks:
-            with record.stage("track", stores / "tracks.zarr"):
-                tracks = track.run(clip, features, stores, settings["track"], progress)
-        with record.stage("apply", stores / "labels.zarr"):
-            run(Inputs(clip, stores / "latents.zarr", tracks, concept), stores, sections, backbone, progress)
-        scored = video.stem if ground_truth is not None else None
-        whole.score_and_draw(Results(out), settings, scored, names=names, record=record, tracks=tracks)
-    return out
-
-
-def _guidance_in_words(sections: Sections) -> str:
-    guidance, steps = sections.guidance, len(sections.apply.timesteps) - 1
-    moved = f"{guidance.iterations} steps at {steps} timesteps" if guidance.moves else "none"
-    return moved if guidance.vote.space == "none" else f"{moved}; a vote along tracks"
-
-
-def _focus_in_words(sections: Sections) -> str:
-    if sections.apply.focus == "none":
-        return "whole frames"
-    margin = sections.apply.focus_margin
-    return f"a first look at whole frames, then a box around what it finds, with {margin:.0%} of room on each side"
-
-
-app = cli.new_app("Find learned segments in a video or a clip -> labels, and all that shows them.")
-
-
-@app.command()
-def main(
-    video: Annotated[
-        Path | None, typer.Argument(help="video file or folder of frames; as a stage, clip.zarr of ingest")
-    ] = None,
-    latents: Annotated[Path | None, typer.Argument(help="as a stage: latents.zarr of extract")] = None,
-    out_dir: Annotated[Path | None, typer.Argument(help="as a stage: folder for labels.zarr and soft.zarr")] = None,
-    concept: Annotated[Path | None, typer.Option(help="folder of a concept, from `vidseg learn`")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="folder for the results of a video")] = None,
-    tracks: Annotated[Path | None, typer.Option(help="as a stage: tracks.zarr of track")] = None,
-    ground_truth: Annotated[Path | None, typer.Option(help="folder of label PNGs, to score a video's result")] = None,
-    classes: Annotated[Path | None, typer.Option(help="class list of the ground truth (JSON)")] = None,
-    names: cli.NamesOption = None,
-    dry_run: cli.DryRunOption = False,
-    open_: cli.OpenOption = False,
-    preset: cli.PresetOption = None,
-    params: cli.ParamsOption = None,
-    set_: cli.SetOption = None,
-    item: cli.AppliedOption = None,
-) -> None:
-    """Find learned segments in a video: the whole path to a page, labels, overlay and scores; or as a stage, in a clip.
-
-    Example: vidseg apply holiday.mp4 --concept concepts/cars -o holiday-cars
-
-    As a stage: vidseg apply work/clip.zarr work/latents.zarr work --concept concepts/cars --tracks work/tracks.zarr
-    """
-    settings = load(params, set_ or (), preset)
-    of_video: dict[str, object] = {"--ground-truth": ground_truth, "--classes": classes, "--names": names}
-    of_video |= {"--dry-run": dry_run, "--open": open_}
-    one_of_several = video is not None and video.is_file() and video.parent.suffix == ".zarr"
-    if video is not None and latents is None and (one_of_several or (video / "zarr.json").is_file()):
-        raise UsageError(
-            f"{video}: a store, not a video; give the video itself, or as a stage CLIP, LATENTS, OUT_DIR and "
-            "--concept CONCEPT"
-        )
-    if video is not None and concept is not None and out is not None and latents is None:
-        cli.refuse({"--tracks": tracks}, "goes with CLIP and LATENTS; for a video, track.method and track.file choose")
-        run_video(video, concept, out, settings, ground_truth, classes, dry_run, names)
-        if not dry_run:
-            page = conclusion.of_video(out)
-            if open_:
-                conclusion.show(page)
-    elif video is not None and latents is not None and out_dir is not None and concept is not None:
-        cli.refuse({"--out": out, **of_video}, "goes with a video, not with CLIP and LATENTS")
-        inputs = Inputs(video, latents, tracks, concept)
-        _note_size(inputs)
-        run(inputs, out_dir, Sections.of(settings))
-    elif item is not None:
-        paths = {"VIDEO": video, "--concept": concept, "--out": out, "--tracks": tracks}
-        cli.refuse_beside_item({**paths, **of_video})
-        run_item(item, settings)
-    else:
-        raise UsageError(
-            "give VIDEO, --concept CONCEPT and -o OUT; as a stage CLIP, LATENTS, OUT_DIR and --concept CONCEPT; "
-            "or --item NAME"
-        )
-
-
-if __name__ == "__main__":
-    cli.run_app(app)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import typer
 
 from stages import (
-    apply,
     correspond,
     evaluate,
     extract,
@@ -21,6 +20,7 @@ from stages import (
 )
 from stages.cluster import command as cluster
 from stages.commands import (
+    apply,
     backbone,
     cache,
     concept,

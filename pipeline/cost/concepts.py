@@ -13,6 +13,7 @@ from pipeline.cost.counting import flops_of
 from pipeline.cost.timing import LONGEST, timed
 from pipeline.fewshot.chunks import chunks, groups
 from pipeline.fewshot.reading import SegmentReader, inflation
+from pipeline.fewshot.views import canvas
 from pipeline.media.resize import MULTIPLE
 from pipeline.parameters import ApplyParams, GuidanceParams, MapsParams
 
@@ -65,9 +66,9 @@ def learning_flops(sight: Sight) -> float:
 def applying_flops(
     sight: Sight, apply: ApplyParams, guidance: GuidanceParams, frames: int | None = None
 ) -> dict[str, float]:
-    """Operations per frame of a clip: of the passes, of guidance beside them, and of the boxes that are seen.
+    """Operations per frame of a clip: of the passes, of guidance beside them, and of the boxes or crops that are seen.
 
-    Frames that chunks share are computed in each of them.
+    Frames that chunks share are computed in each of them; each crop of a frame is as large as the frame.
 
     Args:
         frames: of the clip; None = so many that its beginning and its end do not count.
@@ -79,16 +80,17 @@ def applying_flops(
         if frames is None
         else sum(len(chunk.frames) for chunk in chunks(frames, apply.chunk, apply.overlap)) / frames
     )
-    steps = len(apply.timesteps) if guidance.moves else 1
+    steps, views = len(apply.timesteps) if guidance.moves else 1, apply.patches**2
     look = sight.flops(seen, inflation(apply)) / seen
-    found = {"passes": repeated * steps * look}
-    if apply.focus == "box":  # a first look, and frames that are encoded again
+    found = {"passes": repeated * views * steps * look}
+    if apply.focus == "box" or views > 1:
         _, encoded = flops_of(lambda: sight.outline.encode(np.zeros((1, *sight.size, 3), np.uint8)))
-        found["focus"] = repeated * (look + encoded)
+        first = look if apply.focus == "box" else 0.0  # a look at the whole frame, before it is encoded again
+        found["views"] = repeated * (first + views * encoded)
     if guidance.moves:
         parts = Counter(map(len, groups(seen, guidance.group)))
         moved = sum(count * sight.flops(part, inflation(apply)) for part, count in parts.items())
-        found["guidance"] = repeated * (steps - 1) * guidance.iterations * WITH_GRADIENT * moved / seen
+        found["guidance"] = repeated * views * (steps - 1) * guidance.iterations * WITH_GRADIENT * moved / seen
     return found
 
 
@@ -133,7 +135,7 @@ def applying_seconds(
     """Seconds per frame of a clip, as `speed_of` finds them; arguments as `applying_flops`."""
     speed = speed_of(backbone, sight, min(guidance.group, apply.chunk, frames or apply.chunk), inflation(apply))
     flops = applying_flops(sight, apply, guidance, frames)
-    return speed.seen * (flops["passes"] + flops.get("focus", 0.0)) + speed.moved * flops.get("guidance", 0.0)
+    return speed.seen * (flops["passes"] + flops.get("views", 0.0)) + speed.moved * flops.get("guidance", 0.0)
 
 
 def applied_bytes(
@@ -152,11 +154,11 @@ def applied_bytes(
         window: frames through which points are followed; None = there are no tracks.
         confidence: whether labels.zarr says how sure its labels are.
     """
-    points, pixels = grid[0] * grid[1], source_size[0] * source_size[1]
+    points, cells, pixels = (side[0] * side[1] for side in (grid, canvas(apply, grid), source_size))
     seen = sum(len(chunk.frames) for chunk in chunks(frames, apply.chunk, apply.overlap))
     # Maps in half and in single precision; a byte for each label; two short integers and a truth for each point.
     tracks = 0 if window is None else frames * min(window, frames) * points * 5
-    return tracks + seen * (6 * segments * points + pixels) + frames * pixels * (1 + confidence)
+    return tracks + seen * (6 * segments * cells + pixels) + frames * pixels * (1 + confidence)
 
 
 def _reader(backbone: Backbone, sight: Sight, together: Together) -> SegmentReader:

@@ -6,27 +6,26 @@ its `carried`: the final maps of the frames that both have.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
 
 from pipeline.backbone import Box
 from pipeline.errors import DataError
 from pipeline.features.noise import frame_noise, shared_noise
-from pipeline.fewshot.attention_maps import Grid, resized
+from pipeline.fewshot.attention_maps import Grid
 from pipeline.fewshot.chunks import Chunk
-from pipeline.fewshot.focus import Focus, put_back
 from pipeline.fewshot.guidance import Aims, guided
-from pipeline.fewshot.reading import Look, SegmentReader, largest, noised
+from pipeline.fewshot.labels import enlarged_labels
+from pipeline.fewshot.reading import Look, SegmentReader, noised
+from pipeline.fewshot.views import Patches, View, put_back
 from pipeline.fewshot.voting import vote, vote_labels
 from pipeline.parameters import ApplyParams, GuidanceParams
 from pipeline.tracking.tracks import Tracks
-from pipeline.upsampling.labelling import relative_margin
 
 #: Timesteps among which that of a separate reference pass is drawn.
 REFERENCE_SPAN = 10
@@ -34,7 +33,7 @@ REFERENCE_SPAN = 10
 
 @dataclass(frozen=True, eq=False)
 class Segmented:
-    """What is found in a chunk of f frames: maps of what is seen of a frame, labels of whole frames.
+    """What is found in a chunk of f frames: maps of a view, or of whole frames from all crops; labels of whole frames.
 
     Attributes:
         initial: (f, k, h, w) S_ref, what guidance holds on to; without guidance the result.
@@ -49,6 +48,28 @@ class Segmented:
     energies: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What is found in what is seen of f frames: `initial`, `maps` and `energies` as in `Segmented`.
+
+    Attributes:
+        present: (f, k) bool, the segments that are in a frame (`apply.threshold`).
+        look: whose maps these are; None = they have been voted on.
+    """
+
+    initial: Tensor
+    maps: Tensor
+    energies: Tensor
+    present: Tensor
+    look: Look | None
+
+    def labels_at(self, sizes: Sequence[Grid], threshold: float) -> list[Tensor]:
+        """The labels of each frame at a size (H, W) of its own."""
+        if self.look is None:
+            return enlarged_labels(self.maps, self.present, sizes)
+        return list(self.look.labels_at(sizes, threshold))
+
+
 def segment_chunk(
     reader: SegmentReader,
     latents: Tensor,
@@ -59,7 +80,7 @@ def segment_chunk(
     tracks: Tracks | None = None,
     carried: Tensor | None = None,
     sources: range | None = None,
-    focus: Focus | None = None,
+    view: View | None = None,
 ) -> Segmented:
     """Find the segments in one chunk; not to be called within torch's inference mode, as it needs gradients.
 
@@ -69,16 +90,74 @@ def segment_chunk(
         tracks: of the chunk's whole frames, `start` as in the clip; needed where `guidance.needs_tracks`.
         carried: (chunk.carried, k, h, w) final maps of the chunk before; None for the first chunk.
         sources: the frames' numbers in the source, which their noise depends on; None = those in the clip.
-        focus: what is seen of the frames; None = all. Maps are of that, labels of whole frames.
+        view: what is seen of the frames; None = all. Maps are of that, labels of whole frames: what lies outside is
+            background, which the reader must have.
 
     Raises:
         DataError: tracks are needed and missing, or of other frames.
     """
+    seen = _seen(reader, latents, chunk, apply, guidance, tracks, carried, sources, view)
+    places = [Box(0, size[0], 0, size[1])] * len(latents) if view is None else view.on(size, chunk.frames)
+    labels = seen.labels_at([place.size for place in places], apply.threshold)
+    if view is not None:
+        assert reader.background is not None, "something must be outside of a view"
+        labels = [put_back(one, place, size, reader.background) for one, place in zip(labels, places, strict=True)]
+    numbers = _voted(torch.stack(labels), seen.maps, latents, chunk, guidance, tracks)
+    return Segmented(seen.initial, seen.maps, numbers, seen.energies)
+
+
+def segment_patches(
+    reader: SegmentReader,
+    latents: Iterable[Tensor],
+    chunk: Chunk,
+    size: Grid,
+    apply: ApplyParams,
+    guidance: GuidanceParams,
+    patches: Patches,
+    views: Sequence[View],
+    tracks: Tracks | None = None,
+    carried: Tensor | None = None,
+    sources: range | None = None,
+) -> Segmented:
+    """As `segment_chunk`, crop by crop: each is guided by itself, and the maps of all are merged (`Patches.merged`).
+
+    A segment that is absent from a crop adds nothing there, as in SLiMe. Energies are the mean over the crops.
+
+    Args:
+        latents: (f, 4, h, w) clean latents of each crop of the chunk's frames.
+        views: the crops.
+        carried: (chunk.carried, k, h', w') final maps of the chunk before, on the grid of the merged ones.
+    """
+    initial, maps, energies, present = [], [], [], []
+    for seen_latents, view, cells in zip(latents, views, patches.cells, strict=True):
+        before = None if carried is None else cells.of(carried)
+        seen = _seen(reader, seen_latents, chunk, apply, guidance, tracks, before, sources, view)
+        initial.append(seen.initial)
+        maps.append(seen.maps * seen.present[..., None, None])
+        energies.append(seen.energies)
+        present.append(seen.present)
+    whole = patches.merged(maps)
+    labels = enlarged_labels(whole, torch.stack(present).any(dim=0), [size] * len(whole))
+    numbers = _voted(torch.stack(labels), whole, seen_latents, chunk, guidance, tracks)
+    return Segmented(patches.merged(initial), whole, numbers, torch.stack(energies).mean(dim=0))
+
+
+def _seen(
+    reader: SegmentReader,
+    latents: Tensor,
+    chunk: Chunk,
+    apply: ApplyParams,
+    guidance: GuidanceParams,
+    tracks: Tracks | None,
+    carried: Tensor | None,
+    sources: range | None,
+    view: View | None,
+) -> _Seen:
+    """Look at one view of a chunk, guided or in a single pass; arguments as of `segment_chunk`."""
     if guidance.needs_tracks and tracks is None:
         raise DataError("guidance follows points; run `vidseg track` on this clip, or set guidance.lambda_track=0")
-    followed = tracks
-    if focus is not None and tracks is not None:
-        followed = focus.tracks(tracks, (latents.shape[-2], latents.shape[-1]), chunk.frames)
+    if view is not None and tracks is not None:
+        tracks = view.tracks(tracks, (latents.shape[-2], latents.shape[-1]), chunk.frames)
     sources = sources or chunk.frames
     steps = apply.timesteps if guidance.moves else apply.timesteps[:1]
     noisy = noised(reader.backbone, latents, _noise(apply, sources, latents), [steps[0]] * len(latents))
@@ -89,97 +168,30 @@ def segment_chunk(
             initial = _separate(reader, latents, sources, apply)
         if carried is not None:
             initial = torch.cat([carried.to(initial), initial[len(carried) :]])
-    energies = []
+    found = []
     for step, (timestep, following) in enumerate(pairwise(steps)):
         noisy = reader.backbone.training_schedule.moved(noisy, look.noise, timestep, following)
-        aims = aims_of(look.maps(), initial, step, guidance, followed, chunk.frames.start)
+        aims = aims_of(look.maps(), initial, step, guidance, tracks, chunk.frames.start)
         seen_at = following if guidance.timestep_of == "latents" else timestep
-        noisy, found = guided(reader, noisy, seen_at, aims, guidance)
-        energies.append(found)
+        noisy, of_step = guided(reader, noisy, seen_at, aims, guidance)
+        found.append(of_step)
         look = _look(reader, noisy, following)
-    places = [Box(0, size[0], 0, size[1])] * len(latents) if focus is None else focus.on(size, chunk.frames)
-    maps, sizes, voting = look.maps(), [place.size for place in places], guidance.vote
-    if voting.space == "maps" and followed is not None:
-        maps = vote(maps, followed, voting.window, first=chunk.frames.start)
-        labels = _enlarged_labels(maps, look.present(apply.threshold), sizes)
-    else:
-        labels = list(look.labels_at(sizes, apply.threshold))
-    if focus is not None:
-        labels = [put_back(one, place, size, focus.background) for one, place in zip(labels, places, strict=True)]
-    numbers = torch.stack(labels)
-    if voting.space == "labels" and tracks is not None:
-        grid = (maps.shape[-2], maps.shape[-1])
-        numbers = vote_labels(numbers, maps.shape[1], tracks, grid, voting.window, first=chunk.frames.start)
-    return Segmented(initial, maps, numbers, torch.stack(energies) if energies else torch.zeros(0, 0, 0, 3))
+    energies = torch.stack(found) if found else torch.zeros(0, 0, 0, 3)
+    present, maps = look.present(apply.threshold), look.maps()
+    if guidance.vote.space == "maps" and tracks is not None:
+        maps = vote(maps, tracks, guidance.vote.window, first=chunk.frames.start)
+        return _Seen(initial, maps, energies, present, None)
+    return _Seen(initial, maps, energies, present, look)
 
 
-def _enlarged_labels(maps: Tensor, present: Tensor, sizes: Sequence[Grid]) -> list[Tensor]:
-    """The labels of maps (f, k, h, w), each frame's enlarged to its size (H, W); of the segments present (f, k)."""
-    parts = zip(maps, present, sizes, strict=True)
-    return [largest(resized(one[None], size)[0], there) for one, there, size in parts]
-
-
-def coarse_numbers(maps: Tensor, numbers: np.ndarray, grid: Grid) -> np.ndarray:
-    """(f, h', w') uint8: the segment with the largest map (Eq. 2) in each cell of a coarser grid, for upsampling.
-
-    Args:
-        maps: (f, k, h, w) of the result.
-        numbers: (f, H, W) uint8, the labels at full size; a segment that is not among a frame's is none of its cells'.
-        grid: (h', w').
-    """
-    cells = adaptive_avg_pool2d(maps, grid)
-    for frame, found in enumerate(numbers):
-        absent = np.bincount(found.ravel(), minlength=maps.shape[1]) == 0
-        cells[frame, torch.from_numpy(absent)] = -torch.inf
-    return cells.argmax(dim=1).to(torch.uint8).cpu().numpy()
-
-
-def margin_of(maps: Tensor, numbers: np.ndarray, logits: bool) -> np.ndarray:
-    """By how much each pixel's segment won: (H, W) float32 in [0, 1], as `labelling.relative_margin` has it.
-
-    Args:
-        maps: (k, h, w) of one frame, enlarged here.
-        numbers: (H, W) uint8, the segment of each pixel. Where another map is larger, because its segment is said to be
-            absent, the margin is 0.
-        logits: whether maps are logits, whose softmax over the segments competes; else they compete as they are.
-    """
-    enlarged = resized(maps[None], (numbers.shape[0], numbers.shape[1]))[0]
-    chosen = torch.from_numpy(numbers).long()[None]
-    own = enlarged.gather(0, chosen)[0]
-    others = enlarged.scatter(0, chosen, -torch.inf).amax(dim=0)
-    if logits:
-        return (1 - torch.exp(others - own)).clamp(min=0).numpy()
-    return relative_margin(own.numpy(), others.numpy())
-
-
-def shares_of(maps: Tensor, numbers: np.ndarray, logits: bool) -> dict[int, np.ndarray]:
-    """How much each cell is of a segment, number -> (h, w) float32, for upsampling along the edges of a picture.
-
-    Args:
-        maps: (k, h, w) of one frame.
-        numbers: (H, W) uint8, the segments at full size; one that is not among them is in no cell.
-        logits: whether maps are logits, whose softmax over the segments are shares; else they are shares already.
-    """
-    there = np.unique(numbers)
-    found = maps[torch.from_numpy(there).long()]
-    return dict(zip(there.tolist(), (found.softmax(dim=0) if logits else found).numpy(), strict=True))
-
-
-def pooled_numbers(numbers: np.ndarray, grid: Grid) -> np.ndarray:
-    """(f, h', w') uint8: the segment that covers most of each cell of a coarser grid, the first of equals.
-
-    For labels whose maps are of boxes, and so lie on no grid of the whole frame.
-
-    Args:
-        numbers: (f, H, W) uint8, the labels at full size.
-        grid: (h', w').
-    """
-    found = np.empty((len(numbers), *grid), np.uint8)
-    for frame, labels in enumerate(torch.from_numpy(numbers)):
-        segments = labels.unique()
-        shares = torch.cat([adaptive_avg_pool2d((labels == one)[None].float(), grid) for one in segments])
-        found[frame] = segments[shares.argmax(dim=0)].numpy()
-    return found
+def _voted(
+    numbers: Tensor, maps: Tensor, latents: Tensor, chunk: Chunk, guidance: GuidanceParams, tracks: Tracks | None
+) -> Tensor:
+    """The labels (f, H, W) of whole frames, after a vote along tracks on them where there is one."""
+    if guidance.vote.space != "labels" or tracks is None:
+        return numbers
+    grid = (latents.shape[-2], latents.shape[-1])
+    return vote_labels(numbers, maps.shape[1], tracks, grid, guidance.vote.window, first=chunk.frames.start)
 
 
 def aims_of(

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 
 from pipeline.backbone import Box
-from pipeline.fewshot.apply import Segmented, coarse_numbers, margin_of, pooled_numbers, segment_chunk, shares_of
+from pipeline.fewshot.apply import Segmented, segment_chunk, segment_patches
 from pipeline.fewshot.attention_maps import Grid
 from pipeline.fewshot.chunks import Chunk, groups
-from pipeline.fewshot.focus import Focus, boxes_around, on_picture, smoothed
+from pipeline.fewshot.focus import boxes_around, smoothed
+from pipeline.fewshot.labels import coarse_numbers, margin_of, pooled_numbers, shares_of
 from pipeline.fewshot.learning import SegmentModel
 from pipeline.fewshot.reading import SegmentReader
+from pipeline.fewshot.views import Patches, View, canvas, on_picture
 from pipeline.parameters import ApplyParams, GuidanceParams
 from pipeline.stores.frames import Frames
 from pipeline.stores.schemas import ArraySpec
@@ -51,20 +53,25 @@ class ClipStores:
         apply: ApplyParams,
         guidance: GuidanceParams,
         carried: np.ndarray | None = None,
-        focus: Focus | None = None,
+        view: View | None = None,
     ) -> Segmented:
         """The segments of a chunk, at the size of the clip's source; raises as `segment_chunk`.
 
         Args:
             carried: (chunk.carried, k, h, w), the maps that the chunk before ended with.
-            focus: what is seen of the frames; None = all.
+            view: what is seen of the frames; None = all, at once or in crops.
         """
         frames, device = chunk.frames, reader.context.device
         height, width = self.clip.attrs["source_size"]
-        latents = self._latents_of(frames, device, focus)
         before = None if carried is None else torch.from_numpy(carried).to(device)
-        tracks, sources = self._tracks_of(frames), self._sources(frames)
-        return segment_chunk(reader, latents, chunk, (height, width), apply, guidance, tracks, before, sources, focus)
+        asked = chunk, (height, width), apply, guidance
+        known = self._tracks_of(frames), before, self._sources(frames)
+        if apply.patches == 1:
+            return segment_chunk(reader, self._latents_of(frames, device, view), *asked, *known, view)
+        patches = Patches.of(apply, self.grid)
+        views = patches.views(self.clip.frames("frames"), self.size)
+        latents = (self._latents_of(frames, device, crop) for crop in views)
+        return segment_patches(reader, latents, *asked, patches, views, *known)
 
     def first_boxes(
         self, reader: SegmentReader, chunk: Chunk, apply: ApplyParams, guidance: GuidanceParams, background: int
@@ -86,12 +93,18 @@ class ClipStores:
         """(H, W) of the frames, which is the models'."""
         return self.clip.size("frames")
 
-    def _latents_of(self, frames: range, device: torch.device, focus: Focus | None = None) -> torch.Tensor:
+    @property
+    def grid(self) -> Grid:
+        """(h, w) of the latents, which that of the maps of a view is."""
+        height, width = self.latents.array("latents").shape[2:]
+        return height, width
+
+    def _latents_of(self, frames: range, device: torch.device, view: View | None = None) -> torch.Tensor:
         """The clean latents (f, 4, h, w) of what is seen of frames."""
         latents = torch.from_numpy(self.latents.read("latents", frames.start, frames.stop)).to(device)
         for place, frame in enumerate(frames):
-            if focus is not None and focus.box(frame) is not None:
-                seen = focus.cut(frame, self.clip.read("frames", frame, frame + 1)[0])
+            if view is not None and view.box(frame) is not None:
+                seen = view.cut(frame, self.clip.read("frames", frame, frame + 1)[0])
                 with torch.no_grad():
                     latents[place] = self.model.encode(seen[None])[0]
         return latents
@@ -120,12 +133,12 @@ def soft_arrays(
 
     Args:
         plan: its chunks.
-        grid: (h, w) of the maps.
+        grid: (h, w) of the maps of a view.
         size: (H, W) of the labels.
         segments: how many there are.
     """
     count, frames = len(plan), len(plan[0].frames)
-    maps = (count, frames, segments, *grid)
+    maps = (count, frames, segments, *canvas(apply, grid))
     arrays = {
         "initial": ArraySpec(maps, "float16", 1),
         "maps": ArraySpec(maps, "float32", 1),
@@ -141,29 +154,26 @@ def soft_arrays(
     return arrays
 
 
-def write_chunk(soft: StoreWriter, plan: Sequence[Chunk], number: int, found: Segmented, focus: Focus | None) -> None:
+def write_chunk(soft: StoreWriter, plan: Sequence[Chunk], number: int, found: Segmented, view: View | None) -> None:
     """Write one chunk. The maps come last: what follows carries them."""
-    if focus is not None:
+    if view is not None:
         frames = plan[number].frames
-        soft.write("boxes", number, focus.boxes[None, frames.start : frames.stop])
+        soft.write("boxes", number, view.boxes[None, frames.start : frames.stop])
     values = {"initial": found.initial, "numbers": found.labels, "energies": found.energies, "maps": found.maps}
     for name, tensor in values.items():
         if tensor.numel():
             soft.write(name, number, tensor.detach().cpu().numpy()[None])
 
 
-def focus_of(
-    soft: StoreWriter, plan: Sequence[Chunk], size: Grid, background: int, apply: ApplyParams, window: int
-) -> Focus:
+def focus_of(soft: StoreWriter, plan: Sequence[Chunk], size: Grid, apply: ApplyParams, window: int) -> View:
     """The boxes of a clip, once each chunk has those that were `found`.
 
     Args:
         size: (H, W) of the frames.
-        background: the number of that segment.
         window: frames that boxes are smoothed over.
     """
     found = np.concatenate([_taken(soft, "found", number, chunk) for number, chunk in enumerate(plan)])
-    return Focus(smoothed(found, apply.focus_margin, window, size), size, background)
+    return View(smoothed(found, apply.focus_margin, window, size), size)
 
 
 def frames_without_box(soft: Store | StoreWriter, plan: Sequence[Chunk]) -> list[int]:

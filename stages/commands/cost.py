@@ -226,7 +226,7 @@ def _table(found: dict[str, Any]) -> str:
         learned, applied = found["learn"], found["apply"]
         height, width = applied["model_size"]
         moved = applied.get("guidance_tflop_per_frame")
-        boxes = f", {applied['focus_tflop_per_frame']:.3f} of boxes" if "focus_tflop_per_frame" in applied else ""
+        views = f", {applied['views_tflop_per_frame']:.3f} for its parts" if "views_tflop_per_frame" in applied else ""
         guided = f" and {moved:.3f} of guidance" if moved is not None else ", without guidance"
         lines += [
             "",
@@ -235,7 +235,7 @@ def _table(found: dict[str, Any]) -> str:
             f"{learned['steps_per_reference']} steps per reference"
             + (f", {learned['most_steps']} at most" if learned["most_steps"] else ""),
             f"apply  at {width}x{height}: {applied['passes_tflop_per_frame']:.3f} TFLOP per frame of passes"
-            f"{boxes}{guided}{_seconds(applied, 'seconds_per_frame')}",
+            f"{views}{guided}{_seconds(applied, 'seconds_per_frame')}",
         ]
     return "\n".join(lines)
 

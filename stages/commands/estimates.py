@@ -53,7 +53,7 @@ def of_applying(
     from stages.commands import cost
     from stages.common import backbones, encoders
 
-    # Other ways to enlarge maps take no time that is worth a measurement.
+    # Other ways to enlarge maps take no time that is worth a measurement: upsampling is then none.
     method: Any = "modulation" if settings["apply"].upsample == "modulation" else "nearest"
     plain = replace(
         cost.workload(settings, size, source_size),
@@ -62,8 +62,7 @@ def of_applying(
     )
     encoder, outline = encoders.loaded(settings, backbone.device), backbones.outline(settings["backbone"])
     sections = settings["apply"], settings["guidance"]
-    own = cost.seconds_per_frame(backbone, plain, encoder, frames)
-    seconds = own["extract"] + (own["upsample"] if method == "modulation" else 0.0)
+    seconds = sum(cost.seconds_per_frame(backbone, plain, encoder, frames).values())
     sight = concepts.Sight(outline, settings["maps"], segments, size)
     seconds += concepts.applying_seconds(backbone, sight, *sections, frames)
     stores = cache_bytes(backbone, plain, settings["extract"].dtype)

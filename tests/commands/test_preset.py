@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.fewshot.learning import Plan
-from stages.apply import Sections, check_concept
 from stages.commands import preset
 from stages.common import settings
+from stages.common.apply_task import Sections, check_concept
 from stages.common.resources import resource
 from stages.common.settings import Settings
 from tests.support import yaml

@@ -45,9 +45,17 @@ def test_guidance_is_counted_by_its_iterations(outline) -> None:  # type: ignore
 def test_boxes_take_another_look_and_are_encoded(outline) -> None:  # type: ignore[no-untyped-def]
     sight, boxed = Sight(outline, MapsParams(), 2, SIZE), replace(APPLY, focus="box")
     free, focused = (applying_flops(sight, apply, FREE) for apply in (APPLY, boxed))
-    assert focused["passes"] == free["passes"] < focused["focus"]
+    assert focused["passes"] == free["passes"] < focused["views"]
     guided = applying_flops(sight, boxed, GuidanceParams(iterations=3, group=2))
-    assert guided["focus"] == focused["focus"]  # the first look is not guided
+    assert guided["views"] == focused["views"]  # the first look is not guided
+
+
+def test_crops_are_each_as_dear_as_a_frame(outline) -> None:  # type: ignore[no-untyped-def]
+    sight, guidance = Sight(outline, MapsParams(), 2, SIZE), GuidanceParams(iterations=3, group=2)
+    whole, four = (applying_flops(sight, replace(APPLY, patches=n), guidance) for n in (1, 2))
+    boxed, free = (applying_flops(sight, replace(APPLY, focus=focus), FREE) for focus in ("box", "none"))
+    encoded = boxed["views"] - free["passes"]
+    assert four == pytest.approx({**{name: 4 * count for name, count in whole.items()}, "views": 4 * encoded})
 
 
 def test_frames_alone_cost_less_than_frames_together(outline) -> None:  # type: ignore[no-untyped-def]
@@ -71,4 +79,6 @@ def test_bytes_of_what_apply_leaves() -> None:
     soft = 8 * (3 * 12 * (2 + 4) + 10 * 20)
     assert applied_bytes((3, 4), (10, 20), 3, APPLY, None, 6) == labels + soft
     assert applied_bytes((3, 4), (10, 20), 3, APPLY, None, 6, confidence=True) == labels + soft + 6 * 10 * 20
+    crops = replace(APPLY, patches=2, patch_share=0.5)  # maps of 6 x 8 cells
+    assert applied_bytes((3, 4), (10, 20), 3, crops, None, 6) == labels + soft + 8 * 3 * 36 * (2 + 4)
     assert applied_bytes((3, 4), (10, 20), 3, APPLY, 29, 6) == labels + soft + 6 * 6 * 12 * 5

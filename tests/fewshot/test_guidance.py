@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,12 +13,12 @@ from torch import Tensor
 from pipeline.backbone import ALONE, Together
 from pipeline.backbone.image.model import StableDiffusion
 from pipeline.errors import DataError
-from pipeline.fewshot.apply import Segmented, segment_chunk
+from pipeline.fewshot.apply import Segmented, segment_chunk, segment_patches
 from pipeline.fewshot.chunks import chunks
-from pipeline.fewshot.focus import Focus
 from pipeline.fewshot.guidance import Aims, energy_gradient, guided
 from pipeline.fewshot.latent_update import AdamState, update_rate, updated
 from pipeline.fewshot.reading import SegmentReader, inflation
+from pipeline.fewshot.views import Patches, View
 from pipeline.parameters import ApplyParams, GuidanceParams, GuidanceVote, MapsParams
 from pipeline.tracking.static import StaticTracker
 from pipeline.tracking.tracks import Tracks, track
@@ -216,8 +217,8 @@ def test_segments_below_the_threshold_are_absent_after_a_vote_too(backbone: Stab
 def test_a_box_that_is_the_whole_frame_changes_nothing(backbone: StableDiffusion, guidance: GuidanceParams) -> None:
     frames, whole = chunks(3, 4, 2)[0], np.array([[0, 64, 0, 128]] * 3, np.int32)
     plain, boxed = (
-        segment_chunk(reader_of(backbone), latents_of(3), frames, SIZE, APPLY, guidance, still(3), focus=focus)
-        for focus in (None, Focus(whole, (64, 128), background=1))
+        segment_chunk(reader_of(backbone), latents_of(3), frames, SIZE, APPLY, guidance, still(3), view=view)
+        for view in (None, View(whole, (64, 128)))
     )
     for name in ("initial", "maps", "labels", "energies"):
         assert torch.equal(getattr(plain, name), getattr(boxed, name)), name
@@ -227,16 +228,69 @@ def test_labels_of_a_box_go_back_where_it_was(backbone: StableDiffusion) -> None
     """As those of the same latents do at the size of the box; outside all is background."""
     alone, frames = reader_of(backbone, ALONE), chunks(2, 2, 0)[0]
     boxes = np.array([[16, 48, 0, 64], [0, 64, 0, 128]], np.int32)
-    found = segment_chunk(
-        alone, latents_of(2), frames, (128, 256), APPLY, UNGUIDED, focus=Focus(boxes, (64, 128), background=1)
-    )
+    seen = View(boxes, (64, 128))
+    found = segment_chunk(alone, latents_of(2), frames, (128, 256), APPLY, UNGUIDED, view=seen)
     small, large = (
         segment_chunk(alone, latents_of(2), frames, size, APPLY, UNGUIDED) for size in [(64, 128), (128, 256)]
     )
     assert torch.equal(found.labels[0, 32:96, :128], small.labels[0]) and torch.equal(found.labels[1], large.labels[1])
     outside = torch.ones(128, 256, dtype=torch.bool)
     outside[32:96, :128] = False
-    assert (found.labels[0][outside] == 1).all()
+    assert (found.labels[0][outside] == 0).all()
+
+
+def crop_by_crop(
+    reader: SegmentReader, latents: Tensor, apply: ApplyParams, guidance: GuidanceParams, carried: Tensor | None = None
+) -> tuple[Patches, Segmented]:
+    """Each crop shows the same latents."""
+    patches, frames = Patches.of(apply, GRID), chunks(len(latents), len(latents), 0)[0]
+    views, parts = patches.views(len(latents), (64, 128)), [latents] * len(patches.cells)
+    tracks = still(len(latents))
+    return patches, segment_patches(reader, parts, frames, SIZE, apply, guidance, patches, views, tracks, carried)
+
+
+@pytest.mark.parametrize("space", ["none", "maps", "labels"])
+def test_crops_that_are_the_whole_frame_change_nothing(
+    backbone: StableDiffusion, space: Literal["none", "maps"]
+) -> None:
+    """But that labels are of maps which are enlarged after they got their range."""
+    guidance = replace(GUIDANCE, vote=GuidanceVote(window=3, space=space))
+    patches, found = crop_by_crop(
+        reader_of(backbone), latents_of(3), replace(APPLY, patches=2, patch_share=1.0), guidance
+    )
+    (whole,) = clip(reader_of(backbone), 3, guidance=guidance)
+    assert patches.grid == GRID
+    for name in ("initial", "maps", "energies"):
+        torch.testing.assert_close(getattr(found, name), getattr(whole, name), atol=1e-5, rtol=1e-5)
+    assert (found.labels == whole.labels).float().mean() > 0.95
+
+
+def test_maps_of_crops_lie_where_the_crops_do(backbone: StableDiffusion) -> None:
+    alone, apply = reader_of(backbone, ALONE), replace(APPLY, patches=2, patch_share=0.5)
+    patches, found = crop_by_crop(alone, latents_of(2), apply, UNGUIDED)
+    (whole,) = clip(alone, 2, guidance=UNGUIDED)
+    assert found.maps.shape == (2, SEGMENTS, 16, 32) and found.labels.shape == (2, *SIZE)
+    for cells in patches.cells:
+        torch.testing.assert_close(cells.of(found.maps), whole.maps)
+
+
+def test_each_crop_holds_on_to_its_part_of_the_chunk_before(backbone: StableDiffusion) -> None:
+    apply = replace(APPLY, patches=2, patch_share=0.5)
+    carried = torch.randn(1, SEGMENTS, 16, 32, generator=torch.Generator().manual_seed(3))
+    _, found = crop_by_crop(reader_of(backbone), latents_of(2), apply, GUIDANCE, carried)
+    torch.testing.assert_close(found.initial[:1], carried)
+
+
+def test_a_segment_that_is_absent_from_a_crop_adds_nothing(backbone: StableDiffusion) -> None:
+    alone, apply = reader_of(backbone, ALONE), replace(APPLY, patches=2, patch_share=0.5)
+    (whole,) = clip(alone, 2, guidance=UNGUIDED)
+    peaks = whole.maps.amax(dim=(-2, -1))
+    between = float(peaks.flatten().sort().values[2:4].mean())
+    _, found = crop_by_crop(alone, latents_of(2), replace(apply, threshold=between), UNGUIDED)
+    absent = peaks < between
+    assert absent.any() and not found.maps[absent].any() and found.maps[~absent].any()
+    for labels, there in zip(found.labels, absent, strict=True):
+        assert not set(there.nonzero().flatten().tolist()) & set(labels.unique().tolist())
 
 
 def test_separate_reference_maps(backbone: StableDiffusion) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.fewshot.apply import margin_of, shares_of
+from pipeline.fewshot.labels import margin_of, shares_of
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import torch
 
 from pipeline.errors import DataError, UsageError
 from pipeline.fewshot import soft_store
+from pipeline.fewshot.attention_maps import resized
 from pipeline.fewshot.chunks import chunks as apply_chunks
 from pipeline.fewshot.concept_store import load_concept, open_concept, save_concept, what_decides
 from pipeline.fewshot.focus import smoothed
@@ -64,6 +65,10 @@ class Made:
         applied = replace(APPLY, focus=focus)
         return Sections(applied, guidance, MapsParams(), self.backbone, UpsampleParams(), DiffusionParams())
 
+    def in_crops(self) -> Sections:
+        """With frames that are seen in crops of 48 by 48 pixels."""
+        return replace(self.sections(), apply=replace(APPLY, patches=2, patch_share=0.75))
+
     def along_edges(self, focus: Literal["none", "box"] = "none") -> Sections:
         """With labels whose borders follow the edges of the picture."""
         sections = self.sections(focus=focus)
@@ -105,6 +110,13 @@ def narrow(numbers: torch.Tensor, background: int) -> np.ndarray:
 @pytest.fixture
 def narrowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(soft_store, "boxes_around", narrow)
+
+
+@pytest.fixture(scope="module")
+def cropped(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cropped")
+    apply.run(made.inputs, folder, made.in_crops())
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -214,12 +226,13 @@ class Stopping:
 
 @pytest.mark.parametrize(
     ("focus", "chunks"),
-    [("none", 1), ("none", 2), ("box", 2), ("box", 4)],  # a first look at chunks counts as well
+    [("none", 1), ("none", 2), ("box", 2), ("box", 4), ("crops", 2)],  # a first look at chunks counts as well
 )
 def test_an_interrupted_run_is_continued_with_the_same_bytes(
     made: Made, request: pytest.FixtureRequest, tmp_path: Path, narrowed: None, focus: Any, chunks: int
 ) -> None:
-    sections, whole = made.sections(focus=focus), request.getfixturevalue("focused" if focus == "box" else "guided")
+    sections = made.in_crops() if focus == "crops" else made.sections(focus=focus)
+    whole = request.getfixturevalue({"none": "guided", "box": "focused", "crops": "cropped"}[focus])
     with pytest.raises(KeyboardInterrupt):
         apply.run(made.inputs, tmp_path, sections, progress=Stopping(chunks))
     assert [path.name for path in tmp_path.iterdir()] == ["tmp"]
@@ -227,6 +240,27 @@ def test_an_interrupted_run_is_continued_with_the_same_bytes(
     apply.run(made.inputs, tmp_path, sections, progress=done)
     assert done.left == 9 - ((6 if focus == "box" else 3) - chunks)
     assert tree_bytes(tmp_path) == tree_bytes(whole)
+
+
+def test_crops_are_averaged_on_a_finer_grid(made: Made, guided: Path, cropped: Path, tmp_path: Path) -> None:
+    """A crop of 8 x 8 cells is three quarters of the frame, which has 11 x 11; what follows reads whole frames."""
+    store = soft(cropped)
+    assert store.array("maps").shape == store.array("initial").shape == (3, 3, 2, 11, 11)
+    assert store.array("energies").shape == soft(guided).array("energies").shape and not store.has("boxes")
+    np.testing.assert_array_equal(
+        store.read("initial")[1, :1], store.read("maps")[0, 2:].astype(np.float16), "each crop has carried its part"
+    )
+    maps, numbers = store.read("maps"), store.read("numbers")
+    for chunk, frame in TAKEN:
+        enlarged = resized(torch.from_numpy(maps[chunk, frame, None]), (64, 64))[0]
+        np.testing.assert_array_equal(numbers[chunk, frame], enlarged.argmax(dim=0))
+    for number, sections in enumerate((made.along_edges(), made.modulated())):
+        out = tmp_path / str(number)
+        shutil.copytree(cropped, out)
+        upsampled = replace(made.in_crops(), apply=replace(made.in_crops().apply, upsample=sections.apply.upsample))
+        others = replace(upsampled, upsample=sections.upsample, diffusion=sections.diffusion)
+        assert open_store(apply.run(made.inputs, out, others), LABELS).read("labels").shape == (FRAMES, 64, 64)
+        assert tree_bytes(out / "soft.zarr") == tree_bytes(cropped / "soft.zarr")
 
 
 @pytest.mark.slow
@@ -489,7 +523,11 @@ def test_the_whole_path_of_a_video(
     plan = vidseg("apply", *arguments, "--dry-run", cwd=tmp_path).stdout
     assert "1 frame, 64x64" in plan and "2 segments, learned from 2 pictures" in plan and "model size 64x64" in plan
     assert "labels     of enlarged maps, along the edges of the picture" in plan
-    assert "guidance   none; a vote along tracks" in plan and " of computing and" in plan
+    assert (
+        "guidance   none; a vote along tracks" in plan
+        and "seen       whole frames" in plan
+        and " of computing and" in plan
+    )
     assert not (tmp_path / "out").exists()
     names = NamesFile(open_store(made.inputs.concept / "concept.zarr", CONCEPT).fingerprint, Names({1: Named("dog")}))
     write_names(tmp_path / "dog.json", names)
@@ -563,6 +601,16 @@ def test_frames_are_as_large_as_at_learning_unless_a_size_is_given(
         (["video", "--concept", "CONCEPT", "-o", "out", "--set", "apply.overlap=16"], 2, "apply.overlap must be less"),
         (["video", "--concept", "CONCEPT", "-o", "out", "--set", "guidance.vote.window=2"], 2, "must be odd, not 2"),
         (
+            ["video", "--concept", "CONCEPT", "-o", "out", "--set=apply.patches=2", "--set=apply.focus=box"],
+            2,
+            "apply.patches=2 and apply.focus=box are two ways to see less of a frame; set apply.patches=1, or",
+        ),
+        (
+            ["video", "--concept", "CONCEPT", "-o", "out", "--set=apply.patches=3", "--set=apply.patch_share=0.3"],
+            2,
+            "apply.patch_share: 3 crops of 0.3 of a side do not cover it; it must be at least 0.34",
+        ),
+        (
             ["video", "--concept", "CONCEPT", "-o", "out", *MODULATED, "--set=guidance.vote.space=labels"],
             2,
             "guidance.vote.space=labels votes on labels at full size, and apply.upsample=modulation makes those",
@@ -597,7 +645,7 @@ def test_as_a_stage_another_size_than_at_learning_is_said(
 ) -> None:
     write_frames(tmp_path / "video", halves(1)[0])
     clip = ingest.run(tmp_path / "video", tmp_path, load(sets=[f"ingest.size={size}"])["ingest"])
-    apply._note_size(replace(made.inputs, clip=clip))
+    apply.note_size(replace(made.inputs, clip=clip))
     assert bool(said) == bool(found := capsys.readouterr().err) and said in found
 
 
