@@ -128,8 +128,8 @@ def require_unchanged(frames: Path) -> None:
         file, what = next(iter(found.items()))
         others = f" and {len(found) - 1} more files" if len(found) > 1 else ""
         raise DataError(
-            f"{file}{others}: {what} since the data set was registered; {REMEDY}, and if that "
-            f"finds nothing changed, since size and time of the file are as before, remove {index.parent.parent} first"
+            f"{file}{others}: {what} since the data set was registered; {REMEDY} "
+            "(with --reread where size and time of a file are as before)"
         )
 
 

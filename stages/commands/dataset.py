@@ -16,7 +16,7 @@ from stages.common import cli
 from stages.common.layout import KEY, NAME, NONE, PATHS, REGISTRATIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from pipeline.datasets.listing import Video
 
@@ -45,6 +45,14 @@ class Unknown(StrEnum):
     REFUSE = "refuse"
     VOID = "void"
 
+
+RereadOption = Annotated[
+    bool,
+    typer.Option(
+        "--reread",
+        help="read every file; else one of the size and time of an earlier registration is taken to be as it was",
+    ),
+]
 
 app = cli.new_app(
     "Register data sets in their published layouts: VSPW, Cityscapes, CamVid, DAVIS, YouTube-VOS, MOSE, folders."
@@ -79,6 +87,7 @@ def register(
         Unknown,
         typer.Option(help="values of label maps that are no class: refuse them, or take them as void"),
     ] = Unknown.REFUSE,
+    reread: RereadOption = False,
 ) -> None:
     """Check a data set's layout and write its videos into videos.yaml; registering again replaces them.
 
@@ -88,7 +97,7 @@ def register(
     """
     from pipeline.datasets import ADAPTERS
     from pipeline.datasets.index import file_states
-    from pipeline.datasets.links import check_registration, known_states, write_registration
+    from pipeline.datasets.links import check_registration, checked_maps, known_states, write_registration
 
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
@@ -102,7 +111,7 @@ def register(
     check_registration(folder, source)
     listed = list(islice(adapter.videos(root, split), first))
     _check_count(len(grouped(name, listed, per_item)), videos.count_others(name), len(listed))
-    found = _checked(listed, folder, unknown)
+    found = _checked(listed, unknown, set() if reread else checked_maps(folder, listed))
     items = grouped(name, found, per_item)
     size = None if downsample is None else f"1/{downsample}"
     entries = {key: [_entry(folder, key, part, fps, size)] for key, part in items.items()}
@@ -110,7 +119,7 @@ def register(
     places = {_place(key, part, video): video for key, part in items.items() for video in part}
     joined = [video for part in items.values() if len(part) > 1 for video in part]
     with cli.progress("hash", sum(len(video.frames) + len(video.annotated) for video in joined), "files") as advance:
-        states = file_states(joined, known_states(folder), advance)
+        states = file_states(joined, {} if reread else known_states(folder), advance)
     write_registration(folder, source, places, states)
     videos.replace_items(entries, name)
     frames = sum(len(video.frames) for video in found)
@@ -126,6 +135,7 @@ def check(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="names of registrations; default: all in inputs/")
     ] = None,
+    reread: RereadOption = False,
 ) -> None:
     """Tell which files of data sets have changed since they were registered; ends with code 3 when some have.
 
@@ -150,7 +160,7 @@ def check(
         with cli.progress("check", len(items), "items") as advance:
             changed: dict[Path, str] = {}
             for item in items:
-                changed |= changes(item, known=known)
+                changed |= changes(item, known={} if reread else known)
                 advance(1)
         for file, what in changed.items():
             print(f"{file}: {what}")
@@ -199,9 +209,12 @@ def _key(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name)
 
 
-def _checked(found: list[Video], folder: Path, unknown: Unknown) -> list[Video]:
-    """The videos, once all their files were looked at; values without a class are void, or refused."""
-    from pipeline.datasets.links import checked_maps
+def _checked(found: list[Video], unknown: Unknown, known: Collection[Path]) -> list[Video]:
+    """The videos, once all their files were looked at; values without a class are void, or refused.
+
+    Args:
+        known: label maps that need no look.
+    """
     from pipeline.datasets.listing import Video, check_headers, unexplained, with_void
 
     keys = [_key(video.name) for video in found]
@@ -215,7 +228,7 @@ def _checked(found: list[Video], folder: Path, unknown: Unknown) -> list[Video]:
         for video in found:
             sizes.append(check_headers(video))
             advance(1)
-    known, kept, void = checked_maps(folder, found), list[Video](), dict[int, Path]()
+    kept, void = list[Video](), dict[int, Path]()
     with cli.progress("look at label maps", sum(len(video.annotated) for video in found)) as advance:
         for video, size in zip(found, sizes, strict=True):
             values = unexplained(video, size, known, lambda file: advance(1))

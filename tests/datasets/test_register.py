@@ -317,6 +317,23 @@ def test_files_of_joined_videos_are_what_was_registered(
     assert f"{item / path}: {what} since the data set was registered; {REMEDY}" in line
 
 
+def test_an_edit_that_keeps_size_and_time_is_seen_by_whoever_reads(project: Path, root: Path) -> None:
+    register(project, fake.vspw(root, count=2), "vspw", "--per-item", 2)
+    frame = root / "data/1_a-b1/origin/00000001.jpg"
+    before, content = frame.stat(), bytearray(frame.read_bytes())
+    content[-3] ^= 1
+    frame.write_bytes(content)
+    os.utime(frame, ns=(before.st_atime_ns, before.st_mtime_ns))
+    vidseg("dataset", "check", cwd=project)
+    assert "frames/00000001.jpg: changed" in vidseg("dataset", "check", "--reread", cwd=project, check=3).stdout
+    line = error_line(vidseg("ingest", "--item", "vspw-val-000", cwd=project, check=3))
+    assert line.endswith(f"{REMEDY} (with --reread where size and time of a file are as before)")
+    register(project, root, "vspw", "--per-item", 2)
+    vidseg("dataset", "check", "--reread", cwd=project, check=3)
+    register(project, root, "vspw", "--per-item", 2, "--reread")
+    vidseg("dataset", "check", "--reread", cwd=project)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [("{", "index.json: not readable"), ('{"schema_version": 2}', "schema version 2, this program reads 1; register")],
