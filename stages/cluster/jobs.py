@@ -28,7 +28,7 @@ QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "ls
 GPU_DIRECTIVES = {"slurm": ["--gres=gpu:1"], "lsf": ["-gpu num=1"]}
 #: Seconds between two looks at the queue, and how long jobs may take to end by themselves.
 LOOK_EVERY = 5.0
-END_WITHIN = 10.0
+END_WITHIN = 60.0
 SLURM = "slurm"
 #: Name of a job's log in the folder of logs, as Slurm writes it; other systems name it themselves.
 LOG = "job-%j.log"
@@ -176,11 +176,19 @@ class Jobs:
             self._retire(self._known)
 
     def _retire(self, jobs: Mapping[str, _Submitted]) -> None:
-        """Let workers end by themselves: the batch system would list a finished job that it ends as cancelled."""
-        self.cluster.sync(self.cluster.scheduler.retire_workers, names=list(jobs), close_workers=True)
+        """Let workers end by themselves, and then give their jobs back: a finished one would be listed as cancelled."""
+        # Dask forgets them: it ends a job some seconds after it has lost the worker, which still removes its clone.
+        held = [self.cluster.workers.pop(name) for name in jobs if name in self.cluster.workers]
+        for name in jobs:
+            self.cluster.worker_spec.pop(name, None)
         end = time.monotonic() + END_WITHIN
-        while time.monotonic() < end and any(state == "RUNNING" for state, _ in self._states(jobs.values()).values()):
-            time.sleep(0.5)
+        try:
+            self.cluster.sync(self.cluster.scheduler.retire_workers, names=list(jobs), close_workers=True)
+            while time.monotonic() < end and "RUNNING" in {state for state, _ in self._states(jobs.values()).values()}:
+                time.sleep(0.5)
+        finally:
+            for job in held:
+                self.cluster.sync(job.close)
 
     def _replace(self, name: str, what: str, state: str, unfinished: int) -> None:
         """Forget a job that is over, and ask for another one, unless a person wanted it to end."""
@@ -217,7 +225,6 @@ class Jobs:
         ended = {name: self._known.pop(name) for name in names}
         cli.note(f"nothing is left for {counted(len(ended), 'job')}, given back")
         self._retire(ended)
-        self.cluster.sync(self.cluster.scale_down, list(ended))  # those that wait in the queue
 
     def _states(self, jobs: Iterable[_Submitted]) -> dict[str, tuple[str, str]]:
         """Slurm's state of each job, and why it waits; nothing where the batch system was not asked or is silent."""
