@@ -20,7 +20,7 @@ from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Suf
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ZipStore
 
-from pipeline.files import remove_folder, replacing, replacing_folder
+from pipeline.files import remove_folder, replacing, replacing_folder, scratch_folder
 
 #: Before the bytes of a file a ZIP has a header; at its end, how long the name and the extra field are that follow it.
 NAME_AND_EXTRA = Struct("<26xHH")
@@ -32,13 +32,16 @@ def is_one_of_several(path: Path) -> bool:
     return path.parent.suffix == ".zarr"
 
 
-def pack(folder: Path, path: Path) -> None:
+def pack(folder: Path, path: Path, scratch: Path) -> None:
     """Write the files of a finished store's folder as one file, by one rename; what lay at `path` is replaced.
 
     Callers make sure that it is theirs to remove, e.g. by `refuse_foreign`.
+
+    Args:
+        scratch: a folder for the unfinished file, not there or left by a killed run; best on the disk of `path`.
     """
     files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
-    with _replacing(path) as partial, ZipFile(partial, "w") as packed:
+    with _replacing(path, scratch) as partial, ZipFile(partial, "w") as packed:
         for name, file in sorted(files.items()):
             entry = ZipInfo(name)  # of 1980
             entry.create_system = 3
@@ -54,10 +57,10 @@ def copy_store(store: Path, path: Path, scratch: Path) -> Path:
     Callers make sure that what lies at `path` is theirs to remove.
     """
     if store.is_file():
-        with _replacing(path) as partial:
+        with _replacing(path, scratch) as partial:
             shutil.copyfile(store, partial)
     elif is_one_of_several(path):
-        pack(store, path)
+        pack(store, path, scratch)
     else:
         with replacing_folder(path, scratch) as copy:
             shutil.copytree(store, copy, dirs_exist_ok=True)
@@ -65,12 +68,27 @@ def copy_store(store: Path, path: Path, scratch: Path) -> Path:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """As `replacing`, also of a store that is a folder, as earlier versions left them."""
-    with replacing(path) as partial:
+def _replacing(path: Path, scratch: Path) -> Iterator[Path]:
+    """As `replacing`, also of a store that is a folder, as earlier versions left them.
+
+    The temporary file lies in a scratch folder: a kill leaves nothing beside the store, which DVC would look at.
+    """
+    with scratch_folder(scratch) as folder:
+        partial = folder / path.name
         yield partial
-        if path.is_dir():
-            remove_folder(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if partial.stat().st_dev == path.parent.stat().st_dev:
+            _remove_earlier(path)
+            partial.replace(path)
+            return
+        with replacing(path) as near:  # a rename does not cross file systems
+            shutil.copyfile(partial, near)
+            _remove_earlier(path)
+
+
+def _remove_earlier(path: Path) -> None:
+    if path.is_dir():
+        remove_folder(path)
 
 
 def open_group(path: Path) -> zarr.Group:

@@ -196,7 +196,7 @@ class StoreWriter:
                     partial.unlink()
                 group.attrs["complete"] = True
                 if is_one_of_several(self.path):
-                    pack(self._store, self.path)
+                    pack(self._store, self.path, self._folder / "packed")
                     shutil.rmtree(self._store, ignore_errors=True)
                 else:
                     replace_folder(self._store, self.path)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
+import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -17,6 +21,8 @@ from pipeline.stores.packed import copy_store, pack
 from pipeline.stores.schemas import LATENTS, MATCHES, ArraySpec, Schema
 from pipeline.stores.store import is_current, open_store
 from pipeline.stores.writer import StoreWriter
+from tests.support.commands import ENVIRONMENT
+from tests.support.places import ROOT
 
 
 def values(seed: int = 0) -> np.ndarray:
@@ -92,7 +98,7 @@ def without(name: str):  # type: ignore[no-untyped-def]
         with zipfile.ZipFile(store) as packed:
             packed.extractall(folder)
         (folder / name).unlink()
-        pack(folder, store)
+        pack(folder, store, store.parent.parent / "tmp")
 
     return damage
 
@@ -142,6 +148,42 @@ def test_a_finished_store_lacks_nothing_while_the_next_one_is_packed(tmp_path: P
     assert shard_claims.lacking([first, second]) == []
     second.commit()
     assert shard_claims.lacking([first, second]) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.stores.test_packed import write
+
+def die(event, details):
+    if event == "os.rename" and str(details[1]) == sys.argv[1]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(die)
+write(Path(sys.argv[1]))
+"""
+
+
+def test_what_a_killed_packer_leaves_lies_in_scratch_and_goes_with_the_next(tmp_path: Path) -> None:
+    """DVC would look at what lies beside the store, and nobody else would remove it."""
+    path = tmp_path / "latents.zarr" / "video.v2"
+    ended = subprocess.run([sys.executable, "-c", KILLED, path], cwd=ROOT, env=ENVIRONMENT, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert [left.name for left in path.parent.rglob("video*")] == ["video.v2"]
+    assert [left.name for left in path.parent.iterdir()] == ["tmp"]
+    assert is_current(write(path), LATENTS, "seed 0")
+    assert [left.name for left in path.parent.iterdir()] == ["video.v2"]
+
+
+def test_scratch_on_another_disk(tmp_path: Path, store: Path) -> None:
+    disk = Path("/dev/shm")
+    if not disk.is_dir() or disk.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is one disk only")
+    with tempfile.TemporaryDirectory(dir=disk) as scratch:
+        copied = copy_store(store, tmp_path / "among.zarr" / "video", Path(scratch) / "a")
+        assert list(Path(scratch).iterdir()) == []
+    assert [path.name for path in copied.parent.iterdir()] == ["video"]
+    assert copied.read_bytes() == store.read_bytes()
 
 
 def test_a_store_of_others_is_none_of_ours(tmp_path: Path, store: Path) -> None:
