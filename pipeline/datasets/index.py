@@ -117,6 +117,11 @@ def index_of(frames: Path) -> Path | None:
     return file if file.is_file() and hidden.is_file() and FILE in hidden.read_text() else None
 
 
+def folder_of(path: str) -> str:
+    """The folder that a path of videos.yaml stands for: that of an index.json; any other path is the folder."""
+    return str(Path(path).parent) if Path(path).name == FILE else path
+
+
 def require_unchanged(frames: Path) -> None:
     """Check a video, given by its folder of frames, before it is read; one of no item with an index.json passes.
 

@@ -278,7 +278,12 @@ def _place(key: str, part: Sequence[Video], video: Video) -> str:
 
 
 def _entry(folder: Path, key: str, part: Sequence[Video], fps: float | None, size: str | None) -> dict[str, Any]:
-    """What videos.yaml says of an item; DVC watches the folder that holds all of its videos."""
+    """What videos.yaml says of an item; of several videos DVC watches index.json alone.
+
+    Not the folder that it lies in: an experiment's copy of the project is elsewhere, and there DVC would look at all
+    frames, because the `.dvcignore` that hides them counts in its own project only.
+    """
+    from pipeline.datasets.index import FILE
     from stages.common.yaml_files import flow_list
 
     rates: Any = [fps or video.fps for video in part]
@@ -287,9 +292,9 @@ def _entry(folder: Path, key: str, part: Sequence[Video], fps: float | None, siz
         place = folder.resolve() / part[0].name
         paths: Mapping[str, Any] = {"path": str(place / "frames"), "ground_truth": str(place / "labels")}
     else:
-        place = folder.resolve() / key
+        index = str(folder.resolve() / key / FILE)
         names = flow_list([video.name for video in part])
-        paths = {"path": str(place), "ground_truth": str(place), "videos": names}
+        paths = {"path": index, "ground_truth": index, "videos": names}
     optional = {"fps": rates, "size": size, "dataset": folder.name}
     given = {name: value for name, value in optional.items() if value is not None}
     return {**dict.fromkeys(PATHS, NONE), **paths, **given}

@@ -155,8 +155,9 @@ def item_videos(key: str, videos_file: Path = VIDEOS) -> list[dict[str, Any]]:
     """One entry per video of an item in videos.yaml; used by ingest, the only stage that looks at raw video.
 
     An entry with `videos: [a, b]` stands for the videos `path/a/frames` and `path/b/frames` with the ground truth
-    `ground_truth/a/labels`, ...: so DVC, which sees only an item's first entry, watches all of them. Its `fps` is of
-    all of them, or a list of one each.
+    `ground_truth/a/labels`, ...: so DVC, which sees only an item's first entry, watches all of them. The index.json of
+    such a folder, which `vidseg dataset register` writes, stands for the folder. Its `fps` is of all of them, or a list
+    of one each.
 
     Raises:
         UsageError: no such file or item, or an entry without a path.
@@ -221,11 +222,14 @@ def names_in(named: str, video: str | None) -> Path | None:
 def _videos(entry: dict[str, Any]) -> list[dict[str, Any]]:
     if "videos" not in entry:
         return [entry]
+    from pipeline.datasets.index import folder_of
+
     common = {key: value for key, value in entry.items() if key != "videos"}
     folders = {"path": "frames", "ground_truth": "labels"}
     given = {key: folder for key, folder in folders.items() if entry.get(key, NONE) != NONE}
+    places = {key: folder_of(entry[key]) for key in given}
     videos = [
-        {**common, "name": name, **{key: f"{entry[key]}/{name}/{folder}" for key, folder in given.items()}}
+        {**common, "name": name, **{key: f"{places[key]}/{name}/{folder}" for key, folder in given.items()}}
         for name in map(str, entry["videos"])
     ]
     if isinstance(entry.get("fps"), list):

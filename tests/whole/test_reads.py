@@ -42,7 +42,10 @@ SECTIONS_BESIDE = {
 }  # fmt: skip
 #: Files likewise, by how their paths below the project begin.
 FILES_BESIDE = {
-    "ingest": {"inputs/set/.dvcignore": "what an index stands for is found by it; the index is watched"},
+    "ingest": {
+        "inputs/set/.dvcignore": "whether DVC looks at frames themselves is found by it",
+        "inputs/set/set-000": "compared with index.json, which is watched, before they are used",
+    },
     "segment": {"data/ingest/set-000/clip.zarr": "names of the item's videos, those of the features"},
     "correspond": {"data/ingest/set-000/clip.zarr": "names of the item's videos, those of the features"},
     "render": {
