@@ -215,7 +215,8 @@ def smite(
     from stages.tables import run as table_run
     from stages.tables import smite as plans
 
-    made = plans.smite_tables(_choose(plans.all_rows(datasets), rows), datasets, _settings(), out)
+    settings = _settings()
+    made = plans.smite_tables(_choose(plans.all_rows(datasets, settings), rows), datasets, settings, out)
     if dry_run:
         for each in made:
             _show(each.plan)

@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,8 @@ from stages.tables.experiments import PARAMS, Cost, Experiment, Result
 if TYPE_CHECKING:
     from pipeline.backbone import Backbone
 
+#: What segmenting and upsampling took, beside the scores; the last file that is written.
+COST = "cost.json"
 #: What it needs of an experiment, below data/.
 STORES = (
     *("ingest/{item}/clip.zarr", "ingest/{item}/truth.zarr", "extract/{item}/features.zarr"),
@@ -35,7 +37,7 @@ STORES = (
 
 
 def read(experiment: Experiment, costs: Mapping[str, Cost], applied: Sequence[Applied], folder: Path) -> Result:
-    """Scores and seconds of what is applied.
+    """Scores and costs of what is applied.
 
     Args:
         experiment: finished; made the stores.
@@ -47,7 +49,7 @@ def read(experiment: Experiment, costs: Mapping[str, Cost], applied: Sequence[Ap
     revision = experiments.finished()[experiment.mark]
     backbone: Backbone | None = None
     for each in applied:
-        if (folder / each.name / "scores.json").is_file():
+        if (folder / each.name / COST).is_file():
             continue
         backbone = backbone or backbones.load_backbone(settings["backbone"])
         data = folder / "tmp"
@@ -58,12 +60,13 @@ def read(experiment: Experiment, costs: Mapping[str, Cost], applied: Sequence[Ap
         _run(each, settings, data, folder / each.name, backbone)
         shutil.rmtree(data)
     paths = {each.name: folder / each.name / "scores.json" for each in applied}
-    before, _ = experiments.spent(experiment, costs)
-    own = {name: json.loads(path.with_name("seconds.json").read_text()) for name, path in paths.items()}
+    seconds, memory = experiments.spent(experiment, costs)
+    own = {name: Cost(**json.loads(path.with_name(COST).read_text())) for name, path in paths.items()}
     return Result(
         revision,
         {name: parse(path, path.read_text()) for name, path in paths.items()},
-        {name: seconds + own[name] for name, seconds in before.items()},
+        {name: before + own[name].seconds for name, before in seconds.items()},
+        {name: max(before, held) for name, before in memory.items() if (held := own[name].memory) is not None},
     )
 
 
@@ -96,5 +99,5 @@ def _run(applied: Applied, settings: Settings, data: Path, out: Path, backbone: 
                 skip=evaluate.skipped_positions(applied, video, data),
             )
         )
-    write_json(out / "seconds.json", round(seconds, 3))
     evaluate.run_videos(jobs, out, settings["evaluate"])
+    write_json(out / COST, asdict(Cost(round(seconds, 3), cli.peak_memory_mb())))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 from pipeline.tables.quoted import (
@@ -19,7 +20,7 @@ from pipeline.tables.quoted import (
     Quoted,
 )
 from pipeline.tables.table import ALL, Pair
-from stages.common.settings import Settings, preset_for, read_preset
+from stages.common.settings import Settings, preset_backbones, preset_for, read_preset
 
 #: Baselines, presets of that name.
 BASELINES = {"coarse": "bilinear", "joint_bilateral": "joint bilateral", "emerdiff": "EmerDiff"}
@@ -41,6 +42,8 @@ LADDER = {
     "smite_track": "+ tracks",
     "smite": "+ low-pass: SMITE",
 }
+#: What is made of SMITE for one backbone, presets of that name.
+TUNED = {"smite_compact": "as tuned for compact: tracks, no low-pass, along edges"}
 #: Rows of what is propagated, and how its labels are upsampled: as configured, or as those of the ladder are.
 PROPAGATED: dict[str, tuple[str, tuple[str, ...]]] = {
     "knn": ("VidSeg, given the references", ()),
@@ -169,21 +172,42 @@ ERROR_PAIRS = (
 )
 
 
-def ladder_rows() -> tuple[RowSpec, ...]:
-    """SMITE's Table 2 with SLiMe and Baseline-II, SMITE's labels along edges, params.yaml itself, its labels by masked
-    modulation, and VidSeg's context model given the same references."""
+def ladder_rows(settings: Settings) -> tuple[RowSpec, ...]:
+    """SMITE's Table 2 with SLiMe and Baseline-II, and what stands beside it.
+
+    That is SMITE's labels along edges, SMITE as it is tuned for the backbone, params.yaml itself, its labels by masked
+    modulation, and VidSeg's context model given the same references.
+    """
     ladder = (
-        RowSpec(key, (title,), (*preset_sets(key), *SHOWN), {ALL: SMITE_LADDER[key]} if key in SMITE_LADDER else {})
+        RowSpec(key, (title,), _shown(key, settings), {ALL: SMITE_LADDER[key]} if key in SMITE_LADDER else {})
         for key, title in LADDER.items()
     )
+    tuned = (key for key in TUNED if settings["backbone"].name in (preset_backbones(key) or ()))
     configured = (
-        RowSpec("smite_guided", ("SMITE, along edges",), (*preset_sets("smite"), "apply.upsample=guided", *SHOWN)),
+        RowSpec("smite_guided", ("SMITE, along edges",), (*_shown("smite", settings), "apply.upsample=guided")),
+        *(RowSpec(key, (TUNED[key],), _shown(key, settings)) for key in tuned),
         RowSpec("configured", ("as configured",), SHOWN),
         RowSpec("modulation", ("as configured, masked modulation",), ("apply.upsample=modulation", *SHOWN)),
     )
     given = ("segment.init=mask", "segment.parity.label_merge=none")
-    propagated = (RowSpec(key, (title,), (*given, *SHOWN, *sets)) for key, (title, sets) in PROPAGATED.items())
+    propagated = (
+        RowSpec(key, (f"{title}: {_features(settings)}",), (*given, *SHOWN, *sets))
+        for key, (title, sets) in PROPAGATED.items()
+    )
     return (*ladder, *configured, *propagated)
+
+
+def _shown(preset: str, settings: Settings) -> tuple[str, ...]:
+    return (*preset_sets(preset, settings), *SHOWN)
+
+
+def _features(settings: Settings) -> str:
+    """What VidSeg's context model tells tokens apart by, in words."""
+    extract, weight, backbone = settings["extract"], settings["segment"].encoder_weight, settings["backbone"].name
+    encoder = Path(extract.encoder).name
+    if encoder == "none" or weight == 0:
+        return str(backbone)
+    return encoder if weight == "only" or extract.parts == "encoder" else f"{backbone} and {encoder}"
 
 
 def reference_rows(counts: Iterable[int]) -> tuple[RowSpec, ...]:
@@ -208,6 +232,7 @@ LADDER_PAIRS = (
     Pair("→ + tracks", "smite_ca", "smite_track"),
     Pair("→ + low-pass", "smite_track", "smite"),
     Pair("I → SMITE", "baseline1", "smite"),
+    Pair("as configured → as tuned for compact", "configured", "smite_compact"),
     Pair("as configured → masked modulation", "configured", "modulation"),
     Pair("VidSeg, given the references, bilinear → I", "knn_bilinear", "baseline1"),
     Pair("VidSeg, given the references, bilinear → SMITE", "knn_bilinear", "smite"),
@@ -216,9 +241,17 @@ LADDER_PAIRS = (
 )
 
 
-def preset_sets(name: str) -> tuple[str, ...]:
-    """A preset as `section.key=value` texts."""
-    return tuple(f"{key}={_text(value)}" for key, value in read_preset(name).items())
+def preset_sets(name: str, settings: Settings | None = None) -> tuple[str, ...]:
+    """A preset as `section.key=value` texts.
+
+    Args:
+        settings: with its defaults for the backbone of these, of which params.yaml says nothing.
+    """
+    values = read_preset(name)
+    if settings is not None:
+        defaults = read_preset(name, settings["backbone"].name)
+        values |= {key: value for key, value in defaults.items() if key not in settings.given}
+    return tuple(f"{key}={_text(value)}" for key, value in values.items())
 
 
 def _key(switches: tuple[bool, bool, bool, bool]) -> str:

@@ -18,13 +18,13 @@ from stages.tables.items import Selection, Series, dataset_of, select_applied, s
 from stages.tables.rows import LADDER_PAIRS, PROPAGATED, RowSpec, ladder_rows, reference_rows
 from stages.tables.run import Plan, checked_project
 
-#: Scores beside mIoU and VC, by their headings. F is of `evaluate.objects: parts`.
-SCORES = {"f_mean": "F", "smite_miou": "mIoU, SMITE's", "smite_f": "F, SMITE's", "flicker": "flicker"}
+#: Scores beside mIoU and VC, by their headings. J and F are of `evaluate.objects: parts`.
+SCORES = {"j_mean": "J", "f_mean": "F", "smite_miou": "mIoU, SMITE's", "smite_f": "F, SMITE's", "flicker": "flicker"}
 
 
-def all_rows(datasets: str | None) -> tuple[RowSpec, ...]:
+def all_rows(datasets: str | None, settings: Settings) -> tuple[RowSpec, ...]:
     """The rows of both tables; those of the second are as many as there are numbers of references."""
-    return (*ladder_rows(), *reference_rows(_counts(series_of(select_applied(datasets)))))
+    return (*ladder_rows(settings), *reference_rows(_counts(series_of(select_applied(datasets)))))
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def smite_tables(
     specs: Sequence[RowSpec], datasets: str | None, settings: Settings, out: Path
 ) -> tuple[SmiteTable, ...]:
     """The tables that some of `all_rows` make; arguments and errors as of `ladder_plan` and `references_plan`."""
-    ladder = {spec.key for spec in ladder_rows()}
+    ladder = {spec.key for spec in ladder_rows(settings)}
     first = tuple(spec for spec in specs if spec.key in ladder)
     second = tuple(spec for spec in specs if spec.key not in ladder)
     tables = []
@@ -155,14 +155,14 @@ def notes(settings: Settings, applied: Sequence[Applied]) -> tuple[str, ...]:
         f"{settings['track'].method}; seeds: noise {settings['diffusion'].seed}, {settings['apply'].seed}, learning "
         f"{learn.seed}",
         *([f"frames that are not scored, for concepts know them: {'; '.join(skipped)}"] if skipped else []),
-        "mIoU, mVC and F: protocol strict. F is of contours, within 0.8 % of the diagonal: mean over segments and "
-        "frames, the background aside. SMITE's protocol: void is not left out, a segment that the ground truth never "
-        "has counts as 0; means over videos.",
+        "mIoU, mVC, J and F: protocol strict. J is of regions (IoU), F of contours, within 0.8 % of the diagonal, as "
+        "for DAVIS, whose J&F is the mean of both: means over segments and frames, the background aside. SMITE's "
+        "protocol: void is not left out, a segment that the ground truth never has counts as 0; means over videos.",
         "flicker: share of the points that are followed to the next frame and have another label there; less is "
         "steadier.",
         "s/frame: wall time of extract, track (where something follows points) and apply, loading of weights included, "
         "without learning; of `knn*` extract, correspond, segment and upsample. Peak MB: the most main memory that one "
-        "of them held.",
+        "of them held; of `knn*` that of the command itself, which segments and upsamples one video after the other.",
     )
 
 

@@ -15,6 +15,7 @@ from pipeline.errors import DataError, UsageError
 from pipeline.scoring.files import item_record
 from pipeline.tables.quoted import Quoted
 from stages import correspond, extract, ingest, references, track
+from stages.common import cli
 from stages.common import settings as settings_
 from stages.common.applied import Applied
 from stages.common.layout import NONE
@@ -43,7 +44,7 @@ from tests.support.table_project import Project
 def test_rows_of_the_ladder(
     key: str, tune: str, frames: str, vote: str, tracks: bool, low_pass: bool, quoted: Quoted | None
 ) -> None:
-    rows = {row.key: row for row in table_rows.ladder_rows()}
+    rows = {row.key: row for row in table_rows.ladder_rows(settings_.load())}
     made = settings_.load(None, rows[key].sets)
     guidance = made["guidance"]
     assert (made["learn"].tune, made["apply"].frames, guidance.vote.space) == (tune, frames, vote)
@@ -53,7 +54,7 @@ def test_rows_of_the_ladder(
 
 
 def test_rows_of_both_tables_and_their_pairs() -> None:
-    ladder, references_ = table_rows.ladder_rows(), table_rows.reference_rows([1, 5, 7])
+    ladder, references_ = table_rows.ladder_rows(settings_.load()), table_rows.reference_rows([1, 5, 7])
     keys = {row.key for row in ladder}
     assert {key for pair in table_rows.LADDER_PAIRS for key in (pair.base, pair.other)} == keys
     assert [(row.key, row.cells, len(row.quoted)) for row in references_] == [
@@ -63,6 +64,30 @@ def test_rows_of_both_tables_and_their_pairs() -> None:
     for key, method in (("knn", "guided"), ("knn_bilinear", "bilinear")):
         given = settings_.load(None, next(row for row in ladder if row.key == key).sets)
         assert given["segment"].init == "mask" and given["upsample"].method == method
+
+
+@pytest.mark.parametrize(
+    ("sets", "features", "tuned"),
+    [
+        ((), "compact and efficientnet_lite0", True),
+        (("segment.encoder_weight=only",), "efficientnet_lite0", True),
+        (("extract.parts=encoder",), "efficientnet_lite0", True),
+        (("segment.encoder_weight=0",), "compact", True),
+        (("backbone.name=sd21",), "sd21", False),
+        (("backbone.name=sd21", "extract.encoder=/x/dinov2"), "sd21", False),
+        (
+            ("backbone.name=sd21", "extract.encoder=/x/dinov2", "segment.encoder_weight=1"),
+            "sd21 and dinov2",
+            False,
+        ),
+    ],
+)
+def test_rows_beside_the_ladder(sets: tuple[str, ...], features: str, tuned: bool) -> None:
+    """They say which features are compared; a backbone has the row that is tuned for it."""
+    rows = {row.key: row.cells[0] for row in table_rows.ladder_rows(settings_.load(sets=sets))}
+    assert rows["knn"] == f"VidSeg, given the references: {features}"
+    assert rows["knn_bilinear"] == f"VidSeg, given the references, bilinear: {features}"
+    assert ("smite_compact" in rows) == tuned
 
 
 def test_series_are_concepts_whose_keys_end_in_a_number() -> None:
@@ -151,7 +176,7 @@ def test_a_dry_run_of_both_tables(restored: Project) -> None:
          "to `applied: a-h-2`"),
         ((0,), "h-3", (), "concept 'h-3' has 2 references; let the number at the end of its key be theirs"),
         ((0,), "h-2", ("--rows", "table"), "--rows: no row 'table'; there are: slime, baseline1, baseline2, baseline3, "
-         "smite_ca, smite_track, smite, smite_guided, configured, modulation, knn, knn_bilinear, "
+         "smite_ca, smite_track, smite, smite_guided, smite_compact, configured, modulation, knn, knn_bilinear, "
          "references_1, references_2"),
     ],
 )  # fmt: skip
@@ -197,19 +222,20 @@ def test_the_pages(restored: Project, canned: list[list[str]], tmp_path: Path) -
     write_project(restored)
     page = vidseg("table", "smite", "--out", tmp_path).stdout
     assert canned == [
-        [*table_rows.LADDER, "smite_guided", "configured", "modulation", "knn", "knn_bilinear"],
+        [*table_rows.LADDER, "smite_guided", "smite_compact", "configured", "modulation", "knn", "knn_bilinear"],
         ["references_1", "references_2"],
     ]
     ladder, by_count = page.split("## SMITE: by number of references")
     assert "* not in this table: a-h-1, b-h-1 (videos.yaml)" in ladder
     assert "* frames that are not scored, for concepts know them: a-h-2 0" in ladder
     assert (
-        "| row | mIoU | mVC_2 | mVC_3 | F | mIoU, SMITE's | F, SMITE's | flicker | s/frame | peak MB | *quoted from "
-        "the paper: mIoU / J / F* |"
+        "| row | mIoU | mVC_2 | mVC_3 | J | F | mIoU, SMITE's | F, SMITE's | flicker | s/frame | peak MB | *quoted "
+        "from the paper: mIoU / J / F* |"
     ) in ladder
     assert "| 51.0 | 25.0 | 50.0 | 0.10 | 2.0 | 512 | 75.14 / - / 82.0 |" in ladder
     assert "| *SMITE, DAVIS-2016, a frame of the video (Table 10)* | - " in ladder and "| - / 83.4 / 80.7 |" in ladder
     assert "Tables 1 and 2, on SMITE-50, and 9 and 10, on DAVIS-2016" in ladder
+    assert "| VidSeg, given the references, bilinear: compact" in ladder
     assert "| VidSeg, given the references, bilinear → SMITE |" in ladder and "other: 2 videos, 12 frames" in ladder
     assert "| 1 → 2 |" in by_count and "| 58.55 / - / - |" in by_count
     assert "| *SMITE, PUMaVOS, 1 frame of the video* | - " in by_count and "| 82.14 / - / 69.0 |" in by_count
@@ -286,7 +312,7 @@ def test_references_propagated(tiny_model: Path, tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(experiments, "fetch", fetch)
     monkeypatch.setattr(experiments, "finished", lambda: {"m": "revision"})
-    monkeypatch.setattr(experiments, "spent", lambda *_: ({"n": 2.0}, {}))
+    monkeypatch.setattr(experiments, "spent", lambda *_: ({"n": 2.0}, {"n": 3}))
     experiment = experiments.Experiment("knn", tuple(sets), ("n",), (), {}, "m")
     applied = [Applied("n", "i", "c", (0,))]
     first, second = (propagated.read(experiment, {}, applied, tmp_path / "out") for _ in range(2))
@@ -296,4 +322,5 @@ def test_references_propagated(tiny_model: Path, tmp_path: Path, monkeypatch: py
     assert set(video["confusion"]) == {"0", "1"} and video["unknown_predictions"] == []
     assert video["flicker"]["points"] > 0
     assert video["assigned"]["rule"] == "none" and first.seconds["n"] > 2
+    assert 100 < first.memory["n"] <= (cli.peak_memory_mb() or 0)
     assert not (tmp_path / "out" / "m" / "tmp").exists()
