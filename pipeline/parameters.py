@@ -608,6 +608,12 @@ class LearnParity:
     fourier: float = param(0.0, "weight of the loss on spectra of maps, from the sixth epoch", low=0.0)
     loss_scale: float = param(1.0, "the loss is multiplied by this, which Adam hardly sees", low=0.0)
     encode: Literal["mode", "sample"] = param("mode", "mode of the autoencoder's posterior, or a seeded sample")
+    names: Literal["pieces", "place", "part"] = param(
+        "pieces",
+        "tokens that begin as names do so as the mean of their name's word pieces, as what stands at their place in "
+        "the prompt of all names (SMITE's code: the name before), or in one of the word part, repeated (SLiMe)",
+        before="pieces",
+    )
 
 
 @dataclass(frozen=True)

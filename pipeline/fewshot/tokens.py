@@ -51,7 +51,8 @@ def first_context(backbone: PredictsNoise, table: SegmentTable, params: LearnPar
     """What learning begins with.
 
     Tokens begin as what the text encoder makes of the segments' names (`learn.init: names`; of a name of several word
-    pieces their mean), or random with the root mean square of the empty prompt's, seeded.
+    pieces their mean; `learn.parity.names` has what the authors' codes do), or random with the root mean square of the
+    empty prompt's, seeded.
 
     Raises:
         UsageError: names, or a begin-of-text token, are asked of a model that has no text encoder, or there are more
@@ -77,6 +78,10 @@ def first_context(backbone: PredictsNoise, table: SegmentTable, params: LearnPar
     is_given = table.background is not None and params.background != "learned"
     positions = tuple(range(len(table))) if is_given else tuple(range(1, len(table) + 1))
     learned = positions[1:] if is_given else positions
+    if by_name and params.parity.names != "pieces":
+        words = table.names if params.parity.names == "place" else ["part"] * len(table)
+        prompt = backbone.encode_text(" ".join(words)).to(empty)
+        return SegmentContext(prompt, positions, learned)
     if by_name:
         return _named(backbone, table.names[1:] if is_given else table.names, positions, learned)
     start = SegmentContext(empty, positions, learned)
@@ -88,8 +93,8 @@ def _named(
 ) -> SegmentContext:
     """The prompt of all names: each begins as the mean of what its own pieces became in it.
 
-    The authors' code takes the token at the name's place in the list, which is another name's as soon as one before it
-    is of several words or word pieces.
+    The authors' code takes the token at the name's place in the list (`learn.parity.names: place`), which is another
+    name's: the first segment's is that of the word background.
     """
     prompt = backbone.encode_text(" ".join(names)).to(backbone.context.float())
     counts = [backbone.text_pieces(name) for name in names]

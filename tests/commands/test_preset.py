@@ -239,6 +239,16 @@ def test_rows_of_smite_differ_in_what_they_are_named_after(name: str) -> None:
     assert {key: value for key, value in other.items() if first[key] != value} == LADDER[name]
 
 
+def test_slime_has_its_own_steps_where_the_backbone_is_its_own() -> None:
+    rows = {name: settings.load(sets=[f"backbone.name={name}"], preset="slime") for name in ("sd21", "compact")}
+    plain = settings.load()
+    assert (rows["sd21"]["learn"].epochs, rows["sd21"]["apply"].timesteps) == (200, (100,))
+    assert rows["compact"]["learn"].epochs == plain["learn"].epochs
+    assert rows["compact"]["apply"].timesteps == plain["apply"].timesteps
+    given = settings.load(sets=["backbone.name=sd21", "learn.epochs=5"], preset="slime")
+    assert given["learn"].epochs == 5
+
+
 def test_smite_is_what_the_backbones_do() -> None:
     """The paper's choices are the defaults, and `compact` has its own rates."""
     loaded = settings.load(sets=["backbone.name=sd21"]).flat()

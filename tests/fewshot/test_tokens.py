@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from pipeline.backbone.image.model import StableDiffusion
 from pipeline.errors import UsageError
 from pipeline.fewshot.segments import SegmentTable
 from pipeline.fewshot.tokens import first_context, root_mean_square
-from pipeline.parameters import LearnParams
+from pipeline.parameters import LearnParams, LearnParity
 from pipeline.truth.class_list import LabelClass
 from tests.support import tiny
 
@@ -72,6 +73,21 @@ def test_a_name_of_several_pieces_begins_as_their_mean() -> None:
     found = first_context(backbone(has_text=True), table("background", "neck+torso", "tail", "left ear"), PARAMS)
     assert found.positions == (0, 1, 2, 3)
     assert found.context[:, 0].tolist() == [10, 11.5, 13, 14.5, 14, 15, 16, 17]
+
+
+@pytest.mark.parametrize(("parity", "prompt"), [("place", "background neck+torso leg"), ("part", "part part part")])
+def test_as_in_the_authors_code_a_token_begins_as_what_stands_at_its_place(
+    parity: Literal["place", "part"], prompt: str
+) -> None:
+    """The prompt begins with a token of its own, so that the first segment learned begins as the background's word."""
+    params = replace(PARAMS, parity=LearnParity(names=parity))
+    found = first_context(backbone(has_text=True), table("background", "neck+torso", "leg"), params)
+    assert PROMPTS[-1] == prompt and found.learned == (1, 2)
+    assert found.tokens[:, 0].tolist() == [11, 12]
+    without = first_context(backbone(has_text=False), table("background", "leg"), params)
+    assert torch.equal(
+        without.tokens, first_context(backbone(has_text=False), table("background", "leg"), PARAMS).tokens
+    )
 
 
 def test_random_tokens_with_text_stand_in_the_empty_prompt() -> None:

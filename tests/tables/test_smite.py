@@ -90,6 +90,18 @@ def test_rows_beside_the_ladder(sets: tuple[str, ...], features: str, tuned: boo
     assert ("smite_compact" in rows) == tuned
 
 
+@pytest.mark.parametrize(
+    ("sets", "epochs"),
+    [(("backbone.name=sd21",), 200), (("backbone.name=sd21", "learn.epochs=7"), None), ((), None)],
+)
+def test_a_row_has_the_defaults_of_its_preset(sets: tuple[str, ...], epochs: int | None) -> None:
+    """Where params.yaml says nothing else; so `vidseg learn --preset slime` does the same."""
+    slime = table_rows.ladder_rows(settings_.load(sets=sets))[0]
+    assert [text for text in slime.sets if text.startswith("learn.epochs=")] == (
+        [] if epochs is None else [f"learn.epochs={epochs}"]
+    )
+
+
 def test_series_are_concepts_whose_keys_end_in_a_number() -> None:
     applied = [
         Applied(f"{item}-{concept}", item, concept)
