@@ -45,6 +45,8 @@ def run(
         cuts: folder cuts/ of ingest; None = beside the clip, and without one there the clip is one shot. Nothing is
             visible beyond a cut.
     """
+    import cv2
+
     from pipeline.files import refuse_foreign
     from pipeline.stores.cuts import find_cuts
     from pipeline.stores.frames import frames_of
@@ -82,7 +84,12 @@ def run(
             "start": ArraySpec((frames,), "int32", params.shard),
         },
         params=stored,
-        attrs={"grid": list(grid), "clip": source.fingerprint, "tracker": tracker.name},
+        attrs={
+            "grid": list(grid),
+            "clip": source.fingerprint,
+            "tracker": tracker.name,
+            **({"opencv": cv2.__version__} if params.method == "flow" else {}),
+        },
     )
     missing = writer.missing()
     asked = [frame for shard in missing for frame in shard]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -38,6 +39,7 @@ def test_the_store_holds_what_the_tracker_finds(tmp_path: Path, clip: Path) -> N
     assert store.array("yx").shape == (FRAMES, 3, GRID[0] * GRID[1], 2)
     assert [store.read("start")[i] for i in range(FRAMES)] == [window_of(i, FRAMES, 3).start for i in range(FRAMES)]
     assert (store.attrs["grid"], store.attrs["tracker"]) == (list(GRID), "flow")
+    assert store.attrs["opencv"] == cv2.__version__
 
 
 def test_nothing_is_visible_beyond_a_cut(tmp_path: Path, clip: Path) -> None:
