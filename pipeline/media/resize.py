@@ -69,7 +69,9 @@ def resize_nearest(values: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
         (2 * np.arange(target) + 1) * source // (2 * target)
         for source, target in zip(values.shape[:2], size, strict=True)
     )
-    return values[rows[:, None], columns[None, :]]
+    if size[0] < len(values):  # the axis first that leaves less for the other
+        return values.take(rows, axis=0).take(columns, axis=1)
+    return values.take(columns, axis=1).take(rows, axis=0)
 
 
 def _nearest_multiple(side: float) -> int:

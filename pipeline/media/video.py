@@ -142,8 +142,9 @@ def write_video(
         1, 1000
     ):  # a frame must not last longer than 2^31 of the muxer's units
         muxer["video_track_timescale"] = "1000"
+    # `faster` takes 0.6 times as long as `medium`, for a twentieth more room and 0.3 dB less.
     # One thread, and no macroblock tree: x264's lookahead for it reads uninitialised memory, so bytes would vary.
-    encoder = {"crf": "18", "preset": "medium", "threads": "1", "mbtree": "0"}
+    encoder = {"crf": "18", "preset": "faster", "threads": "1", "mbtree": "0"}
     if shown.stamps is not None:
         encoder["bf"] = "0"  # the file would state a wrong length where frames that are shown unevenly are reordered
     with replacing(Path(path)) as temporary, av.open(f"file:{temporary}", "w", options=muxer) as file:

@@ -12,6 +12,9 @@ from PIL import Image
 #: WebP's quality at which pictures look like the source, and its effort that takes half a JPEG's room at 30 ms each.
 _QUALITY, _EFFORT = 80, 2
 
+#: How hard deflate tries: with 9 label maps are an eighth smaller, and take six times as long.
+_LEVEL = 6
+
 
 def picture(image: np.ndarray) -> str:
     """A picture (H, W, 3) u8 as the data URI of a WebP."""
@@ -31,7 +34,7 @@ def packed(plane: np.ndarray) -> str:
     values = plane.astype(plane.dtype.newbyteorder("<"))
     rows = values.copy()
     rows[1:] ^= values[:-1]
-    return base64.b64encode(zlib.compress(rows.tobytes(), 9)).decode()
+    return base64.b64encode(zlib.compress(rows.tobytes(), _LEVEL)).decode()
 
 
 def _uri(image: np.ndarray, kind: str, **options: int) -> str:

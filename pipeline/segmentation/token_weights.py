@@ -32,8 +32,10 @@ def balanced_weights(tokens: np.ndarray, balance: float) -> np.ndarray | None:
     distances = np.empty(len(values), np.float32)
     for start in range(0, len(values), BLOCK):
         part = slice(start, start + BLOCK)
-        squared = squares[part, None] + squares - 2 * values[part] @ values.T
-        distances[part] = np.sqrt(np.maximum(np.partition(squared, rank, axis=1)[:, rank], 0))
+        squared = 2 * values[part] @ values.T
+        np.subtract(squares[part, None] + squares, squared, out=squared)
+        squared.partition(rank, axis=1)
+        distances[part] = np.sqrt(np.maximum(squared[:, rank], 0))
     typical = distances.mean(dtype=np.float64)
     if typical == 0:
         return None  # tokens coincide: none says more than another
