@@ -203,6 +203,7 @@ def raise_number(stage: str) -> Callable[[Project], None]:
         pytest.param(correct_a_label, ["evaluate", "ingest", "summarize"], id="ground-truth"),
         pytest.param(change("render", "opacity", 0.4), ["render"], id="opacity"),
         pytest.param(change("ingest", "fps", 5.0), ["ingest", "render"], id="fps"),
+        pytest.param(change("ingest", "size", 128), all_but(), id="size"),
         pytest.param(
             change("ingest", "cuts", [1]),
             ["correspond", "evaluate", "ingest", "render", "segment", "summarize", "upsample"],
