@@ -40,9 +40,6 @@ def _text_files(folder: Path) -> list[Path]:
 
 
 def _builder() -> Builder:
-    from pipeline.backbone.image.light_import import import_networks
-
-    import_networks()
     from pipeline.backbone.image.build import BUILDER
 
     return BUILDER
