@@ -295,7 +295,7 @@ def _entry(folder: Path, key: str, part: Sequence[Video], fps: float | None, siz
         index = str(folder.resolve() / key / FILE)
         names = flow_list([video.name for video in part])
         paths = {"path": index, "ground_truth": index, "videos": names}
-    optional = {"fps": rates, "size": size, "dataset": folder.name}
+    optional = {"fps": rates, "resize": size, "dataset": folder.name}
     given = {name: value for name, value in optional.items() if value is not None}
     return {**dict.fromkeys(PATHS, NONE), **paths, **given}
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: What a video's entry may hold. `dataset` names the registration that wrote it.
-KEYS = frozenset({*PATHS, "name", "fps", "size", "cuts", "dataset", "videos"})
+KEYS = frozenset({*PATHS, "name", "fps", "resize", "cuts", "dataset", "videos"})
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,11 @@ def video_names(key: str, entries: Sequence[dict[str, Any]]) -> list[str | None]
         UsageError: an unknown key, a rate that is none, or a name that is no folder's or occurs twice.
     """
     for entry in entries:
+        if "size" in entry:
+            raise UsageError(
+                f"videos.yaml: item '{key}' has the entry 'size', which is called 'resize' now: DVC's run-cache does "
+                "not look at keys of that name, and would take the frames of another size; rename it"
+            )
         unknown = sorted(map(str, set(entry) - KEYS))
         if unknown:
             raise UsageError(
@@ -81,7 +86,7 @@ def video_names(key: str, entries: Sequence[dict[str, Any]]) -> list[str | None]
 
 def _entry(key: str, name: str | None, entry: dict[str, Any], params: IngestParams) -> VideoEntry:
     path = Path(entry["path"])
-    own = replace(params, size=entry.get("size", params.size))
+    own = replace(params, size=entry.get("resize", params.size))
     if "cuts" in entry:
         where = {"ingest.cuts": f"videos.yaml, item '{key}'"}
         own = replace(own, cuts=from_mapping("ingest", IngestParams, {"cuts": entry["cuts"]}, where).cuts)

@@ -74,7 +74,7 @@ def _run(applied: Applied, settings: Settings, data: Path, out: Path, backbone: 
     from pipeline.scoring.files import write_json
 
     made, jobs, seconds = data / "propagated", [], 0.0
-    size = item_videos(applied.item)[0].get("size", settings["ingest"].size)
+    size = item_videos(applied.item)[0].get("resize", settings["ingest"].size)
     seen = Settings({**settings.sections, "ingest": replace(settings["ingest"], size=size)})
     known = context.fit_references(data / "references" / applied.concept / "refs.zarr", made / "known", seen, backbone)
     for video in videos_of(applied.item, data=data):

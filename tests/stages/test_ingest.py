@@ -452,7 +452,9 @@ items:
   rate:
     - {path: frames, fps: fast}
   joined:
-    - {path: clips, ground_truth: inputs/none, videos: [a, b], fps: 3, size: 64x128}
+    - {path: clips, ground_truth: inputs/none, videos: [a, b], fps: 3, resize: 64x128}
+  sized:
+    - {path: frames, size: 64}
   joint:
     - {path: clips, videos: a}
   cut:
@@ -521,6 +523,7 @@ def test_an_item_of_a_folder_of_videos(project: Path, frames: Path) -> None:
     [
         ("typo", "unknown entry 'groundtruth'"),
         ("twice", "needs a `name` of its own for each video"),
+        ("sized", "item 'sized' has the entry 'size', which is called 'resize' now"),
         ("rate", "fps must be a number above 0, not 'fast'"),
         ("joint", "`videos` must be a list of names"),
         ("none", "no item 'none'"),

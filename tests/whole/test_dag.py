@@ -325,6 +325,7 @@ APPLY = ["apply", "evaluate_applied", "render_applied", "summarize"]
         ),
         pytest.param(change_references, ["learn", "references", *APPLY], id="references"),
         pytest.param(change("learn", "tune", "none"), ["learn", *APPLY], id="learn"),
+        pytest.param(change("learn", "size", 128), ["learn", *APPLY], id="learn-size"),
         pytest.param(change("guidance", "lambda_track", 1.0), APPLY, id="guidance"),
         pytest.param(change("maps", "background_floor", "zero"), ["learn", *APPLY], id="maps"),
         pytest.param(change("apply", "frames", "all"), APPLY, id="frames-together"),
