@@ -75,6 +75,7 @@ def test_paths_beside_an_item_are_refused(stage: str, argument: list[str], name:
         (["--help"], 0, "upsample"),
         (["--help"], 0, "vidseg[cluster]"),
         (["extract", "--help"], 0, "--set"),
+        (["sweep", "--help"], 0, "wins over params.yaml"),
     ],
 )
 def test_help_and_version(arguments: list[str], code: int, text: str) -> None:
