@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import Client, Future, KilledWorker
 
-from pipeline.errors import ResourceError, VidsegError
+from pipeline.errors import DataError, ResourceError, VidsegError
 from stages.cluster.jobs import LOOK_EVERY, Jobs, NoJobLeft
-from stages.cluster.worker import TOPIC, ClonePlugin, Interrupted, Outcome, Site, run_chain
+from stages.cluster.worker import TOPIC, ClonePlugin, Interrupted, NoClone, Outcome, Site, run_chain
 from stages.common import cli
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ def _outcome(key: str, future: Future[Outcome], retries: int) -> Outcome:
     if isinstance(error, Interrupted):
         return _lost(key, f"{error} (tried {retries + 1} times)")
     if error:
-        return Outcome(key, {}, f"{error} (tried {retries + 1} times)", VidsegError.exit_code)
+        kind = DataError if isinstance(error, NoClone) else VidsegError
+        return Outcome(key, {}, f"{error} (tried {retries + 1} times)", kind.exit_code)
     return future.result()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -34,6 +35,8 @@ LINES = {
 }
 #: Variables that tell a process its job: of Slurm, PBS, LSF, SGE.
 JOB_NUMBERS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
+#: What programs say that may find room another time.
+NO_ROOM = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM))
 
 #: Told of each stage's name and state: running, ran, restored, failed.
 Report = Callable[[str, str], None]
@@ -41,6 +44,10 @@ Report = Callable[[str, str], None]
 
 class Interrupted(Exception):
     """The item did not fail, its worker did: it may be tried again."""
+
+
+class NoClone(Exception):
+    """This machine cannot have a clone. Another one may; the same command on the same machines ends so again."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +111,12 @@ class Clone:
         """Clone the project at the revision, with the shared cache.
 
         Raises:
-            Interrupted: this machine does not see the shared folders.
+            NoClone: this machine does not see the shared folders, or git or DVC refuse.
+            Interrupted: there is no room.
         """
         for shared in (self.site.project, self.site.cache, self.site.logs):
             if not shared.is_dir():
-                raise Interrupted(f"{socket.gethostname()} does not see {shared}; it must lie on a shared file system")
+                raise NoClone(f"{socket.gethostname()} does not see {shared}; it must lie on a shared file system")
         shutil.rmtree(self.folder, ignore_errors=True)
         self._call("git", "clone", "--quiet", "--no-checkout", str(self.site.project), str(self.folder))
         self._call("git", "-C", str(self.folder), "checkout", "--quiet", "--detach", self.site.revision)
@@ -226,8 +234,9 @@ class Clone:
     def _call(self, *command: str, folder: Path | None = None) -> None:
         try:
             programs.run(*command, folder=folder, environment=self.environment())
-        except DataError as error:
-            raise Interrupted(f"{socket.gethostname()}: {error}") from error
+        except (DataError, OSError) as error:
+            kind = Interrupted if any(said in str(error) for said in NO_ROOM) else NoClone
+            raise kind(f"{socket.gethostname()}: {error}") from error
 
 
 class ClonePlugin(WorkerPlugin):
