@@ -41,6 +41,11 @@ def run(folder: Path, out: Path, classes: Path | None = None) -> Path:
     return write_references(path, out / "tmp", read_references(folder, classes), stage_version("references"))
 
 
+def is_store(given: Path) -> bool:
+    """Whether it is a refs.zarr, and no folder of annotated images."""
+    return (given / "zarr.json").is_file()
+
+
 @contextmanager
 def as_store(given: Path, classes: Path | None = None) -> Iterator[Path]:
     """refs.zarr: the one that is given, or one made of a folder of annotated images, which is gone on leaving.
@@ -48,7 +53,7 @@ def as_store(given: Path, classes: Path | None = None) -> Iterator[Path]:
     Args:
         classes: as in `run`; goes with a folder only.
     """
-    if (given / "zarr.json").is_file():
+    if is_store(given):
         cli.refuse({"--classes": classes}, "goes with a folder; refs.zarr has its class list already")
         yield given
         return

@@ -105,7 +105,9 @@ def run(
     writer.describe(numbering, full)
     _warn(features, labels, full, params, clip)
     fitted_on = source.fingerprint if given is None else given.fitted_on
-    learnt = context_store.StoredContext(window.context, seen.kind, stores.store_grid(source), fitted_on, numbering)
+    names = None if given is None else given.names
+    grid = stores.store_grid(source)
+    learnt = context_store.StoredContext(window.context, seen.kind, grid, fitted_on, numbering, names)
     # The store is committed last: where it is current, the model beside it is too.
     context_store.save_context(context_path, learnt)
     return writer.commit()

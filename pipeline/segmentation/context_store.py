@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.errors import DataError
 from pipeline.files import Mark, refuse_foreign, replacing_folder, require_version
-from pipeline.naming.names import FILE, Named, Names, NamesFile, write_names
+from pipeline.naming.names import FILE, Named, Names, NamesFile, read_names, write_names
 from pipeline.segmentation.context import Context, Segment
 from pipeline.segmentation.correspondence import Grid
 from pipeline.segmentation.faiss_library import load_faiss
@@ -57,6 +57,7 @@ class StoredContext:
         grid: (h, w) of the clip it learnt from; other grids may use it.
         fitted_on: fingerprint of the features whose frame 1 it was fitted on.
         given: what gave its labels their numbers, of which it may have forgotten some; None = this model itself did.
+        names: of its labels, as names.json says them; None = they have none.
     """
 
     context: Context
@@ -64,6 +65,7 @@ class StoredContext:
     grid: Grid
     fitted_on: str
     given: Numbering | None = None
+    names: NamesFile | None = None
 
     @property
     def numbering(self) -> Numbering:
@@ -72,11 +74,8 @@ class StoredContext:
         return self.given or Numbering(model_fingerprint(self), own)
 
 
-def save_context(folder: Path, stored: StoredContext, names: Mapping[int, str] | None = None) -> Path:
+def save_context(folder: Path, stored: StoredContext) -> Path:
     """Write a context model: by one rename or not at all, and equal models give equal bytes.
-
-    Args:
-        names: of its labels, where they have any; those of labels that it does not hold are left out.
 
     Raises:
         DataError: something else than a context model lies there.
@@ -102,10 +101,15 @@ def save_context(folder: Path, stored: StoredContext, names: Mapping[int, str] |
         made.joinpath("index.faiss").write_bytes(faiss.serialize_index(index).tobytes())
         np.save(made / "labels.npy", context.labels)
         made.joinpath("meta.json").write_text(json.dumps(meta, indent=2) + "\n")
-        if names:
-            known = {label: Named(names[label]) for label in stored.numbering.labels if label in names}
-            write_names(made / FILE, NamesFile(stored.numbering.origin, Names(known)))
+        if stored.names is not None:
+            write_names(made / FILE, stored.names)
     return folder
+
+
+def with_names(stored: StoredContext, names: Mapping[int, str]) -> StoredContext:
+    """A context model whose labels have names; those of labels that it does not hold are left out."""
+    known = {label: Named(names[label]) for label in stored.numbering.labels if label in names}
+    return replace(stored, names=NamesFile(stored.numbering.origin, Names(known)))
 
 
 def names_in(folder: Path) -> Path | None:
@@ -122,7 +126,7 @@ def load_context(folder: Path, kind: FeatureKind | None = None) -> StoredContext
 
     Raises:
         DataError: the folder is missing, damaged, not a context, of another schema version or of other
-            features.
+            features, or its names.json is none.
     """
     faiss = load_faiss()
     folder = Path(folder)
@@ -160,7 +164,9 @@ def load_context(folder: Path, kind: FeatureKind | None = None) -> StoredContext
     ]
     kept = None if prototypes is None else segments.pop()
     fitted = None if first is None else segments.pop(0)
-    return StoredContext(Context(fitted, tuple(segments), kept), held, grid, fitted_on, given)
+    said = names_in(folder)
+    names = None if said is None else read_names(said)
+    return StoredContext(Context(fitted, tuple(segments), kept), held, grid, fitted_on, given, names)
 
 
 def model_fingerprint(stored: StoredContext) -> str:

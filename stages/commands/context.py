@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,13 +15,10 @@ from pipeline.parameters import SegmentParams
 from pipeline.spans import parse_span
 from stages.common import cli
 from stages.common.resources import stage_version
-from stages.common.settings import Settings, load, plain
+from stages.common.settings import load, plain
 from stages.segment import SeedOption, births_made_of, first_features, fit_numbering, in_clip, read_masks
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from pipeline.backbone import Backbone
     from pipeline.stores.store import Store
 
 
@@ -77,78 +71,6 @@ def _moves_and_cuts(matches: Path, features: Store) -> tuple[Store, tuple[int, .
     moves = open_store(matches, MATCHES)
     stores.require_same_features(moves, features)
     return moves, stores.cuts_of(moves)
-
-
-def fit_references(
-    refs: Path, out_context: Path, settings: Settings, given: Backbone | None = None, kept: Path | None = None
-) -> Path:
-    """Fit a model on annotated images, seen as frames of a clip are; returns `out_context`, which knows their names.
-
-    Args:
-        refs: refs.zarr of `vidseg references`; what has no label in it is not remembered.
-        given: the backbone, of callers that have it at hand.
-        kept: folder for the features of the images, which a later call uses again; None = they are not kept.
-    """
-    from pipeline.fewshot.reference_store import read_stored_references
-    from pipeline.fewshot.segments import IGNORE
-    from pipeline.files import refuse_foreign
-    from pipeline.media.pictures import write_image
-    from pipeline.media.resize import resize_nearest
-    from pipeline.segmentation import context_store, stores
-    from pipeline.segmentation.context import fit_images
-    from pipeline.segmentation.joined_features import context_features
-    from pipeline.stores.schemas import FEATURES, REFS
-    from pipeline.stores.store import fingerprint, open_store
-    from stages import extract, ingest
-
-    refuse_foreign(out_context, context_store.MARK)
-    store = open_store(refs, REFS)
-    drawn, params = read_stored_references(store), settings["segment"]
-    every = replace(settings["ingest"], frames=None, stride=1, seed="none", cuts="none")
-    sizes = dict.fromkeys(image.shape for image in drawn.images)
-    images: list[tuple[np.ndarray, np.ndarray]] = []
-    with nullcontext(kept) if kept is not None else tempfile.TemporaryDirectory() as scratch:
-        for size in sizes:  # a clip's frames have one size
-            places = [place for place, image in enumerate(drawn.images) if image.shape == size]
-            folder = Path(scratch) / "x".join(map(str, size))
-            shutil.rmtree(folder / "frames", ignore_errors=True)  # of other images
-            for place in places:
-                write_image(folder / "frames" / f"{place:05d}.png", drawn.images[place])
-            clip = ingest.run(folder / "frames", folder, every)
-            sections = settings["extract"], settings["diffusion"], settings["backbone"]
-            source = open_store(extract.run(clip, folder, *sections, given), FEATURES)
-            seen, grid = context_features(source, params), stores.store_grid(source)
-            for frame, place in enumerate(places):
-                labels = resize_nearest(drawn.labels[place], grid).reshape(-1)
-                images.append((seen.read(frame, frame + 1)[0], labels))
-        made = fingerprint("references", store.fingerprint, source.fingerprint)
-        stored = context_store.StoredContext(fit_images(images, IGNORE), seen.kind, grid, made)
-        names = {segment.id: segment.name for segment in drawn.table.segments}
-        return context_store.save_context(out_context, stored, names)
-
-
-def check_references(given: Path) -> None:
-    """Refuse what are no annotated images, before anything is computed.
-
-    Raises:
-        DataError: as `references.run`, or refs.zarr cannot be read.
-    """
-    from pipeline.fewshot.references import read_references
-    from pipeline.stores.schemas import REFS
-    from pipeline.stores.store import open_store
-
-    if (given / "zarr.json").is_file():
-        open_store(given, REFS)
-    else:
-        read_references(given)
-
-
-def of_references(given: Path, folder: Path, settings: Settings, backbone: Backbone) -> Path:
-    """A model of annotated images, a folder or refs.zarr; returns its path in `folder`, which keeps their features."""
-    from stages import references
-
-    refs = given if (given / "zarr.json").is_file() else references.run(given, folder)
-    return fit_references(refs, folder / "context", settings, backbone, folder / "images")
 
 
 def predict(
@@ -258,7 +180,8 @@ def update(context: Path, features: Path, coarse: Path, out_context: Path, param
     seen_in = sightings(refined, initial, first, numbering.born)  # the vote may have moved where they begin and end
     numbering = replace(numbering, births=stored.numbering.with_births(seen_in, source.fingerprint, ()).births)
     return context_store.save_context(
-        out_context, context_store.StoredContext(learnt, seen.kind, grid, stored.fitted_on, numbering)
+        out_context,
+        context_store.StoredContext(learnt, seen.kind, grid, stored.fitted_on, numbering, stored.names),
     )
 
 
@@ -373,10 +296,11 @@ def fit_references_command(
 
     Example: vidseg context fit-references dogs ctx --set ingest.size=384
     """
-    from stages import references as reading
+    from stages.commands.reference_context import fit_references
+    from stages.references import as_store
 
     settings = load(params, set_ or ())
-    with reading.as_store(references, classes) as refs:
+    with as_store(references, classes) as refs:
         fit_references(refs, out_context, settings)
 
 

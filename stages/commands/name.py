@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,7 +102,8 @@ def named_again(results: Results, names: Path | None, known: Path | None = None)
         cli.warn(f"{results.names}: is no file of names that can be read, and is not used")
     if known is not None:
         if results.names.exists():
-            earlier = results.names.rename(results.names.with_suffix(".earlier.json"))
+            free = (results.names.with_suffix(f".{number}.json") for number in count(1))
+            earlier = results.names.rename(next(path for path in free if not path.exists()))
             cli.note(f"{earlier.name}: what {results.names.name} was, which now has the names of these segments")
         return write(results, read_names(known), str(known))
     if NAMED.mark.on(results.named):

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,6 +23,10 @@ if TYPE_CHECKING:
     from pipeline.stores.numbering import Numbering
     from pipeline.truth.mask_files import Masks
     from stages.common.run_record import RunRecord
+
+
+#: The folder, below that of several videos' results, of what was computed of their references.
+REFERENCES = ".references"
 
 
 def run(
@@ -53,22 +56,19 @@ def run(
     """
     from pipeline.segmentation.context_store import names_in
     from stages import correspond, extract, ingest, segment, upsample
-    from stages.commands.context import check_references, of_references
-    from stages.common import backbones, encoders
+    from stages.commands.reference_context import of_references
+    from stages.common import backbones
 
     source, size = check_video(video, out, settings)
-    known = references is not None or (context is not None and names_in(context) is not None)
-    check_names(names, out, None if context is None else numbering_of_context(context), known)
-    if references is not None:
-        check_references(references)
+    check_begin(out, settings, context, references, names)
     if mask is not None and context is None:
         _check_first_mask(mask, settings)
-    encoders.check_weights(settings, ("segment", "correspond"))
     if backbone is None:
         backbone = backbones.load_backbone(settings["backbone"])
     _check_params(settings, backbone, size)
     if dry_run:
-        _print_plan(video, out, settings, backbone, source, size, references or context)
+        begins_with = references or context or ("the masks" if mask is not None else None)
+        _print_plan(video, out, settings, backbone, source, size, begins_with)
         return out
     stores = out / "artifacts"
     with output_folder(out):
@@ -78,6 +78,7 @@ def run(
         if references is not None:
             with record.stage("references"):
                 context = of_references(references, stores / "references", settings, backbone)
+            check_names(names, out, numbering_of_context(context))
         if context is None:
             segment.check_masks(stores / "seed", stores / "clip.zarr", settings["segment"])
         # Said when the first stage begins to compute: only the stages know whether their stores can be used again.
@@ -134,26 +135,50 @@ def run_folder(
     """
     from pipeline.report.page import refuse_foreign_page
     from stages.commands import report
-    from stages.commands.context import check_references, of_references
+    from stages.commands.reference_context import of_references
     from stages.common import backbones
 
     refuse_foreign_page(out / report.INDEX)
     stems = [video.stem for video in videos]
     folders = [out / (video.name if stems.count(video.stem) > 1 else video.stem) for video in videos]
-    for video, place in zip(videos, folders, strict=True):
-        check_video(video, place, settings)
-    if references is not None:
-        check_references(references)
+    sizes = {check_video(video, place, settings)[1] for video, place in zip(videos, folders, strict=True)}
+    for place in folders:
+        check_begin(place, settings, context, references, names)
     backbone = backbones.load_backbone(settings["backbone"])
-    with TemporaryDirectory() as scratch:
-        if references is not None and not dry_run:
-            context = of_references(references, Path(scratch), settings, backbone)
-        for number, (video, place) in enumerate(zip(videos, folders, strict=True), 1):
-            cli.note(f"{video.name} ({number} of {len(videos)})")
-            run(video, place, settings, context=context, dry_run=dry_run, backbone=backbone, names=names)
+    if references is not None and not dry_run:
+        for size in sizes:
+            _check_params(settings, backbone, size)
+        with output_folder(out):
+            context, references = of_references(references, out / REFERENCES, settings, backbone), None
+    for number, (video, place) in enumerate(zip(videos, folders, strict=True), 1):
+        cli.note(f"{video.name} ({number} of {len(videos)})")
+        run(
+            video, place, settings, context=context, references=references, dry_run=dry_run, backbone=backbone,
+            names=names,
+        )  # fmt: skip
     if not dry_run:
         report.write_index([report.run_folder(place) for place in folders], folder.resolve().name, out / report.INDEX)
     return folders
+
+
+def check_begin(
+    out: Path, settings: Settings, context: Path | None, references: Path | None, names: Path | None
+) -> None:
+    """Refuse what segments cannot begin with, or be named, before anything is computed.
+
+    Args:
+        out: folder of the results.
+        context, references, names: as of `run`.
+    """
+    from pipeline.segmentation.context_store import names_in
+    from stages.commands.reference_context import check_references
+    from stages.common import encoders
+
+    known = references is not None or (context is not None and names_in(context) is not None)
+    check_names(names, out, None if context is None else numbering_of_context(context), known)
+    if references is not None:
+        check_references(references)
+    encoders.check_weights(settings, ("segment", "correspond"))
 
 
 def check_video(video: Path, out: Path, settings: Settings) -> tuple[FrameSource, tuple[int, int]]:
@@ -346,7 +371,7 @@ def _print_plan(
     backbone: Backbone,
     source: FrameSource,
     size: tuple[int, int],
-    begins_with: Path | None,
+    begins_with: Path | str | None,
 ) -> None:
     from stages import ingest
 
@@ -388,7 +413,7 @@ def main(
         Path | None,
         typer.Option(
             help="annotated images, as `vidseg learn` takes them: finds their segments by nearest neighbours, without "
-            "learning"
+            "learning; sets segment.memory=first_and_last, which does not forget them"
         ),
     ] = None,
     names: cli.NamesOption = None,
@@ -407,18 +432,18 @@ def main(
     from pipeline.media.video import list_videos
     from pipeline.truth.mask_files import parse_masks
 
-    sets = list(set_ or ())
+    sets, masks = list(set_ or ()), parse_masks(mask or ())
+    cli.refuse_together({"--mask": masks, "--references": references, "--context": context})
+    if masks is not None or references is not None:
+        shown = "--mask" if masks is not None else "--references"
+        cli.refuse({"--segments": segments}, f"is how many to find, but {shown} shows which they are")
+        sets.insert(0, "segment.init=mask")
+    if references is not None:
+        sets.insert(0, "segment.memory=first_and_last")
+        if ground_truth is None:
+            cli.refuse({"--classes": classes}, "goes with --ground-truth; references have theirs in their classes.json")
     if segments is not None:
         sets.append(f"segment.clusters={segments}")
-    masks = parse_masks(mask or ())
-    if masks is not None:
-        others = {"--context": context, "--references": references}
-        cli.refuse(others, "says what is in the first frames, as --mask does; give one of them")
-    if references is not None:
-        cli.refuse({"--context": context}, "says which segments there are, as --references does; give one of them")
-        cli.refuse({"--segments": segments}, "is how many to find, but --references shows which they are")
-    if masks is not None or references is not None:
-        sets.append("segment.init=mask")
     settings = load(params, sets, preset)
     videos = list_videos(video) if video.is_dir() else []
     if not videos:
@@ -431,7 +456,8 @@ def main(
                 raise UsageError(f"{option} is of one video, but {video} holds {len(videos)}; run them one by one")
         if names is not None and context is None and references is None:
             raise UsageError(
-                f"--names: {len(videos)} videos have their names in common only if they begin with one --context"
+                f"--names: {len(videos)} videos have their names in common only if they begin with one --context or "
+                "with --references"
             )
         run_folder(video, videos, out, settings, context, dry_run, names, references)
         page = conclusion.of_folder(len(videos), out) if not dry_run else None

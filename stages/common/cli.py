@@ -170,6 +170,20 @@ def refuse(given: Mapping[str, object], why: str) -> None:
             raise UsageError(f"{name} {why}")
 
 
+def refuse_together(given: Mapping[str, object]) -> None:
+    """Refuse more than one of several ways to say which segments there are.
+
+    Args:
+        given: names of arguments -> their values; None = not given.
+
+    Raises:
+        UsageError: two are.
+    """
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise UsageError(f"{names[1]} says which segments there are, as {names[0]} does; give one of them")
+
+
 def refuse_beside_item(given: Mapping[str, object]) -> None:
     """Refuse paths (`refuse`) beside an entry of videos.yaml, which has its own.
 

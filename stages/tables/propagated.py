@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages import evaluate, segment, upsample
-from stages.commands import context
+from stages.commands import reference_context
 from stages.common import backbones, cli
 from stages.common.applied import Applied
 from stages.common.layout import Place, item_videos, videos_of
@@ -76,7 +76,8 @@ def _run(applied: Applied, settings: Settings, data: Path, out: Path, backbone: 
     made, jobs, seconds = data / "propagated", [], 0.0
     size = item_videos(applied.item)[0].get("resize", settings["ingest"].size)
     seen = Settings({**settings.sections, "ingest": replace(settings["ingest"], size=size)})
-    known = context.fit_references(data / "references" / applied.concept / "refs.zarr", made / "known", seen, backbone)
+    refs = data / "references" / applied.concept / "refs.zarr"
+    known = reference_context.fit_references(refs, made / "known", seen, backbone)
     for video in videos_of(applied.item, data=data):
         ingested, extracted, matched = (
             Place(data / s / applied.item, video) for s in ("ingest", "extract", "correspond")

@@ -31,6 +31,9 @@ def given(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
         json.dumps({"classes": [{"id": i, "name": name} for i, name in CLASSES.items()]})
     )
     shutil.copy(refs / "classes.json", folder / "truth" / "classes.json")
+    shutil.copytree(refs, folder / "blank")
+    blank = [{"id": label, "name": " " if label == 5 else name} for label, name in CLASSES.items()]
+    (folder / "blank" / "classes.json").write_text(json.dumps({"classes": blank}))
     sets = (f"backbone.path={tiny_model}", "ingest.size=native", "segment.neighbors=1", "upsample.method=nearest")
     return folder, [word for text in (*sets, "render.extras=false", *WITHOUT_ENCODER) for word in ("--set", text)]
 
@@ -74,6 +77,26 @@ def test_a_store_of_references_and_a_context_give_the_same(given: tuple[Path, li
     assert named(out) == {4: "bright", 5: "night"}
 
 
+def test_what_a_context_learns_keeps_its_names(given: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """That of a run, and one that is updated by hand."""
+    folder, sets = given
+    out = tmp_path / "out"
+    vidseg("run", folder / "frames", "--references", folder / "refs", "-o", out, *sets)
+    stores = out / "artifacts"
+    first = (stores / "references/context/names.json").read_bytes()
+    assert (stores / "context/names.json").read_bytes() == first
+    vidseg(
+        "context",
+        "update",
+        stores / "context",
+        stores / "features.zarr",
+        stores / "coarse.zarr",
+        tmp_path / "ctx",
+        *sets,
+    )
+    assert (tmp_path / "ctx/names.json").read_bytes() == first
+
+
 def test_names_of_other_segments_are_kept_beside(given: tuple[Path, list[str]], tmp_path: Path) -> None:
     folder, sets = given
     out = tmp_path / "out"
@@ -81,8 +104,10 @@ def test_names_of_other_segments_are_kept_beside(given: tuple[Path, list[str]], 
     vidseg("name", out, "--name", "1=mine", *sets)
     mine = (out / "names.json").read_bytes()
     said = vidseg("run", folder / "frames", "--references", folder / "refs", "-o", out, *sets).stderr
-    assert "names.earlier.json: what names.json was, which now has the names of these segments" in said
-    assert (out / "names.earlier.json").read_bytes() == mine and named(out) == {4: "bright", 5: "dark"}
+    assert "names.1.json: what names.json was, which now has the names of these segments" in said
+    assert (out / "names.1.json").read_bytes() == mine and named(out) == {4: "bright", 5: "dark"}
+    vidseg("run", folder / "frames", "--references", folder / "refs", "-o", out, *sets, "--set", "ingest.size=128")
+    assert (out / "names.1.json").read_bytes() == mine and (out / "names.2.json").is_file()
 
 
 def test_a_folder_of_videos_begins_with_one_context(
@@ -93,7 +118,10 @@ def test_a_folder_of_videos_begins_with_one_context(
     many.mkdir()
     for place, video in enumerate(videos):
         shutil.copy(video, many / f"{place}.mp4")
-    vidseg("run", many, "--references", folder / "refs", "-o", tmp_path / "out", *sets)
+    run = ("run", many, "--references", folder / "refs", "-o", tmp_path / "out", *sets)
+    assert vidseg(*run, "--dry-run").stdout.count(f"segments   those of {folder / 'refs'}") == len(videos)
+    assert not (tmp_path / "out").exists()
+    vidseg(*run)
     for place in range(len(videos)):
         assert set(named(tmp_path / "out" / str(place)).items()) <= {(4, "bright"), (5, "dark")}
 
@@ -112,9 +140,13 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
     [
         ("--references @nothing", 3, "nothing: no images/ here"),
         ("--references @frames", 3, "frames: no images/ here"),
+        ("--references @refs --classes @refs/classes.json", 2, "--classes goes with --ground-truth"),
+        ("--mask @truth/00000.png --segments 5", 2, "--segments is how many to find, but --mask shows which they are"),
+        ("--references @blank", 3, "a name must be text that is not empty, not ' '"),
+        ("--references @refs --names @typo.json", 3, "typo.json: no such file of names"),
         ("--references @refs --segments 5", 2, "--segments is how many to find, but --references shows which they are"),
         ("--references @refs --context @ctx", 2, "--context says which segments there are, as --references does"),
-        ("--references @refs --mask @truth/00000.png", 2, "--references says what is in the first frames, as --mask"),
+        ("--references @refs --mask @truth/00000.png", 2, "--references says which segments there are, as --mask does"),
     ],
 )
 def test_what_is_refused(
