@@ -49,17 +49,18 @@ def guided_maps(maps: Mapping[int, np.ndarray], guide: np.ndarray) -> Decision:
     """Labels that follow the edges of the guide image (H, W, 3) uint8: argmax of their maps (h, w), guided-filtered.
 
     Each label's map is enlarged bilinearly, then fitted to the brightness of the guide in windows of two cells
-    (He, Sun and Tang, ECCV 2010); lowest label on ties.
+    (He, Sun and Tang, ECCV 2010); lowest label on ties, and where none is above 0.
 
     Args:
-        maps: label, ascending -> how much a cell is of it, from 0 to 1; all of one size, in each cell 1 together.
+        maps: label, ascending -> how much a cell is of it, from 0 to 1; all of one size.
     """
     size = guide.shape[:2]
     brightness = cv2.cvtColor(np.ascontiguousarray(guide), cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
     cells = next(iter(maps.values())).shape[0]
     radius = max(1, round(size[0] / cells))
     following = GuidedFilter(brightness, radius, VARIANCE)
-    winner = RunningArgmax.empty(size)
+    lowest = np.full(size, next(iter(maps)), np.int64)
+    winner = RunningArgmax(np.zeros(size), np.full(size, -np.inf), lowest)  # 0 is to be beaten
     for label, of_label in maps.items():
         # Most segments are small; where a map is 0 there is nothing to filter, and nothing that could win.
         if (at := _around(of_label, size, 2 * radius)) is not None:

@@ -56,6 +56,15 @@ def test_guided_maps_are_what_filtering_whole_maps_gives(
     np.testing.assert_array_equal(found.margin, whole.decision.margin)
 
 
+def test_where_no_map_is_above_0_the_lowest_label_of_the_frame_stands(rng: np.random.Generator) -> None:
+    """Not 0, which may be none of the frame's."""
+    maps = {label: np.zeros((4, 8), np.float32) for label in (1, 2)}
+    maps[1][:, 0], maps[2][:, 2] = 0.5, 0.7
+    found = guided_maps(maps, rng.integers(0, 256, (32, 64, 3)).astype(np.uint8))
+    assert set(np.unique(found.labels)) == {1, 2}
+    assert (found.labels[:, 56:] == 1).all() and not found.margin[:, 56:].any()
+
+
 def test_bilinear_ties_go_to_the_lowest_label() -> None:
     labels = METHODS["bilinear"](np.array([[3, 1]]), np.zeros((1, 3, 3), np.uint8)).labels
     assert labels.tolist() == [[3, 1, 1]]
