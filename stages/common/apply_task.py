@@ -34,7 +34,8 @@ class Sections:
     """The parameters of this stage.
 
     Raises:
-        UsageError: labels at full size are voted on, but made of the maps after that.
+        UsageError: labels at full size are voted on, but made of the maps after that; or segments are to be absent from
+            crops whose maps are logits.
     """
 
     apply: ApplyParams
@@ -54,6 +55,11 @@ class Sections:
             raise UsageError(
                 f"guidance.vote.space=labels votes on labels at full size, and apply.upsample={self.apply.upsample} "
                 "makes those of the maps; set guidance.vote.space=maps, or apply.upsample=bilinear"
+            )
+        if self.apply.patches > 1 and self.apply.threshold and self.maps.cross == "logits":
+            raise UsageError(
+                f"apply.threshold={self.apply.threshold}: what is absent from a crop adds 0 to the maps, and of logits "
+                "0 is not the least; set maps.cross=tokens, apply.threshold=0, or apply.patches=1"
             )
 
     @property
@@ -133,7 +139,7 @@ class Task:
         from stages.common import backbones
 
         return {
-            "apply": plain(replace(self.sections.apply, upsample="bilinear")),
+            "apply": plain(replace(self._apply, upsample="bilinear")),
             "guidance": plain(self.sections.guidance),
             "maps": plain(self.sections.maps),
             "backbone": {"name": self.backbone.name, "dtype": backbones.dtype_name(self.backbone)},
@@ -142,10 +148,20 @@ class Task:
     @property
     def labels_params(self) -> dict[str, Any]:
         """The parameters that decide the labels."""
-        params = {**self.maps_params, "apply": plain(self.sections.apply)}
+        params = {**self.maps_params, "apply": plain(self._apply)}
         if (rules := self.sections.rules) is None:
             return params
         return {**params, "upsample": plain(rules.upsample), "diffusion": plain(rules.diffusion)}
+
+    @property
+    def _apply(self) -> ApplyParams:
+        """The section, with the defaults of what has no effect: the size of crops and the room in boxes without any."""
+        found = self.sections.apply
+        return replace(
+            found,
+            patch_share=found.patch_share if found.patches > 1 else ApplyParams.patch_share,
+            focus_margin=found.focus_margin if found.focus == "box" else ApplyParams.focus_margin,
+        )
 
     @property
     def maps_mark(self) -> str:

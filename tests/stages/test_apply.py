@@ -374,6 +374,19 @@ def test_without_guidance_no_tracks_are_needed(made: Made, guided: Path, tmp_pat
         apply.run(replace(made.inputs, tracks=None), tmp_path / "c", made.sections())
 
 
+@pytest.mark.parametrize("name", ["patch_share", "focus_margin"])
+def test_the_size_of_what_is_not_cut_out_changes_nothing(made: Made, name: str) -> None:
+    def marks(sections: Sections) -> list[str]:
+        task = checked(made.inputs, sections, model_of(sections.backbone, None))
+        return [task.maps_mark, task.labels_mark]
+
+    for sections in (made.sections(), made.modulated()):
+        other = replace(sections, apply=replace(sections.apply, **{name: 0.9}))
+        assert marks(other) == marks(sections)
+    used = made.in_crops() if name == "patch_share" else made.sections(focus="box")
+    assert marks(replace(used, apply=replace(used.apply, **{name: 0.9}))) != marks(used)
+
+
 def test_labels_upsampled_by_modulation_are_those_of_the_same_maps(
     made: Made, guided: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -609,6 +622,11 @@ def test_frames_are_as_large_as_at_learning_unless_a_size_is_given(
             ["video", "--concept", "CONCEPT", "-o", "out", "--set=apply.patches=3", "--set=apply.patch_share=0.3"],
             2,
             "apply.patch_share: 3 crops of 0.3 of a side do not cover it; it must be at least 0.34",
+        ),
+        (
+            ["video", "--concept", "CONCEPT", "-o", "out", "--set=apply.patches=2", "--set=apply.threshold=0.2"],
+            2,
+            "apply.threshold=0.2: what is absent from a crop adds 0 to the maps, and of logits 0 is not the",
         ),
         (
             ["video", "--concept", "CONCEPT", "-o", "out", *MODULATED, "--set=guidance.vote.space=labels"],
