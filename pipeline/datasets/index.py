@@ -27,7 +27,7 @@ IGNORED = f"""# DVC watches each item's {FILE} instead of these; `vidseg dataset
 /*/*/labels/
 """
 #: What to do when files have changed.
-REMEDY = "run `vidseg dataset register` as before, then `dvc repro`"
+REMEDY = "run `vidseg dataset register` as before (with --reread where a file kept its size and time), then `dvc repro`"
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,7 @@ def require_unchanged(frames: Path) -> None:
     if index is not None and (found := changes(index.parent, frames.parent.name)):
         file, what = next(iter(found.items()))
         others = f" and {len(found) - 1} more files" if len(found) > 1 else ""
-        raise DataError(
-            f"{file}{others}: {what} since the data set was registered; {REMEDY} "
-            "(with --reread where size and time of a file are as before)"
-        )
+        raise DataError(f"{file}{others}: {what} since the data set was registered; {REMEDY}")
 
 
 def _files(item: Path, video: str | None = None) -> list[tuple[str, Path]]:

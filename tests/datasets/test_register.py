@@ -325,9 +325,10 @@ def test_an_edit_that_keeps_size_and_time_is_seen_by_whoever_reads(project: Path
     frame.write_bytes(content)
     os.utime(frame, ns=(before.st_atime_ns, before.st_mtime_ns))
     vidseg("dataset", "check", cwd=project)
-    assert "frames/00000001.jpg: changed" in vidseg("dataset", "check", "--reread", cwd=project, check=3).stdout
-    line = error_line(vidseg("ingest", "--item", "vspw-val-000", cwd=project, check=3))
-    assert line.endswith(f"{REMEDY} (with --reread where size and time of a file are as before)")
+    result = vidseg("dataset", "check", "--reread", cwd=project, check=3)
+    assert "frames/00000001.jpg: changed" in result.stdout
+    assert "`vidseg dataset register` as before (with --reread where" in error_line(result)
+    assert error_line(vidseg("ingest", "--item", "vspw-val-000", cwd=project, check=3)).endswith(REMEDY)
     register(project, root, "vspw", "--per-item", 2)
     vidseg("dataset", "check", "--reread", cwd=project, check=3)
     register(project, root, "vspw", "--per-item", 2, "--reread")
