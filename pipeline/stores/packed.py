@@ -71,19 +71,22 @@ def copy_store(store: Path, path: Path, scratch: Path) -> Path:
 def _replacing(path: Path, scratch: Path) -> Iterator[Path]:
     """As `replacing`, also of a store that is a folder, as earlier versions left them.
 
-    The temporary file lies in a scratch folder: a kill leaves nothing beside the store, which DVC would look at.
+    The temporary file lies in a scratch folder: a kill leaves nothing beside the store, which DVC would look at. A
+    rename does not cross file systems: with scratch on another disk the file does lie beside the store, and what a
+    kill leaves of it goes with the next write.
     """
+    disk = next(place for place in path.parents if place.exists()).stat().st_dev
     with scratch_folder(scratch) as folder:
+        if folder.stat().st_dev != disk:
+            with replacing(path) as near:
+                yield near
+                _remove_earlier(path)
+            return
         partial = folder / path.name
         yield partial
         path.parent.mkdir(parents=True, exist_ok=True)
-        if partial.stat().st_dev == path.parent.stat().st_dev:
-            _remove_earlier(path)
-            partial.replace(path)
-            return
-        with replacing(path) as near:  # a rename does not cross file systems
-            shutil.copyfile(partial, near)
-            _remove_earlier(path)
+        _remove_earlier(path)
+        partial.replace(path)
 
 
 def _remove_earlier(path: Path) -> None:

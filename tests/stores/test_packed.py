@@ -175,13 +175,17 @@ def test_what_a_killed_packer_leaves_lies_in_scratch_and_goes_with_the_next(tmp_
     assert [left.name for left in path.parent.iterdir()] == ["video.v2"]
 
 
-def test_scratch_on_another_disk(tmp_path: Path, store: Path) -> None:
+def test_scratch_on_another_disk(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is written once, on the disk where it is to lie."""
+    written, copyfile = [], shutil.copyfile
+    monkeypatch.setattr(shutil, "copyfile", lambda source, target: written.append(target) or copyfile(source, target))
     disk = Path("/dev/shm")
     if not disk.is_dir() or disk.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is one disk only")
     with tempfile.TemporaryDirectory(dir=disk) as scratch:
         copied = copy_store(store, tmp_path / "among.zarr" / "video", Path(scratch) / "a")
         assert list(Path(scratch).iterdir()) == []
+    assert [path.parent for path in written] == [copied.parent]
     assert [path.name for path in copied.parent.iterdir()] == ["video"]
     assert copied.read_bytes() == store.read_bytes()
 
