@@ -6,8 +6,9 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -111,18 +112,33 @@ def run(
         return
     site = _prepare(plan, threads, gpus)
     board = Board(plan)
-    # A batch system ends the job that this process may be in by this signal: its own jobs would live on.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with interrupted_by_sigterm():
+        try:
+            with schedulers.connect(scheduler, workers, job, retries, site.clones) as (client, jobs):
+                outcomes = distribute(client, plan, site, job.gpu, board, retries, jobs)
+        finally:
+            remove_clones_of_the_dead(site.clones)
+            shutil.rmtree(site.clones, ignore_errors=True)
+            with suppress(OSError):
+                site.scratch.rmdir()  # holds what an interrupted stage left, for the next run
+        cli.note(f"{len(plan.chains)} items: {board.summary()}{_needs(outcomes)}")
+        _restore(plan, [outcome for outcome in outcomes if outcome.error])
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """While this is held SIGTERM is as Ctrl-C, in a main thread, which alone may say so.
+
+    A batch system ends the job that this process may be in by this signal: its own jobs would live on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with schedulers.connect(scheduler, workers, job, retries, site.clones) as (client, jobs):
-            outcomes = distribute(client, plan, site, job.gpu, board, retries, jobs)
+        yield
     finally:
-        remove_clones_of_the_dead(site.clones)
-        shutil.rmtree(site.clones, ignore_errors=True)
-        with suppress(OSError):
-            site.scratch.rmdir()  # holds what an interrupted stage left, for the next run
-    cli.note(f"{len(plan.chains)} items: {board.summary()}{_needs(outcomes)}")
-    _restore(plan, [outcome for outcome in outcomes if outcome.error])
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if earlier is None else earlier)
 
 
 def _check_extra() -> None:

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster"}
 #: How a job asks for a GPU, where every site does it alike.
 GPU_DIRECTIVES = {"slurm": ["--gres=gpu:1"], "lsf": ["-gpu num=1"]}
-#: Seconds between two looks at the queue, and how long jobs may take to end by themselves.
+#: Seconds between two looks at the queue, also while nothing but the end of jobs is awaited, and how long they may
+#: take to end by themselves.
 LOOK_EVERY = 5.0
+LOOK_AT_ENDS_EVERY = 2.0
 END_WITHIN = 60.0
 SLURM = "slurm"
 #: Name of a job's log in the folder of logs, as Slurm writes it; other systems name it themselves.
@@ -90,6 +92,21 @@ class _Submitted:
     worked: bool = False
 
 
+@dataclass
+class _Retired:
+    """A job whose worker was told to end.
+
+    Attributes:
+        number: the batch system's.
+        job: Dask's.
+        until: when it is ended, if it still runs.
+    """
+
+    number: str
+    job: Any
+    until: float
+
+
 class Jobs:
     """The jobs of a run, as long as it lasts.
 
@@ -106,6 +123,7 @@ class Jobs:
         self.job = job
         self.retries = retries
         self._known: dict[str, _Submitted] = {}
+        self._retired: list[_Retired] = []
         self._names = count()
         self._looked = time.monotonic()
         self._in_vain = 0
@@ -154,7 +172,8 @@ class Jobs:
         if time.monotonic() < self._looked + LOOK_EVERY:
             return
         self._looked = time.monotonic()
-        states = self._states(self._known.values())
+        states = self._states([*self._known.values(), *self._retired])
+        self._give_back(states)
         workers = self.cluster.sync(_busy, self.cluster.scheduler)
         for name, known in self._known.items():
             known.worked |= name in workers
@@ -171,24 +190,36 @@ class Jobs:
         self._end(surplus[: max(len(self._known) - unfinished, 0)])
 
     def close(self) -> None:
-        """Let all workers end."""
+        """Let all workers end, and wait for them."""
         with suppress(OSError):
             self._retire(self._known)
+            while self._retired:
+                self._give_back(self._states(self._retired))
+                if self._retired:
+                    time.sleep(LOOK_AT_ENDS_EVERY)
+
+    def end(self) -> None:
+        """End at once what was to end by itself: Dask does not know of it any more."""
+        while self._retired:
+            self.cluster.sync(self._retired.pop().job.close)
 
     def _retire(self, jobs: Mapping[str, _Submitted]) -> None:
-        """Let workers end by themselves, and then give their jobs back: a finished one would be listed as cancelled."""
+        """Let workers end by themselves; jobs are given back when they have: else they are listed as cancelled."""
         # Dask forgets them: it ends a job some seconds after it has lost the worker, which still removes its clone.
-        held = [self.cluster.workers.pop(name) for name in jobs if name in self.cluster.workers]
-        for name in jobs:
+        until = time.monotonic() + END_WITHIN
+        for name, known in jobs.items():
             self.cluster.worker_spec.pop(name, None)
-        end = time.monotonic() + END_WITHIN
-        try:
-            self.cluster.sync(self.cluster.scheduler.retire_workers, names=list(jobs), close_workers=True)
-            while time.monotonic() < end and "RUNNING" in {state for state, _ in self._states(jobs.values()).values()}:
-                time.sleep(0.5)
-        finally:
-            for job in held:
-                self.cluster.sync(job.close)
+            if name in self.cluster.workers:
+                self._retired.append(_Retired(known.number, self.cluster.workers.pop(name), until))
+        self.cluster.sync(self.cluster.scheduler.retire_workers, names=list(jobs), close_workers=True)
+
+    def _give_back(self, states: Mapping[str, tuple[str, str]]) -> None:
+        """End the jobs of workers that have ended, or had the time to."""
+        now = time.monotonic()
+        for retired in list(self._retired):
+            if states.get(retired.number, ("", ""))[0] != "RUNNING" or now > retired.until:
+                self._retired.remove(retired)
+                self.cluster.sync(retired.job.close)
 
     def _replace(self, name: str, what: str, state: str, unfinished: int) -> None:
         """Forget a job that is over, and ask for another one, unless a person wanted it to end."""
@@ -225,8 +256,9 @@ class Jobs:
         ended = {name: self._known.pop(name) for name in names}
         cli.note(f"nothing is left for {counted(len(ended), 'job')}, given back")
         self._retire(ended)
+        self._give_back(self._states(self._retired))
 
-    def _states(self, jobs: Iterable[_Submitted]) -> dict[str, tuple[str, str]]:
+    def _states(self, jobs: Iterable[_Submitted | _Retired]) -> dict[str, tuple[str, str]]:
         """Slurm's state of each job, and why it waits; nothing where the batch system was not asked or is silent."""
         numbers = [job.number for job in jobs]
         if self.scheduler != SLURM or not numbers:
@@ -291,8 +323,11 @@ def submitted(scheduler: str, workers: int, job: Job, retries: int) -> Iterator[
         jobs = Jobs(cluster, scheduler, job, retries)
         jobs.submit(workers)
         cli.note(f"{counted(workers, 'job')} submitted ({jobs.numbers()}); items begin as soon as one of them runs")
-        yield jobs
-        jobs.close()
+        try:
+            yield jobs
+            jobs.close()
+        finally:
+            jobs.end()
 
 
 async def _busy(scheduler: Scheduler) -> dict[str, bool]:
