@@ -102,7 +102,8 @@ def segment_chunk(
     if view is not None:
         assert reader.background is not None, "something must be outside of a view"
         labels = [put_back(one, place, size, reader.background) for one, place in zip(labels, places, strict=True)]
-    numbers = _voted(torch.stack(labels), seen.maps, latents, chunk, guidance, tracks)
+    grid = (latents.shape[-2], latents.shape[-1])
+    numbers = _voted(torch.stack(labels), seen.maps, grid, chunk, guidance, tracks)
     return Segmented(seen.initial, seen.maps, numbers, seen.energies)
 
 
@@ -138,7 +139,7 @@ def segment_patches(
         present.append(seen.present)
     whole = patches.merged(maps)
     labels = enlarged_labels(whole, torch.stack(present).any(dim=0), [size] * len(whole))
-    numbers = _voted(torch.stack(labels), whole, seen_latents, chunk, guidance, tracks)
+    numbers = _voted(torch.stack(labels), whole, patches.cells[0].size, chunk, guidance, tracks)
     return Segmented(patches.merged(initial), whole, numbers, torch.stack(energies).mean(dim=0))
 
 
@@ -185,12 +186,11 @@ def _seen(
 
 
 def _voted(
-    numbers: Tensor, maps: Tensor, latents: Tensor, chunk: Chunk, guidance: GuidanceParams, tracks: Tracks | None
+    numbers: Tensor, maps: Tensor, grid: Grid, chunk: Chunk, guidance: GuidanceParams, tracks: Tracks | None
 ) -> Tensor:
-    """The labels (f, H, W) of whole frames, after a vote along tracks on them where there is one."""
+    """The labels (f, H, W) of whole frames, after a vote along tracks (on a grid (h, w)) on them where there is one."""
     if guidance.vote.space != "labels" or tracks is None:
         return numbers
-    grid = (latents.shape[-2], latents.shape[-1])
     return vote_labels(numbers, maps.shape[1], tracks, grid, guidance.vote.window, first=chunk.frames.start)
 
 

@@ -69,6 +69,7 @@ def fit_references(
     refuse_foreign(out_context, context_store.MARK)
     store = open_store(refs, REFS)
     drawn, params = read_stored_references(store), settings["segment"]
+    names = {segment.id: checked_name(segment.name) for segment in drawn.table.segments}
     every = replace(settings["ingest"], frames=None, stride=1, seed="none", cuts="none")
     sizes = dict.fromkeys(image.shape for image in drawn.images)
     images: list[tuple[np.ndarray, np.ndarray]] = []
@@ -90,5 +91,4 @@ def fit_references(
                 images.append((seen.read(frame, frame + 1)[0], labels))
         made = fingerprint("references", store.fingerprint, source.fingerprint)
         stored = context_store.StoredContext(fit_images(images, IGNORE), seen.kind, grid, made)
-        names = {segment.id: checked_name(segment.name) for segment in drawn.table.segments}
         return context_store.save_context(out_context, context_store.with_names(stored, names))

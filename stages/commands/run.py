@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -60,7 +60,7 @@ def run(
     from stages.common import backbones
 
     source, size = check_video(video, out, settings)
-    check_begin(out, settings, context, references, names)
+    check_begin([out], settings, context, references, names)
     if mask is not None and context is None:
         _check_first_mask(mask, settings)
     if backbone is None:
@@ -142,8 +142,7 @@ def run_folder(
     stems = [video.stem for video in videos]
     folders = [out / (video.name if stems.count(video.stem) > 1 else video.stem) for video in videos]
     sizes = {check_video(video, place, settings)[1] for video, place in zip(videos, folders, strict=True)}
-    for place in folders:
-        check_begin(place, settings, context, references, names)
+    check_begin(folders, settings, context, references, names)
     backbone = backbones.load_backbone(settings["backbone"])
     if references is not None and not dry_run:
         for size in sizes:
@@ -162,12 +161,12 @@ def run_folder(
 
 
 def check_begin(
-    out: Path, settings: Settings, context: Path | None, references: Path | None, names: Path | None
+    folders: Iterable[Path], settings: Settings, context: Path | None, references: Path | None, names: Path | None
 ) -> None:
     """Refuse what segments cannot begin with, or be named, before anything is computed.
 
     Args:
-        out: folder of the results.
+        folders: of the results, one for each video.
         context, references, names: as of `run`.
     """
     from pipeline.segmentation.context_store import names_in
@@ -175,7 +174,9 @@ def check_begin(
     from stages.common import encoders
 
     known = references is not None or (context is not None and names_in(context) is not None)
-    check_names(names, out, None if context is None else numbering_of_context(context), known)
+    numbering = None if context is None else numbering_of_context(context)
+    for out in folders:
+        check_names(names, out, numbering, known)
     if references is not None:
         check_references(references)
     encoders.check_weights(settings, ("segment", "correspond"))
