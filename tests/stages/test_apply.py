@@ -45,7 +45,7 @@ from stages.common.settings import at_learned_size, load
 from stages.upsample import Modulation
 from tests.support import killing, tiny, yaml
 from tests.support.commands import error_line, tree_bytes, vidseg, write_frames, write_labels
-from tests.support.concepts import APPLY, GUIDANCE, LEARN, TRACK, halves, write_references
+from tests.support.concepts import APPLY, GUIDANCE, LEARN, TRACK, halves, make_stores, write_references
 
 FRAMES = 6
 #: Chunk, and number in it, that each frame is taken of.
@@ -84,14 +84,10 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Made:
-    folder, backbone = tmp_path_factory.mktemp("made"), BackboneParams(path=str(tiny_model))
-    write_frames(folder / "video", halves(FRAMES)[0])
-    write_references(folder / "halves")
-    clip = ingest.run(folder / "video", folder, load(sets=["ingest.size=native"])["ingest"])
-    extract.run(clip, folder, ExtractParams(), DiffusionParams(guidance=1.0, start_step=24), backbone)
-    tracks = track.run(clip, None, folder, TRACK)
-    concept = learn.run(references.run(folder / "halves", folder), folder / "concept", LEARN, MapsParams(), backbone)
-    return Made(Inputs(clip, folder / "latents.zarr", tracks, concept), backbone)
+    folder = make_stores(tmp_path_factory.mktemp("made"), tiny_model, FRAMES).folder
+    clip = folder / "clip"
+    inputs = Inputs(clip / "clip.zarr", clip / "latents.zarr", clip / "tracks.zarr", folder / "concept")
+    return Made(inputs, BackboneParams(path=str(tiny_model)))
 
 
 @pytest.fixture(scope="module")
@@ -650,7 +646,7 @@ def test_bad_input(made: Made, tiny_model: Path, tmp_path: Path, arguments: list
     (tmp_path / "videos.yaml").write_text("items: {}\nconcepts: {}\napplied: {}\n")
     write_names(tmp_path / "n.json", NamesFile("another", Names({1: Named("dog")})))
     concept, clip = made.inputs.concept, made.inputs.clip
-    named = {"CONCEPT": concept, "STORE": concept / "concept.zarr", "CLIP": clip, "REFS": clip.parent / "halves"}
+    named = {"CONCEPT": concept, "STORE": concept / "concept.zarr", "CLIP": clip, "REFS": concept.parent / "refs"}
     given = [str(named.get(argument, argument)) for argument in arguments]
     result = vidseg("apply", *given, "--set", f"backbone.path={tiny_model}", cwd=tmp_path, check=code)
     assert message in error_line(result)
