@@ -746,6 +746,30 @@ class GuidanceParams:
 
 
 @dataclass(frozen=True)
+class ApplyParity:
+    """Group `apply.parity`: where the paper and the authors' code differ."""
+
+    reference_tail: Literal["concept", "empty"] = param(
+        "concept",
+        "tokens beside those of the segments in the pass of reference: separate: the concept's, or the empty prompt's",
+        before="concept",
+    )
+    unguided: Literal["first_step", "reference"] = param(
+        "first_step",
+        "where guidance moves nothing: the result is of the first step, or of the pass of reference: separate",
+        before="first_step",
+    )
+    boxes: Literal["smoothed", "single"] = param(
+        "smoothed",
+        "boxes of focus: medians over guidance.vote.window frames, or each as its frame alone has it",
+        before="smoothed",
+    )
+    short_boxes: bool = param(
+        False, "boxes of focus lack their last row and column, and their room is rounded down", before=False
+    )
+
+
+@dataclass(frozen=True)
 class ApplyParams:
     """Section `apply`.
 
@@ -787,8 +811,9 @@ class ApplyParams:
         0.78, "of a crop: its height and width, as a share of the frame's", low=0.0, high=1.0, before=0.78
     )
     threshold: float = param(0.0, "segments whose maps stay below this in a frame are absent; 0 = none", low=0.0)
-    noise: Literal["per_frame", "shared"] = param(
-        "per_frame", "per_frame: by source frame index; shared: the same for all"
+    noise: Literal["per_frame", "shared", "by_chunk"] = param(
+        "per_frame",
+        "per_frame: by source frame index; shared: the same for all; by_chunk: drawn in the order of chunks (the code)",
     )
     seed: int = param(0, "seed of the noise", low=0)
     upsample: Literal["bilinear", "guided", "modulation"] = param(
@@ -797,6 +822,7 @@ class ApplyParams:
         "modulation: their labels, by masked modulation, as the section upsample says",
         before="bilinear",
     )
+    parity: ApplyParity = ApplyParity()
 
     def __post_init__(self) -> None:
         if not self.timesteps or any(
@@ -817,6 +843,10 @@ class ApplyParams:
                 f"apply.patch_share: {self.patches} crops of {self.patch_share} of a side do not cover it; it must be "
                 f"at least {math.ceil(100 / self.patches) / 100}"
             )
+
+    def separate(self, moves: bool) -> bool:
+        """Whether there is a pass for reference maps alone, where guidance moves latents or not."""
+        return self.reference == "separate" and (moves or self.parity.unguided == "reference")
 
 
 @dataclass(frozen=True)

@@ -67,3 +67,22 @@ def batch_noise(seed: int, shape: tuple[int, int, int, int]) -> Noise:
     generator = torch.Generator().manual_seed(seed)
     posterior = torch.randn(shape, generator=generator)
     return Noise(posterior, torch.randn(shape, generator=generator))
+
+
+def turn_noise(seed: int, turn: int, shape: tuple[int, int, int, int], timesteps: range) -> tuple[Noise, int]:
+    """SMITE's authors' rule: one sequence of draws for all passes over chunks, in the order in which these are made.
+
+    A pass draws a timestep, then the noise of its reference maps (`posterior`), then its own, each frame by frame
+    within a channel. What earlier passes draw is drawn anew and thrown away, so that any pass can be made alone.
+
+    Args:
+        turn: how many passes of the same shape came before.
+        shape: (f, 4, h, w) of the latents.
+        timesteps: of which one is drawn.
+    """
+    frames, channels, height, width = shape
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(turn + 1):
+        drawn = torch.randint(timesteps.start, timesteps.stop, (1,), generator=generator)
+        reference, own = (torch.randn(channels, frames, height, width, generator=generator) for _ in range(2))
+    return Noise(reference.transpose(0, 1), own.transpose(0, 1)), int(drawn)

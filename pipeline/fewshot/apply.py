@@ -7,7 +7,7 @@ its `carried`: the final maps of the frames that both have.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.backbone import Box
 from pipeline.errors import DataError
-from pipeline.features.noise import frame_noise, shared_noise
+from pipeline.features.noise import Noise, frame_noise, shared_noise, turn_noise
 from pipeline.fewshot.attention_maps import Grid
 from pipeline.fewshot.chunks import Chunk
 from pipeline.fewshot.guidance import Aims, guided
@@ -29,6 +29,29 @@ from pipeline.tracking.tracks import Tracks
 
 #: Timesteps among which that of a separate reference pass is drawn.
 REFERENCE_SPAN = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What is asked of a chunk of f frames, whatever part of them is seen.
+
+    Attributes:
+        chunk: which.
+        size: (H, W) of the labels of whole frames.
+        tracks: of the chunk's whole frames, `start` as in the clip; needed where `guidance.needs_tracks`.
+        carried: (chunk.carried, k, h, w) final maps of the chunk before; None for the first chunk.
+        sources: the frames' numbers in the source, which their noise depends on; None = those in the clip.
+        look: how many times all chunks were looked at before; what noise by the order of chunks goes on from.
+    """
+
+    chunk: Chunk
+    size: Grid
+    apply: ApplyParams
+    guidance: GuidanceParams
+    tracks: Tracks | None = None
+    carried: Tensor | None = None
+    sources: range | None = None
+    look: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,55 +93,30 @@ class _Seen:
         return list(self.look.labels_at(sizes, threshold))
 
 
-def segment_chunk(
-    reader: SegmentReader,
-    latents: Tensor,
-    chunk: Chunk,
-    size: Grid,
-    apply: ApplyParams,
-    guidance: GuidanceParams,
-    tracks: Tracks | None = None,
-    carried: Tensor | None = None,
-    sources: range | None = None,
-    view: View | None = None,
-) -> Segmented:
+def segment_chunk(reader: SegmentReader, latents: Tensor, asked: Asked, view: View | None = None) -> Segmented:
     """Find the segments in one chunk; not to be called within torch's inference mode, as it needs gradients.
 
     Args:
         latents: (f, 4, h, w) clean latents of what is seen of the chunk's frames.
-        size: (H, W) of the labels of whole frames.
-        tracks: of the chunk's whole frames, `start` as in the clip; needed where `guidance.needs_tracks`.
-        carried: (chunk.carried, k, h, w) final maps of the chunk before; None for the first chunk.
-        sources: the frames' numbers in the source, which their noise depends on; None = those in the clip.
         view: what is seen of the frames; None = all. Maps are of that, labels of whole frames: what lies outside is
             background, which the reader must have.
 
     Raises:
         DataError: tracks are needed and missing, or of other frames.
     """
-    seen = _seen(reader, latents, chunk, apply, guidance, tracks, carried, sources, view)
-    places = [Box(0, size[0], 0, size[1])] * len(latents) if view is None else view.on(size, chunk.frames)
-    labels = seen.labels_at([place.size for place in places], apply.threshold)
+    size, frames = asked.size, asked.chunk.frames
+    seen = _seen(reader, latents, asked, view)
+    places = [Box(0, size[0], 0, size[1])] * len(latents) if view is None else view.on(size, frames)
+    labels = seen.labels_at([place.size for place in places], asked.apply.threshold)
     if view is not None:
         assert reader.background is not None, "something must be outside of a view"
         labels = [put_back(one, place, size, reader.background) for one, place in zip(labels, places, strict=True)]
-    grid = (latents.shape[-2], latents.shape[-1])
-    numbers = _voted(torch.stack(labels), seen.maps, grid, chunk, guidance, tracks)
+    numbers = _voted(torch.stack(labels), seen.maps, (latents.shape[-2], latents.shape[-1]), asked)
     return Segmented(seen.initial, seen.maps, numbers, seen.energies)
 
 
 def segment_patches(
-    reader: SegmentReader,
-    latents: Iterable[Tensor],
-    chunk: Chunk,
-    size: Grid,
-    apply: ApplyParams,
-    guidance: GuidanceParams,
-    patches: Patches,
-    views: Sequence[View],
-    tracks: Tracks | None = None,
-    carried: Tensor | None = None,
-    sources: range | None = None,
+    reader: SegmentReader, latents: Iterable[Tensor], asked: Asked, patches: Patches, views: Sequence[View]
 ) -> Segmented:
     """As `segment_chunk`, crop by crop: each is guided by itself, and the maps of all are merged (`Patches.merged`).
 
@@ -126,53 +124,35 @@ def segment_patches(
 
     Args:
         latents: (f, 4, h, w) clean latents of each crop of the chunk's frames.
+        asked: what is carried lies on the grid (h', w') of the merged maps.
         views: the crops.
-        carried: (chunk.carried, k, h', w') final maps of the chunk before, on the grid of the merged ones.
     """
     initial, maps, energies, present = [], [], [], []
-    for seen_latents, view, cells in zip(latents, views, patches.cells, strict=True):
-        before = None if carried is None else cells.of(carried)
-        seen = _seen(reader, seen_latents, chunk, apply, guidance, tracks, before, sources, view)
+    for place, (seen_latents, view, cells) in enumerate(zip(latents, views, patches.cells, strict=True)):
+        before = None if asked.carried is None else cells.of(asked.carried)
+        seen = _seen(reader, seen_latents, replace(asked, carried=before, look=asked.look + place), view)
         initial.append(seen.initial)
         maps.append(seen.maps * seen.present[..., None, None])
         energies.append(seen.energies)
         present.append(seen.present)
     whole = patches.merged(maps)
-    labels = enlarged_labels(whole, torch.stack(present).any(dim=0), [size] * len(whole))
-    numbers = _voted(torch.stack(labels), whole, patches.cells[0].size, chunk, guidance, tracks)
+    labels = enlarged_labels(whole, torch.stack(present).any(dim=0), [asked.size] * len(whole))
+    numbers = _voted(torch.stack(labels), whole, patches.cells[0].size, asked)
     return Segmented(patches.merged(initial), whole, numbers, torch.stack(energies).mean(dim=0))
 
 
-def _seen(
-    reader: SegmentReader,
-    latents: Tensor,
-    chunk: Chunk,
-    apply: ApplyParams,
-    guidance: GuidanceParams,
-    tracks: Tracks | None,
-    carried: Tensor | None,
-    sources: range | None,
-    view: View | None,
-) -> _Seen:
-    """Look at one view of a chunk, guided or in a single pass; arguments as of `segment_chunk`."""
+def _seen(reader: SegmentReader, latents: Tensor, asked: Asked, view: View | None) -> _Seen:
+    """Look at one view of a chunk, guided or in a single pass."""
+    apply, guidance, tracks, first = asked.apply, asked.guidance, asked.tracks, asked.chunk.frames.start
     if guidance.needs_tracks and tracks is None:
         raise DataError("guidance follows points; run `vidseg track` on this clip, or set guidance.lambda_track=0")
     if view is not None and tracks is not None:
-        tracks = view.tracks(tracks, (latents.shape[-2], latents.shape[-1]), chunk.frames)
-    sources = sources or chunk.frames
-    steps = apply.timesteps if guidance.moves else apply.timesteps[:1]
-    noisy = noised(reader.backbone, latents, _noise(apply, sources, latents), [steps[0]] * len(latents))
-    look = _look(reader, noisy, steps[0])
-    initial = look.maps()
-    if guidance.moves:
-        if apply.reference == "separate":
-            initial = _separate(reader, latents, sources, apply)
-        if carried is not None:
-            initial = torch.cat([carried.to(initial), initial[len(carried) :]])
+        tracks = view.tracks(tracks, (latents.shape[-2], latents.shape[-1]), asked.chunk.frames)
+    noisy, look, initial = _begun(reader, latents, asked)
     found = []
-    for step, (timestep, following) in enumerate(pairwise(steps)):
+    for step, (timestep, following) in enumerate(pairwise(apply.timesteps if guidance.moves else ())):
         noisy = reader.backbone.training_schedule.moved(noisy, look.noise, timestep, following)
-        aims = aims_of(look.maps(), initial, step, guidance, tracks, chunk.frames.start)
+        aims = aims_of(look.maps(), initial, step, guidance, tracks, first)
         seen_at = following if guidance.timestep_of == "latents" else timestep
         noisy, of_step = guided(reader, noisy, seen_at, aims, guidance)
         found.append(of_step)
@@ -180,18 +160,40 @@ def _seen(
     energies = torch.stack(found) if found else torch.zeros(0, 0, 0, 3)
     present, maps = look.present(apply.threshold), look.maps()
     if guidance.vote.space == "maps" and tracks is not None:
-        maps = vote(maps, tracks, guidance.vote.window, first=chunk.frames.start)
+        maps = vote(maps, tracks, guidance.vote.window, first=first)
         return _Seen(initial, maps, energies, present, None)
     return _Seen(initial, maps, energies, present, look)
 
 
-def _voted(
-    numbers: Tensor, maps: Tensor, grid: Grid, chunk: Chunk, guidance: GuidanceParams, tracks: Tracks | None
-) -> Tensor:
+def _begun(reader: SegmentReader, latents: Tensor, asked: Asked) -> tuple[Tensor, Look, Tensor]:
+    """Noisy latents (f, 4, h, w), a first look at them, and S_ref (f, k, h, w)."""
+    apply, moves = asked.apply, asked.guidance.moves
+    noise, drawn = _noise(asked, latents)
+
+    def at(seen_by: SegmentReader, own: Tensor, timestep: int) -> tuple[Tensor, Look]:
+        noisy = noised(reader.backbone, latents, own, [timestep] * len(latents))
+        return noisy, _look(seen_by, noisy, timestep)
+
+    if not apply.separate(moves):
+        noisy, look = at(reader, noise.epsilon, apply.timesteps[0])
+        initial = look.maps()
+    else:
+        apart = reader.with_empty_tail() if apply.parity.reference_tail == "empty" else reader
+        noisy, look = at(apart, noise.posterior, drawn)
+        initial = look.maps()
+        if moves:
+            noisy, look = at(reader, noise.epsilon, apply.timesteps[0])
+    if moves and asked.carried is not None:
+        initial = torch.cat([asked.carried.to(initial), initial[len(asked.carried) :]])
+    return noisy, look, initial
+
+
+def _voted(numbers: Tensor, maps: Tensor, grid: Grid, asked: Asked) -> Tensor:
     """The labels (f, H, W) of whole frames, after a vote along tracks (on a grid (h, w)) on them where there is one."""
-    if guidance.vote.space != "labels" or tracks is None:
+    vote, tracks = asked.guidance.vote, asked.tracks
+    if vote.space != "labels" or tracks is None:
         return numbers
-    return vote_labels(numbers, maps.shape[1], tracks, grid, guidance.vote.window, first=chunk.frames.start)
+    return vote_labels(numbers, maps.shape[1], tracks, grid, vote.window, first=asked.chunk.frames.start)
 
 
 def aims_of(
@@ -217,18 +219,16 @@ def _look(reader: SegmentReader, noisy: Tensor, timestep: int) -> Look:
     return reader.look(noisy, timestep, frames=len(noisy))
 
 
-def _noise(params: ApplyParams, sources: range, latents: Tensor) -> Tensor:
-    shape = (latents.shape[1], latents.shape[2], latents.shape[3])
-    if params.noise == "shared":
-        return shared_noise(params.seed, len(sources), shape).epsilon
-    return frame_noise(params.seed, sources, shape).epsilon
-
-
-def _separate(reader: SegmentReader, latents: Tensor, sources: range, params: ApplyParams) -> Tensor:
-    """S_ref as the authors take it: of a pass with noise and a timestep of its own."""
-    last = params.timesteps[0]
-    drawn = np.random.default_rng((params.seed, sources.start)).integers(max(0, last - REFERENCE_SPAN + 1), last + 1)
-    shape = (latents.shape[1], latents.shape[2], latents.shape[3])
-    noise = frame_noise(params.seed, sources, shape).posterior  # the draw that nothing else uses
-    noisy = noised(reader.backbone, latents, noise, [int(drawn)] * len(latents))
-    return _look(reader, noisy, int(drawn)).maps()
+def _noise(asked: Asked, latents: Tensor) -> tuple[Noise, int]:
+    """The noise of a chunk, and the timestep of a separate reference pass, whose own noise is `posterior`."""
+    apply, chunk = asked.apply, asked.chunk
+    channels, height, width = shape = (latents.shape[1], latents.shape[2], latents.shape[3])
+    timesteps = range(max(0, apply.timesteps[0] - REFERENCE_SPAN + 1), apply.timesteps[0] + 1)
+    if apply.noise == "by_chunk":
+        turn = asked.look * chunk.count + chunk.number
+        return turn_noise(apply.seed, turn, (len(latents), channels, height, width), timesteps)
+    sources = asked.sources or chunk.frames
+    noise = frame_noise(apply.seed, sources, shape)
+    if apply.noise == "shared":
+        noise = replace(noise, epsilon=shared_noise(apply.seed, len(sources), shape).epsilon)
+    return noise, int(np.random.default_rng((apply.seed, sources.start)).integers(timesteps.start, timesteps.stop))

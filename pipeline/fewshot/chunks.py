@@ -19,11 +19,14 @@ class Chunk:
         frames: of the clip.
         carried: how many of the first of them the chunk before has too.
         taken: those whose result is this chunk's; may be empty.
+        number, count: its place among the clip's chunks, from 0, and how many these are.
     """
 
     frames: range
     carried: int
     taken: range
+    number: int
+    count: int
 
 
 def chunks(frames: int, size: int, overlap: int) -> tuple[Chunk, ...]:
@@ -46,6 +49,8 @@ def chunks(frames: int, size: int, overlap: int) -> tuple[Chunk, ...]:
             range(start, stop),
             carried=stops[number - 1] - start if number else 0,
             taken=range(start, starts[number + 1] if number + 1 < len(starts) else stop),
+            number=number,
+            count=len(starts),
         )
         for number, (start, stop) in enumerate(zip(starts, stops, strict=True))
     )

@@ -25,7 +25,7 @@ def boxes_around(numbers: Tensor, background: int) -> np.ndarray:
     return np.array([[box.top, box.bottom, box.left, box.right] for box in boxes], np.int32).reshape(-1, 4)
 
 
-def smoothed(boxes: np.ndarray, margin: float, window: int, size: Grid) -> np.ndarray:
+def smoothed(boxes: np.ndarray, margin: float, window: int, size: Grid, short: bool = False) -> np.ndarray:
     """The boxes (f, 4) int32 that a whole clip is seen in: with a margin, each side the median over the frames around.
 
     The window is as long after a frame as before it, and so shorter towards the ends of the clip: a box follows what
@@ -35,12 +35,17 @@ def smoothed(boxes: np.ndarray, margin: float, window: int, size: Grid) -> np.nd
     Args:
         boxes: (f, 4) of `boxes_around`, of the whole clip.
         margin: added on each side, as a share of the box's height or width.
-        window: frames, odd.
+        window: frames, odd; 1 = each box as it is.
         size: (H, W) of the frames.
+        short: as the authors' code has boxes: without their last row and column, and with room that is rounded down to
+            whole pixels. What has one row or column alone counts as not found; there, the code fails.
     """
-    found = boxes[:, 1] > 0
+    if short:
+        boxes = boxes - np.array([0, 1, 0, 1], np.int32)
     heights, widths = boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2]
-    grown = boxes + margin * np.stack([-heights, heights, -widths, widths], axis=1)
+    found = (heights > 0) & (widths > 0)
+    room = margin * np.stack([-heights, heights, -widths, widths], axis=1)
+    grown = boxes + (np.trunc(room) if short else room)
     result = np.tile(np.array([0, size[0], 0, size[1]], np.int32), (len(boxes), 1))
     for frame in np.flatnonzero(found).tolist():
         half = min(window // 2, frame, len(boxes) - 1 - frame)

@@ -112,6 +112,16 @@ class SegmentReader:
         """Block -> heads of its attention, for the blocks that are read."""
         return {block: self.backbone.heads(block) for block in (*self.params.cross_blocks, *self.params.self_blocks)}
 
+    def with_empty_tail(self) -> SegmentReader:
+        """These segments in the context of the empty prompt, as the authors' code reads its reference maps.
+
+        Without a text encoder their context is that already.
+        """
+        empty, own = self.backbone.context.to(self.context), list(self.positions)
+        context = torch.cat([empty, self.context[len(empty) :]])
+        context[own] = self.context[own]
+        return replace(self, context=context)
+
     def look(self, latents: Tensor, timestep: int | Tensor, frames: int = 1) -> Look:
         """See noisy latents (b, 4, h, w) at a training timestep, or (b,) of them.
 

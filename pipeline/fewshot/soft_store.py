@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pipeline.backbone import Box
-from pipeline.fewshot.apply import Segmented, segment_chunk, segment_patches
+from pipeline.fewshot.apply import Asked, Segmented, segment_chunk, segment_patches
 from pipeline.fewshot.attention_maps import Grid
 from pipeline.fewshot.chunks import Chunk, groups
 from pipeline.fewshot.focus import boxes_around, smoothed
@@ -63,15 +63,22 @@ class ClipStores:
         """
         frames, device = chunk.frames, reader.context.device
         height, width = self.clip.attrs["source_size"]
-        before = None if carried is None else torch.from_numpy(carried).to(device)
-        asked = chunk, (height, width), apply, guidance
-        known = self._tracks_of(frames), before, self._sources(frames)
+        asked = Asked(
+            chunk,
+            (height, width),
+            apply,
+            guidance,
+            self._tracks_of(frames),
+            None if carried is None else torch.from_numpy(carried).to(device),
+            self._sources(frames),
+            look=0 if view is None else 1,  # after the one that found its boxes
+        )
         if apply.patches == 1:
-            return segment_chunk(reader, self._latents_of(frames, device, view), *asked, *known, view)
+            return segment_chunk(reader, self._latents_of(frames, device, view), asked, view)
         patches = Patches.of(apply, self.grid)
         views = patches.views(self.clip.frames("frames"), self.size)
         latents = (self._latents_of(frames, device, crop) for crop in views)
-        return segment_patches(reader, latents, *asked, patches, views, *known)
+        return segment_patches(reader, latents, asked, patches, views)
 
     def first_boxes(
         self, reader: SegmentReader, chunk: Chunk, apply: ApplyParams, guidance: GuidanceParams, background: int
@@ -84,9 +91,8 @@ class ClipStores:
         frames = chunk.frames
         free = replace(guidance, lambda_track=0.0, lambda_reg=0.0, vote=replace(guidance.vote, space="none"))
         latents = self._latents_of(frames, reader.context.device)
-        sources = self._sources(frames)
-        found = segment_chunk(reader, latents, chunk, self.size, apply, free, sources=sources)
-        return boxes_around(found.labels, background)
+        asked = Asked(chunk, self.size, apply, free, sources=self._sources(frames))
+        return boxes_around(segment_chunk(reader, latents, asked).labels, background)
 
     @property
     def size(self) -> Grid:
@@ -173,7 +179,9 @@ def focus_of(soft: StoreWriter, plan: Sequence[Chunk], size: Grid, apply: ApplyP
         window: frames that boxes are smoothed over.
     """
     found = np.concatenate([_taken(soft, "found", number, chunk) for number, chunk in enumerate(plan)])
-    return View(smoothed(found, apply.focus_margin, window, size), size)
+    parity = apply.parity
+    around = window if parity.boxes == "smoothed" else 1
+    return View(smoothed(found, apply.focus_margin, around, size, parity.short_boxes), size)
 
 
 def frames_without_box(soft: Store | StoreWriter, plan: Sequence[Chunk]) -> list[int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import DataError, UsageError
 from pipeline.parameters import (
     ApplyParams,
+    ApplyParity,
     BackboneParams,
     DiffusionParams,
     GuidanceParams,
@@ -155,12 +156,20 @@ class Task:
 
     @property
     def _apply(self) -> ApplyParams:
-        """The section, with the defaults of what has no effect: the size of crops and the room in boxes without any."""
-        found = self.sections.apply
+        """The section, with the defaults of what has no effect: of crops, boxes or a reference pass without any."""
+        found, moves = self.sections.apply, self.sections.guidance.moves
+        kept, default = found.parity, ApplyParity()
+        if not found.separate(moves):
+            kept = replace(kept, reference_tail=default.reference_tail)
+        if moves or found.reference != "separate":
+            kept = replace(kept, unguided=default.unguided)
+        if found.focus != "box":
+            kept = replace(kept, boxes=default.boxes, short_boxes=default.short_boxes)
         return replace(
             found,
             patch_share=found.patch_share if found.patches > 1 else ApplyParams.patch_share,
             focus_margin=found.focus_margin if found.focus == "box" else ApplyParams.focus_margin,
+            parity=kept,
         )
 
     @property

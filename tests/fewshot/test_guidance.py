@@ -13,13 +13,13 @@ from torch import Tensor
 from pipeline.backbone import ALONE, Together
 from pipeline.backbone.image.model import StableDiffusion
 from pipeline.errors import DataError
-from pipeline.fewshot.apply import Segmented, segment_chunk, segment_patches
+from pipeline.fewshot.apply import Asked, Segmented, segment_chunk, segment_patches
 from pipeline.fewshot.chunks import chunks
 from pipeline.fewshot.guidance import Aims, energy_gradient, guided
 from pipeline.fewshot.latent_update import AdamState, update_rate, updated
-from pipeline.fewshot.reading import SegmentReader, inflation
+from pipeline.fewshot.reading import SegmentReader, inflation, noised
 from pipeline.fewshot.views import Patches, View
-from pipeline.parameters import ApplyParams, GuidanceParams, GuidanceVote, MapsParams
+from pipeline.parameters import ApplyParams, ApplyParity, GuidanceParams, GuidanceVote, MapsParams
 from pipeline.tracking.static import StaticTracker
 from pipeline.tracking.tracks import Tracks, track
 from tests.support import tiny
@@ -76,7 +76,7 @@ def clip(
         latents = latents_of(frames)[chunk.frames.start : chunk.frames.stop]
         carried = found[-1].maps[-chunk.carried :] if chunk.carried else None
         of_chunk = part(tracks, chunk.frames)
-        found.append(segment_chunk(reader, latents, chunk, SIZE, apply, guidance, of_chunk, carried))
+        found.append(segment_chunk(reader, latents, Asked(chunk, SIZE, apply, guidance, of_chunk, carried)))
     return found
 
 
@@ -142,8 +142,8 @@ def test_a_chunk_alone_gives_the_same_bytes(backbone: StableDiffusion) -> None:
     """What is needed to go on after a kill: the chunk's latents and tracks, and what is carried."""
     found, frames = clip(reader_of(backbone), 6), chunks(6, APPLY.chunk, APPLY.overlap)[1]
     again = segment_chunk(
-        reader_of(backbone), latents_of(6)[2:], frames, SIZE, APPLY, GUIDANCE, part(still(6), frames.frames),
-        carried=found[0].maps[2:].clone(),
+        reader_of(backbone), latents_of(6)[2:],
+        Asked(frames, SIZE, APPLY, GUIDANCE, part(still(6), frames.frames), found[0].maps[2:].clone()),
     )  # fmt: skip
     for name in ("initial", "maps", "labels", "energies"):
         assert torch.equal(getattr(again, name), getattr(found[1], name)), name
@@ -154,7 +154,7 @@ def test_noise_is_of_the_source_frame(backbone: StableDiffusion) -> None:
     alone = reader_of(backbone, ALONE)
     whole, late = latents_of(4), chunks(2, 2, 0)[0]
     (all_four,) = clip(alone, 4, replace(APPLY, chunk=4), UNGUIDED)
-    two = segment_chunk(alone, whole[2:], late, SIZE, APPLY, UNGUIDED, sources=range(2, 4))
+    two = segment_chunk(alone, whole[2:], Asked(late, SIZE, APPLY, UNGUIDED, sources=range(2, 4)))
     torch.testing.assert_close(two.maps, all_four.maps[2:], atol=1e-5, rtol=0)
 
 
@@ -217,7 +217,7 @@ def test_segments_below_the_threshold_are_absent_after_a_vote_too(backbone: Stab
 def test_a_box_that_is_the_whole_frame_changes_nothing(backbone: StableDiffusion, guidance: GuidanceParams) -> None:
     frames, whole = chunks(3, 4, 2)[0], np.array([[0, 64, 0, 128]] * 3, np.int32)
     plain, boxed = (
-        segment_chunk(reader_of(backbone), latents_of(3), frames, SIZE, APPLY, guidance, still(3), view=view)
+        segment_chunk(reader_of(backbone), latents_of(3), Asked(frames, SIZE, APPLY, guidance, still(3)), view)
         for view in (None, View(whole, (64, 128)))
     )
     for name in ("initial", "maps", "labels", "energies"):
@@ -229,9 +229,9 @@ def test_labels_of_a_box_go_back_where_it_was(backbone: StableDiffusion) -> None
     alone, frames = reader_of(backbone, ALONE), chunks(2, 2, 0)[0]
     boxes = np.array([[16, 48, 0, 64], [0, 64, 0, 128]], np.int32)
     seen = View(boxes, (64, 128))
-    found = segment_chunk(alone, latents_of(2), frames, (128, 256), APPLY, UNGUIDED, view=seen)
+    found = segment_chunk(alone, latents_of(2), Asked(frames, (128, 256), APPLY, UNGUIDED), seen)
     small, large = (
-        segment_chunk(alone, latents_of(2), frames, size, APPLY, UNGUIDED) for size in [(64, 128), (128, 256)]
+        segment_chunk(alone, latents_of(2), Asked(frames, size, APPLY, UNGUIDED)) for size in [(64, 128), (128, 256)]
     )
     assert torch.equal(found.labels[0, 32:96, :128], small.labels[0]) and torch.equal(found.labels[1], large.labels[1])
     outside = torch.ones(128, 256, dtype=torch.bool)
@@ -245,8 +245,8 @@ def crop_by_crop(
     """Each crop shows the same latents."""
     patches, frames = Patches.of(apply, GRID), chunks(len(latents), len(latents), 0)[0]
     views, parts = patches.views(len(latents), (64, 128)), [latents] * len(patches.cells)
-    tracks = still(len(latents))
-    return patches, segment_patches(reader, parts, frames, SIZE, apply, guidance, patches, views, tracks, carried)
+    asked = Asked(frames, SIZE, apply, guidance, still(len(latents)), carried)
+    return patches, segment_patches(reader, parts, asked, patches, views)
 
 
 @pytest.mark.parametrize("space", ["none", "maps", "labels"])
@@ -300,7 +300,50 @@ def test_separate_reference_maps(backbone: StableDiffusion) -> None:
     assert not torch.equal(first.initial, separate.initial)
 
 
+def test_the_reference_pass_is_the_result_where_nothing_is_guided(backbone: StableDiffusion) -> None:
+    """As in the authors' code; guided, it is S_ref as ever."""
+    reader, separate = reader_of(backbone), replace(APPLY, reference="separate")
+    code = replace(separate, parity=ApplyParity(unguided="reference"))
+    (step,), (single,) = (clip(reader, 3, apply, UNGUIDED) for apply in (separate, code))
+    (run,), (same) = clip(reader, 3, separate), clip(reader, 3, code)[0]
+    assert torch.equal(single.maps, single.initial) and torch.equal(single.maps, run.initial)
+    assert not torch.equal(step.maps, single.maps) and torch.equal(run.maps, same.maps)
+
+
+@pytest.mark.parametrize("has_text", [True, False])
+def test_the_reference_pass_sees_the_tail_of_the_empty_prompt(has_text: bool, backbone: StableDiffusion) -> None:
+    """With a text encoder a context is a prompt's, else the empty one's and the segments' behind it."""
+    reader = reader_of(backbone)
+    if has_text:
+        prompt = torch.randn(*backbone.context.shape, generator=torch.Generator().manual_seed(6))
+        reader = replace(reader, context=prompt, positions=(0, 1, 2))
+    found = reader.with_empty_tail().context
+    assert torch.equal(found[list(reader.positions)], reader.context[list(reader.positions)])
+    rest = [place for place in range(len(found)) if place not in reader.positions]
+    assert torch.equal(found[rest], backbone.context[rest])
+    separate = replace(APPLY, reference="separate")
+    applied = (separate, replace(separate, parity=ApplyParity(reference_tail="empty")))
+    own, empty = (clip(reader, 2, apply)[0] for apply in applied)
+    assert torch.equal(own.initial, empty.initial) == (not has_text)
+
+
+@pytest.mark.parametrize(
+    ("look", "number", "turn"), [(0, 0, 0), (0, 2, 2), (1, 0, 3), (3, 1, 10)], ids=["first", "third", "boxes", "crop"]
+)
+def test_noise_by_chunk_is_drawn_pass_after_pass(backbone: StableDiffusion, look: int, number: int, turn: int) -> None:
+    """Whatever frames these are; a clip of three chunks."""
+    apply, alone = replace(APPLY, noise="by_chunk", seed=7), reader_of(backbone, ALONE)
+    generator = torch.Generator().manual_seed(7)
+    for _ in range(turn + 1):
+        torch.randint(91, 101, (1,), generator=generator)
+        _, own = (torch.randn(1, 4, 2, *GRID, generator=generator) for _ in range(2))
+    chunk = chunks(6, 2, 0)[number]
+    found = segment_chunk(alone, latents_of(2), Asked(chunk, SIZE, apply, UNGUIDED, look=look))
+    noisy = noised(backbone, latents_of(2), own[0].transpose(0, 1), [100, 100])
+    assert torch.equal(found.maps, alone.look(noisy, 100, frames=2).maps())
+
+
 def test_guidance_needs_tracks(backbone: StableDiffusion) -> None:
     chunk = chunks(2, 2, 0)[0]
     with pytest.raises(DataError, match="guidance follows points; run `vidseg track` on this clip"):
-        segment_chunk(reader_of(backbone), latents_of(2), chunk, SIZE, APPLY, GUIDANCE)
+        segment_chunk(reader_of(backbone), latents_of(2), Asked(chunk, SIZE, APPLY, GUIDANCE))

@@ -38,13 +38,11 @@ class Recording:
             lambda_reg=self.meta["lambda_reg"],
             iterations=self.meta["iterations"],
         )
-        self.prompt, self.empty = (self.reader(name) for name in ("context_prompt", "context_empty"))
-
-    def reader(self, name: str) -> SegmentReader:
-        """With the learned tokens in this context."""
-        context, tokens = tensor(self.arrays, name), tensor(self.arrays, "tokens")
+        context, tokens = tensor(arrays, "context_prompt"), tensor(arrays, "tokens")
         context[1 : len(tokens) + 1] = tokens
-        return SegmentReader(network(context), context, tuple(range(self.meta["K"])), 0, MAPS, TOGETHER)
+        backbone, segments = network(tensor(arrays, "context_empty")), tuple(range(self.meta["K"]))
+        self.prompt = SegmentReader(backbone, context, segments, 0, MAPS, TOGETHER)
+        self.empty = self.prompt.with_empty_tail()
 
     def tracks(self, visible: np.ndarray, frames: slice = slice(None)) -> Tracks:
         """Those of some frames among themselves."""

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.features.noise import turn_noise
+from pipeline.fewshot.apply import REFERENCE_SPAN
 from pipeline.fewshot.chunks import chunks, groups
 from pipeline.fewshot.energies import total_energy
 from pipeline.fewshot.latent_update import AdamState, update_rate, updated
@@ -75,6 +77,22 @@ def test_guidance() -> None:
 def test_chain() -> None:
     arrays = present("chain.npz")
     compared("chain", arrays, chain(arrays), CHAIN_BOUNDS, CHAIN_INPUTS).report()
+
+
+def test_noise_by_the_order_of_chunks() -> None:
+    """Each chunk's draws by themselves: the reference pass has its timestep and noise of the same sequence."""
+    arrays = present("chain.npz")
+    meta = json.loads(str(arrays[META]))
+    frames, *shape = arrays["chunk0_noise"].shape
+    last = meta["timesteps"][0]
+    tally = Tally("noise", 3 * len(meta["chunks"]))
+    for number in range(len(meta["chunks"])):
+        found, drawn = turn_noise(meta["seed"], number, (frames, *shape), range(last - REFERENCE_SPAN + 1, last + 1))
+        parts = {"noise": found.epsilon, "noise_reference": found.posterior, "reference_timestep": torch.tensor(drawn)}
+        for name, ours in parts.items():
+            recorded = arrays[f"chunk{number}_{name}"]
+            tally.add(f"chunk{number}_{name}", within(1e-5)(ours.numpy(), recorded))
+    tally.report()
 
 
 @pytest.mark.parametrize("file", ["learn.npz", "learn64.npz"])

@@ -25,6 +25,7 @@ from pipeline.fewshot.focus import smoothed
 from pipeline.fewshot.soft_store import coarse_planes, taken_margins
 from pipeline.naming.names import Named, Names, NamesFile, write_names
 from pipeline.parameters import (
+    ApplyParity,
     BackboneParams,
     DiffusionParams,
     ExtractParams,
@@ -370,17 +371,42 @@ def test_without_guidance_no_tracks_are_needed(made: Made, guided: Path, tmp_pat
         apply.run(replace(made.inputs, tracks=None), tmp_path / "c", made.sections())
 
 
-@pytest.mark.parametrize("name", ["patch_share", "focus_margin"])
-def test_the_size_of_what_is_not_cut_out_changes_nothing(made: Made, name: str) -> None:
-    def marks(sections: Sections) -> list[str]:
-        task = checked(made.inputs, sections, model_of(sections.backbone, None))
+#: What has an effect with some settings alone: those of the section, those of guidance, and what is changed.
+SOMETIMES: list[tuple[dict[str, Any], GuidanceParams, dict[str, Any]]] = [
+    ({"patches": 2}, GUIDANCE, {"patch_share": 0.9}),
+    ({"focus": "box"}, GUIDANCE, {"focus_margin": 0.9}),
+    ({"focus": "box"}, GUIDANCE, {"parity": ApplyParity(boxes="single")}),
+    ({"focus": "box"}, GUIDANCE, {"parity": ApplyParity(short_boxes=True)}),
+    ({"reference": "separate"}, GUIDANCE, {"parity": ApplyParity(reference_tail="empty")}),
+    ({"reference": "separate"}, FREE, {"parity": ApplyParity(unguided="reference")}),
+]
+
+
+@pytest.mark.parametrize(("needs", "guidance", "change"), SOMETIMES)
+def test_what_has_no_effect_changes_no_mark(
+    made: Made, needs: dict[str, Any], guidance: GuidanceParams, change: dict[str, Any]
+) -> None:
+    def marks(sections: Sections, **given: Any) -> list[str]:
+        of_all = replace(sections, apply=replace(sections.apply, **given))
+        task = checked(made.inputs, of_all, model_of(sections.backbone, None))
         return [task.maps_mark, task.labels_mark]
 
-    for sections in (made.sections(), made.modulated()):
-        other = replace(sections, apply=replace(sections.apply, **{name: 0.9}))
-        assert marks(other) == marks(sections)
-    used = made.in_crops() if name == "patch_share" else made.sections(focus="box")
-    assert marks(replace(used, apply=replace(used.apply, **{name: 0.9}))) != marks(used)
+    for sections in (made.sections(guidance), made.modulated()):
+        assert marks(sections, **change) == marks(sections)
+    used = made.sections(guidance)
+    assert marks(used, **needs, **change) != marks(used, **needs)
+
+
+def test_a_pass_for_references_needs_guidance_or_to_be_the_result(made: Made) -> None:
+    """So without either its tail changes no mark."""
+    empty = ApplyParity(reference_tail="empty")
+    parities = (ApplyParity(), empty, ApplyParity(unguided="reference"), replace(empty, unguided="reference"))
+    found = []
+    for parity in parities:
+        sections = made.sections(FREE)
+        of_all = replace(sections, apply=replace(sections.apply, reference="separate", parity=parity))
+        found.append(checked(made.inputs, of_all, model_of(made.backbone, None)).maps_mark)
+    assert found[0] == found[1] and len(set(found)) == 3
 
 
 def test_labels_upsampled_by_modulation_are_those_of_the_same_maps(
