@@ -173,10 +173,10 @@ def _unit_outputs(vectors: VideoVectors) -> dict[str, np.ndarray]:
 
 
 #: Arrays of svd_clip.npz with their bounds; the inputs stand with what is computed from them. Processors round the
-#: powers of the schedule differently (sigmas go up to 700).
+#: powers of the schedule (sigmas go up to 700) and the angles of the embedded ids (up to 127) differently.
 CLIP_BOUNDS = {
     "network_frame0": 0, "vae_mean": 5e-4, "vae_logvar": 1e-2, "sigmas": 1e-4, "c_in": 1e-6, "c_skip": 1e-6,
-    "c_out": 1e-6, "c_noise": 1e-6, "image_embedding": 0, "added_time_ids": 0, "vector": 1e-6, "unit_unet_output": 1e-4,
+    "c_out": 1e-6, "c_noise": 1e-6, "image_embedding": 0, "added_time_ids": 0, "vector": 1e-5, "unit_unet_output": 1e-4,
     "unit_unet_middle": 1e-4, "unit_unet_up0": 1e-4, "unit_unet_up1": 1e-4, "unit_decode_image_chunk1": 1e-3,
     "unit_decode_image_chunk3": 1e-3,
 }  # fmt: skip
