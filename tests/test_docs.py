@@ -91,7 +91,7 @@ MAP = re.findall(r"^\| `([\w/]+)`(\*?) \| [^|]+ \| ([^|]*)\|$", (ROOT / "CONTRIB
 
 
 def folders() -> dict[str, set[str]]:
-    """Every folder of modules, and the folders that its modules import."""
+    """Every folder of modules, and the folders that its modules import, but for that of parameters, which all do."""
     found: dict[str, set[str]] = {}
     for file in [*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "stages").rglob("*.py")]:
         folder = str(file.parent.relative_to(ROOT))
@@ -100,7 +100,7 @@ def folders() -> dict[str, set[str]]:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("pipeline", "stages")):
                 place = str(node.module).replace(".", "/")
                 found[folder].add(place.rpartition("/")[0] if (ROOT / f"{place}.py").exists() else place)
-        found[folder] -= {folder, "pipeline"}
+        found[folder] -= {folder, "pipeline", "pipeline/parameters"}
     return {folder: imported for folder, imported in found.items() if folder != "pipeline"}
 
 

@@ -1,4 +1,4 @@
-"""Write parameters.md from `pipeline/parameters.py`: `python docs/reference/make_parameters.py`."""
+"""Write parameters.md from `pipeline/parameters/`: `python docs/reference/make_parameters.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.parameters import SECTIONS, Declared, declared
 
 HEAD = """# Parameters
 
-Written by `docs/reference/make_parameters.py` from `pipeline/parameters.py`; a test keeps it up to date. These are all
+Written by `docs/reference/make_parameters.py` from `pipeline/parameters/`; a test keeps it up to date. These are all
 parameters with their built-in defaults (those of Stable Diffusion 2.1). `presets/<backbone>.yaml` changes some for a
 backbone. `params.yaml` shows those that people change; any other may be added to it. Where each default comes from:
 `docs/explanation/paper-and-code.md`.
