@@ -2,17 +2,20 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.first_result VIDEO > table.md          # the first 28 frames
     OMP_NUM_THREADS=1 python -m benchmarks.first_result VIDEO --set upsample.method=modulation
+    python -m benchmarks.first_result VIDEO                                       # the clock, on all cores
 
-CPU seconds (user and system) of this process, which does what `vidseg run` does, from Python's start to the page. Those
-of the networks are of the calls of autoencoder, denoiser and image encoder alone, in the same run and without those of
-the estimate. The ratio is total to networks.
+CPU seconds (user and system) and seconds on the clock of this process, which does what `vidseg run` does, from Python's
+start to the page. Those of the networks are of the calls of autoencoder, denoiser and image encoder alone, in the same
+run and without those of the estimate. The ratio is total to networks. CPU seconds of networks are of the thread that
+calls them: right with one thread. Where parts run at the same time, the CPU seconds of one are in the other.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,29 +32,43 @@ from stages.common.settings import Settings, load
 #: What takes time beside the stages of run.json.
 START, LOADING, ESTIMATE, REST = "Python, the command line", "torch, weights", "the estimate", "run.json, the page"
 
+#: CPU seconds, and those on the clock.
+Seconds = tuple[float, ...]
+NOTHING = (0.0, 0.0)
+
+
+def total(seconds: Iterable[Seconds]) -> Seconds:
+    """CPU seconds and those on the clock, of all of them."""
+    return tuple(map(sum, zip(NOTHING, *seconds, strict=True)))
+
+
+def since(begun: Seconds, now: Seconds) -> Seconds:
+    """From one time to another, by both."""
+    return tuple(after - before for before, after in zip(begun, now, strict=True))
+
 
 @dataclass
 class Clock:
-    """CPU seconds of parts of a run.
+    """CPU seconds and seconds on the clock of parts of a run.
 
     Attributes:
         parts: what is done -> seconds of the process, without those of parts within it.
         networks: network -> seconds of the thread that calls it.
     """
 
-    parts: dict[str, float] = field(default_factory=dict)
-    networks: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, Seconds] = field(default_factory=dict)
+    networks: dict[str, Seconds] = field(default_factory=dict)
     _within: list[str] = field(default_factory=list)
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Count what is done while this is held."""
-        begun, inner = time.process_time(), sum(self.parts.values())
+        begun, inner = (time.process_time(), time.perf_counter()), total(self.parts.values())
         self._within.append(name)
         yield
         self._within.pop()
-        took = time.process_time() - begun - (sum(self.parts.values()) - inner)
-        self.parts[name] = self.parts.get(name, 0.0) + took
+        took = since(begun, (time.process_time(), time.perf_counter()))
+        self.parts[name] = total([self.parts.get(name, NOTHING), since(since(inner, total(self.parts.values())), took)])
 
     def counted(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
         """A call, as a part."""
@@ -66,10 +83,11 @@ class Clock:
         """A call of a network, counted but for what the estimate tries."""
 
         def counting(*given: Any, **named: Any) -> Any:
-            begun = time.thread_time()
+            begun = time.thread_time(), time.perf_counter()
             found = call(*given, **named)
             if ESTIMATE not in self._within:
-                self.networks[name] = self.networks.get(name, 0.0) + time.thread_time() - begun
+                took = since(begun, (time.thread_time(), time.perf_counter()))
+                self.networks[name] = total([self.networks.get(name, NOTHING), took])
             return found
 
         return counting
@@ -81,8 +99,9 @@ def main(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE")] = None,
 ) -> None:
     """Print the table."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line does
     memory.keep_freed_memory()
-    clock = Clock({START: time.process_time()})
+    clock = Clock({START: (time.process_time(), time.process_time())})  # one thread, which did not wait
     with tempfile.TemporaryDirectory() as folder:
         measure(video, Path(folder) / "out", load(None, [f"ingest.frames=0:{frames}", *(set_ or ())]), clock)
     print(page(clock))
@@ -120,10 +139,15 @@ def page(clock: Clock) -> str:
     """The table, and the ratio."""
     from pipeline.tables.pages import markdown
 
-    total, pure = sum(clock.parts.values()), sum(clock.networks.values())
-    rows = {**clock.parts, "**all**": total, **clock.networks, "**networks**": pure}
-    cells = ([name, f"{seconds:.2f}", f"{100 * seconds / total:.0f} %"] for name, seconds in rows.items())
-    return f"{markdown(['', 'CPU s', 'share'], cells)}\n\nall to networks: {total / pure:.2f}"
+    whole, pure = total(clock.parts.values()), total(clock.networks.values())
+    rows = {**clock.parts, "**all**": whole, **clock.networks, "**networks**": pure}
+    cells = (
+        [name, f"{cpu:.2f}", f"{100 * cpu / whole[0]:.0f} %", f"{wall:.2f}", f"{100 * wall / whole[1]:.0f} %"]
+        for name, (cpu, wall) in rows.items()
+    )
+    table = markdown(["", "CPU s", "share", "s on the clock", "share"], cells)
+    cpu, wall = (one / of for one, of in zip(whole, pure, strict=True))
+    return f"{table}\n\nall to networks: {cpu:.2f} by CPU, {wall:.2f} on the clock"
 
 
 if __name__ == "__main__":
