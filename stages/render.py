@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -57,6 +58,7 @@ def run(
         DataError: the stores are of different clips, the names of other segments, or `out` has a folder `labels` of
             another origin.
     """
+    from pipeline.ahead import mapped
     from pipeline.files import scratch_folder
     from pipeline.naming.segments import segments_of
     from pipeline.naming.stores import with_names
@@ -76,18 +78,19 @@ def run(
     segments = segments_of(label_store)
     colours = with_chosen(overlay_colours(), {s.id: s.color for s in segments.values() if s.color is not None})
     draws_features = params.extras and feature_store is not None
-    passes = 3 + draws_features + (other_store is not None) + params.report
+    passes = 2 + draws_features + (other_store is not None) + params.report
     total = passes * clip_store.frames("frames")
     with scratch_folder(out / "tmp" / "render") as scratch, cli.progress("render", total) as advance:
         uses = _write_labels(label_store, pictures, colours, scratch, params.labels, advance)
         legend = _legend(uses, colours, _named(label_store))
         drawing = _Drawing(pictures, label_store, legend, colours, params, scratch, advance)
-        drawing.write_overlay()
-        drawing.write_label_pages(coarse_store)
+        drawn = [partial(drawing.write_overlay, coarse_store)]
         if params.extras and feature_store is not None:
-            drawing.write_feature_pages(feature_store)
+            drawn.append(partial(drawing.write_feature_pages, feature_store))
         if other_store is not None:
-            drawing.write_comparison(other_store)
+            drawn.append(partial(drawing.write_comparison, other_store))
+        for _ in mapped(lambda draw: draw(), drawn):
+            pass
         if params.report:
             shown = Reported(pictures, unnamed, label_store, feature_store, coarse_store, repeatable=True)
             title = title_of(source_of(clip_store, source))
@@ -136,6 +139,7 @@ def source_of(clip: Store, source: Path | None = None) -> ClipSource | None:
 def _write_labels(
     labels: Store, pictures: ClipPictures, colours: np.ndarray, folder: Path, as_png: bool, advance: cli.Advance
 ) -> list[LabelUse]:
+    from pipeline.ahead import mapped
     from pipeline.media.pictures import write_label_png
     from pipeline.naming.segments import void_of
     from pipeline.rendering.clip_frames import frames_of
@@ -144,12 +148,17 @@ def _write_labels(
 
     clip, tally = pictures.clip, LabelTally()
     names = clip.attrs["names"]
-    for name, plane in zip(names, frames_of(labels, "labels"), strict=True):
+
+    def written(named: tuple[str, np.ndarray]) -> np.ndarray:
+        name, plane = named
         if name != Path(name).name:
             raise DataError(f"{clip.path}: '{name}' cannot be a frame's name; run `vidseg ingest` again")
-        tally.add(plane)
         if as_png:
             write_label_png(folder / "labels" / f"{name}.png", plane)
+        return plane
+
+    for plane in mapped(written, zip(names, frames_of(labels, "labels"), strict=True)):
+        tally.add(plane)
         advance(1)
     uses, void = tally.uses(void_of(labels)), void_of(labels)
     size = labels.size("labels")
@@ -192,30 +201,30 @@ class _Drawing:
     folder: Path
     advance: cli.Advance
 
-    def write_overlay(self) -> None:
-        from pipeline.naming.segments import void_of
-        from pipeline.rendering.drawing import overlay
-        from pipeline.rendering.sheets import legend_strip
-
-        look = self.colours, self.params.opacity, void_of(self.labels)
-        overlays = (overlay(image, plane, *look) for image, plane in self._pairs())
-        self._write_video("overlay.mp4", (legend_strip(picture, self.legend) for picture in overlays))
-
-    def write_label_pages(self, coarse: Store | None) -> None:
+    def write_overlay(self, coarse: Store | None) -> None:
+        """The overlay, and the sheets that show the labels, in one pass."""
         from pipeline.media.pictures import write_image
         from pipeline.naming.segments import void_of
         from pipeline.rendering.clip_frames import frames_of
+        from pipeline.rendering.drawing import overlay
         from pipeline.rendering.label_pages import LabelPages
+        from pipeline.rendering.sheets import legend_strip
         from pipeline.stores.confidence import CONFIDENCE
 
-        params, pictures = self.params, self.pictures
+        params, pictures, void = self.params, self.pictures, void_of(self.labels)
         total = self.labels.frames("labels")
-        look = self.colours, params.opacity, params.slice_row
-        pages = LabelPages(total, pictures.size, *look, coarse, void_of(self.labels), pictures.cuts)
+        look = self.colours, params.opacity
+        pages = LabelPages(total, pictures.size, *look, params.slice_row, coarse, void, pictures.cuts)
         levels = frames_of(self.labels, CONFIDENCE) if self.labels.has(CONFIDENCE) and params.extras else repeat(None)
-        for (image, plane), sure in zip(self._pairs(), levels, strict=False):
-            pages.add(image, plane, sure)
-            self.advance(1)
+
+        def overlays() -> Iterator[np.ndarray]:
+            planes = frames_of(self.labels, "labels")
+            pairs = zip(pictures.images(), planes, strict=True)
+            for (image, plane), sure in zip(pairs, levels, strict=False):
+                pages.add(image, plane, sure)
+                yield legend_strip(overlay(image, plane, *look, void), self.legend)
+
+        self._write_video("overlay.mp4", overlays())
         names = pictures.clip.attrs["names"]
         write_image(self.folder / "contact_sheet.png", pages.sheet(names, self.legend))
         if (sheet := pages.confidence_sheet(names)) is not None:
@@ -239,20 +248,17 @@ class _Drawing:
         self._write_video("compare.mp4", frames)
 
     def _write_video(self, name: str, frames: Iterable[np.ndarray]) -> None:
+        """Encode frames while the next ones are drawn."""
+        from pipeline.ahead import ahead
         from pipeline.media.video import write_video
 
         def counted() -> Iterator[np.ndarray]:
-            for frame in frames:
+            for frame in ahead(frames):
                 yield frame
                 self.advance(1)
 
         pictures = self.pictures
         write_video(self.folder / name, counted(), pictures.fps, pictures.aspect, pictures.times)
-
-    def _pairs(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        from pipeline.rendering.clip_frames import frames_of
-
-        return zip(self.pictures.images(), frames_of(self.labels, "labels"), strict=True)
 
 
 def open_matching(path: Path, schema: Schema, clip: Store, *arrays: str) -> Store:

@@ -224,12 +224,16 @@ class Modulation:
 def _interpolated(
     shard: range, clip: Store, coarse: Store, size: tuple[int, int], params: UpsampleParams, advance: cli.Advance
 ) -> Iterator[Decision]:
+    from pipeline.ahead import mapped
     from pipeline.upsampling.difference import resize_image
     from pipeline.upsampling.interpolation import METHODS
 
-    for frame in shard:
+    def work(frame: int) -> Decision:
         guide = resize_image(clip.read("frames", frame, frame + 1)[0], size)
-        yield METHODS[params.method](coarse.read("refined", frame, frame + 1)[0], guide)
+        return METHODS[params.method](coarse.read("refined", frame, frame + 1)[0], guide)
+
+    for decided in mapped(work, shard):
+        yield decided
         advance(1)
 
 

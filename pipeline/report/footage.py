@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from pipeline.ahead import mapped
 from pipeline.media.resize import resize_nearest
 from pipeline.media.timing import timing
 from pipeline.rendering.clip_frames import ClipPictures, frames_of
@@ -87,6 +88,10 @@ class Footage:
         return self.positions[1] - self.positions[0] if len(self.positions) > 1 else 1
 
 
+#: A frame's position, its picture (H, W, 3), and its labels (H, W) of each run.
+_Frame = tuple[int, tuple[np.ndarray, tuple[np.ndarray, ...]]]
+
+
 @dataclass
 class _Shown:
     """The shown frames, as they come."""
@@ -141,18 +146,22 @@ def collect(
     slices = None if row is None else SliceColumns(row, _SLICE_WIDTH, len(in_slices), cuts)
     size = _size(pictures.size, shown.plan.side)
     planes = zip(*(frames_of(store, "labels") for store in labels), strict=True)
-    for position, (image, maps) in enumerate(zip(pictures.images(), planes, strict=True)):
+
+    def encoded(frame: _Frame) -> tuple[_Frame, list[str]]:
+        """A frame with what `shown.lists()` get of it."""
+        position, (image, maps) = frame
+        if position not in shown.plan.shown:
+            return frame, []
+        texts = [picture(resized(image, size[1]))]
+        texts += [exact_picture(colour(position)) for colour in components.values()]
+        texts += [packed(resize_nearest(plane, size)) for plane in maps]
+        return frame, texts + [packed(_confidence(store, position, size)) for store in labels if store.has(CONFIDENCE)]
+
+    for (position, (image, maps)), texts in mapped(encoded, enumerate(zip(pictures.images(), planes, strict=True))):
         for tally, plane in zip(tallies, maps, strict=True):
             tally.add(plane)
-        if position in shown.plan.shown:
-            shown.pictures.append(picture(resized(image, size[1])))
-            for title, colour in components.items():
-                shown.features[title].append(exact_picture(colour(position)))
-            for texts, plane in zip(shown.planes, maps, strict=True):
-                texts.append(packed(resize_nearest(plane, size)))
-            measured = (store for store in labels if store.has(CONFIDENCE))
-            for texts, store in zip(shown.confidence, measured, strict=True):
-                texts.append(packed(_confidence(store, position, size)))
+        for shown_texts, text in zip(shown.lists(), texts, strict=False):  # none of a frame that is not shown
+            shown_texts.append(text)
         if slices is not None and position in in_slices:
             columns = {"frames": image}
             if coarse is not None:

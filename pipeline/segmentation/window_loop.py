@@ -14,6 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from pipeline.ahead import ahead
 from pipeline.errors import DataError
 from pipeline.media.pictures import VOID
 from pipeline.parameters import SegmentParams
@@ -207,15 +208,16 @@ def update_context(context: Context, features: np.ndarray, labels: np.ndarray, p
 
 
 def segment_windows(clip: Clip, start: Start, params: SegmentParams) -> Iterator[Window]:
-    """Segment a clip window by window; one window is held at a time.
+    """Segment a clip window by window; the next one is read meanwhile.
 
     Raises:
         DataError: features are not finite, or matches do not fit.
         UsageError: more neighbours than the model remembers, or more segments than `segment.most_labels`.
     """
     earlier = np.empty(0, np.float32)
-    for window in window_ranges(clip.frames, params.window, cuts=clip.cuts):
-        features, matches = clip.features(window.start, window.stop), clip.matches(window.start, window.stop)
+    windows = window_ranges(clip.frames, params.window, cuts=clip.cuts)
+    read = ((one, clip.features(one.start, one.stop), clip.matches(one.start, one.stop)) for one in windows)
+    for window, features, matches in ahead(read, most=1):
         opens = opened_by(window.start, clip.cuts)
         if opens == "shot" and params.after_cut == "restart":
             opens, start = "clip", restart(features, start.given, params)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.ahead import ahead
 from pipeline.media.cut_detection import CutDetector
 from pipeline.media.frame_source import FrameRange, FrameSource
 from pipeline.media.resize import resize_frame
@@ -87,7 +88,7 @@ def scan_frames(
     indices: list[int] = []
     times: list[float] = []
     images: list[np.ndarray] | None = []
-    for frame in source.frames(selected):
+    for frame in ahead(source.frames(selected)):
         names.append(frame.name)
         indices.append(frame.index)
         times.append(round(frame.time, 6))
