@@ -12,7 +12,6 @@ calls them: right with one thread. Where parts run at the same time, the CPU sec
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +25,7 @@ import typer
 
 from stages import main as command_line  # what `vidseg` imports, though only `run` is called
 from stages.commands import estimates
-from stages.common import memory, run_record
+from stages.common import memory, run_record, threads
 from stages.common.settings import Settings, load
 
 #: What takes time beside the stages of run.json.
@@ -99,7 +98,7 @@ def main(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE")] = None,
 ) -> None:
     """Print the table."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line does
+    threads.let_waiting_threads_sleep()
     memory.keep_freed_memory()
     clock = Clock({START: (time.process_time(), time.process_time())})  # one thread, which did not wait
     with tempfile.TemporaryDirectory() as folder:

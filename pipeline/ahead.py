@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice, repeat
 from typing import TypeVar
@@ -49,6 +50,13 @@ def mapped(work: Callable[[Given], Made], given: Iterable[Given]) -> Iterator[Ma
     """
     threads = min(cores(), MOST_THREADS)
     yield from _in_order((partial(work, one) for one in given), threads, most=2 * threads)
+
+
+@contextmanager
+def meanwhile(call: Callable[[], Made]) -> Iterator[Future[Made]]:
+    """What a call gives (`.result()`), computed in another thread while this is held; it has ended afterwards."""
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+        yield pool.submit(call)
 
 
 def cores() -> int:

@@ -16,6 +16,7 @@ import typer
 
 from pipeline.errors import DataError, ResourceError, UsageError, VidsegError, is_out_of_memory
 from stages.common.memory import keep_freed_memory
+from stages.common.threads import let_waiting_threads_sleep
 
 ParamsOption = Annotated[
     Path | None,
@@ -107,8 +108,7 @@ def run_app(app: typer.Typer) -> None:
     `--debug` anywhere on the command line shows the traceback behind an error, `--strict` ends the command at its
     first warning. What was warned of is said again at the end.
     """
-    # Waiting threads sleep instead of spinning: on a shared machine spinning costs several times the time.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    let_waiting_threads_sleep()
     keep_freed_memory()
     debug = _taken_from_command_line("--debug")
     strict = _taken_from_command_line("--strict")
