@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 import sys
 
-#: mallopt's numbers for them, and the values: no block is mapped by itself, and up to 2 GB at the top are kept.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+#: mallopt's numbers for them, and the values: no block is mapped by itself, up to 2 GB at the top are kept, and all
+#: threads share them, or each would keep its own.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _KEPT = 2**31 - 1
 #: A person who sets one of these has decided.
-_SETTINGS = ("GLIBC_TUNABLES", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+_SETTINGS = (
+    "GLIBC_TUNABLES",
+    "MALLOC_ARENA_MAX",
+    "MALLOC_MMAP_MAX_",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+)
 
 
 def keep_freed_memory() -> None:
@@ -25,4 +32,5 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_ARENA_MAX, 1)
         mallopt(_M_TRIM_THRESHOLD, _KEPT)
