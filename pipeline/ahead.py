@@ -10,7 +10,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from itertools import islice, repeat
 from typing import TypeVar
@@ -52,19 +51,12 @@ def mapped(work: Callable[[Given], Made], given: Iterable[Given]) -> Iterator[Ma
     yield from _in_order((partial(work, one) for one in given), threads, most=2 * threads)
 
 
-@contextmanager
-def meanwhile(call: Callable[[], Made]) -> Iterator[Future[Made]]:
-    """What a call gives (`.result()`), computed in another thread while this is held; it has ended afterwards."""
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
-        yield pool.submit(call)
-
-
 def cores() -> int:
     """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _in_order(calls: Iterable[Callable[[], Made]], threads: int, most: int) -> Generator[Made]:
+def _in_order(calls: Iterable[Callable[[], Made]], threads: int, most: int) -> Generator[Made, None, None]:
     """What the calls give, in order, of which up to `most` are made before they are asked for."""
     waiting: deque[Future[Made]] = deque()
     coming = iter(calls)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -58,7 +57,6 @@ def run(
         DataError: the stores are of different clips, the names of other segments, or `out` has a folder `labels` of
             another origin.
     """
-    from pipeline.ahead import mapped
     from pipeline.files import scratch_folder
     from pipeline.naming.segments import segments_of
     from pipeline.naming.stores import with_names
@@ -84,13 +82,11 @@ def run(
         uses = _write_labels(label_store, pictures, colours, scratch, params.labels, advance)
         legend = _legend(uses, colours, _named(label_store))
         drawing = _Drawing(pictures, label_store, legend, colours, params, scratch, advance)
-        drawn = [partial(drawing.write_overlay, coarse_store)]
+        drawing.write_overlay(coarse_store)
         if params.extras and feature_store is not None:
-            drawn.append(partial(drawing.write_feature_pages, feature_store))
+            drawing.write_feature_pages(feature_store)
         if other_store is not None:
-            drawn.append(partial(drawing.write_comparison, other_store))
-        for _ in mapped(lambda draw: draw(), drawn):
-            pass
+            drawing.write_comparison(other_store)
         if params.report:
             shown = Reported(pictures, unnamed, label_store, feature_store, coarse_store, repeatable=True)
             title = title_of(source_of(clip_store, source))
