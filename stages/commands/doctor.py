@@ -79,9 +79,11 @@ def _multiplies_bfloat16() -> bool:
 
 
 def _faiss() -> str:
+    from pipeline.segmentation.faiss_library import load_faiss
+
     try:
-        import faiss
-    except ImportError:
+        faiss = load_faiss()  # loaded as the stages do: `--try` runs them in this process
+    except UsageError:
         return "missing: pip install faiss-cpu (or faiss-gpu), never both"
     builds = [name for name in ("faiss-cpu", "faiss-gpu") if package_version(name)]
     if len(builds) > 1:
