@@ -43,11 +43,22 @@ from stages.commands.dataset import SINGLE, TOGETHER
 from stages.common import yaml_files
 from stages.common.layout import item_keys
 from tests.support import fake_datasets, tiny
+from tests.support.concepts import write_references
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("ingest", "extract", "correspond", "segment", "upsample", "evaluate", "render", "summarize")
 #: How many stages dvc.yaml has: those of each item, and those of the whole project.
 STAGES_OF_ITEMS, STAGES_OF_ALL = 7, 2
+#: Those of segments that a person shows, which `memory` alone looks at.
+SHOWN = ("references", "learn", "track", "apply")
+#: What the stages of one item leave, render's pictures and evaluate's scores excepted.
+STORES = {
+    "ingest": ("clip.zarr", "truth.zarr", "seed", "source", "cuts"),
+    "extract": ("features.zarr", "latents.zarr"),
+    "correspond": ("matches.zarr",),
+    "segment": ("coarse.zarr", "context"),
+    "upsample": ("labels.zarr",),
+}
 SIZE = 128
 VSPW_FRAMES = 71
 #: Large batches: a tiny network spends its time between passes.
@@ -58,6 +69,17 @@ PARAMS = {
     "upsample.batch": "28",
     "evaluate.windows": "[8]",
     "render.labels": "false",  # as params.yaml has it
+}
+#: A short lesson, and guidance as in the paper but for its steps.
+SHOWN_PARAMS = {
+    "learn.size": "64",
+    "learn.epochs": "3",
+    "learn.phase1_iterations": "3",
+    "guidance.lambda_track": "0.5",
+    "guidance.lambda_reg": "8",
+    "guidance.iterations": "2",
+    "apply.frames": "all",
+    "apply.timesteps": "[100, 99]",
 }
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False)
@@ -70,6 +92,15 @@ class Used:
     seconds: float
     cpu_seconds: float
     megabytes: float
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project in which all stages have run, as far as DVC can tell, and what registering and committing took."""
+
+    folder: Path
+    registered: Used
+    committed: Used
 
 
 def measure(command: Sequence[object], folder: Path) -> Used:
@@ -147,17 +178,33 @@ def stage_commands(folder: Path, model: Path) -> dict[str, list[object]]:
     return {stage: ["vidseg", stage, *words] for stage, words in commands.items()}
 
 
+def shown_commands(folder: Path, model: Path) -> dict[str, list[object]]:
+    """The stages of segments that a person shows, after those of `stage_commands`."""
+    sets = [word for name, value in SHOWN_PARAMS.items() for word in ("--set", f"{name}={value}")]
+    common = ["--set", f"backbone.path={model}", *sets]
+    clip, latents = folder / "ingest/clip.zarr", folder / "extract/latents.zarr"
+    refs, concept, tracks = folder / "references/refs.zarr", folder / "concept", folder / "track/tracks.zarr"
+    commands: dict[str, list[object]] = {
+        "references": [write_references(folder / "shown", 5), refs.parent],
+        "learn": [refs, "-o", concept, *common],
+        "track": [clip, tracks.parent, *common],
+        "apply": [clip, latents, folder / "apply", "--concept", concept, "--tracks", tracks, *common],
+    }
+    return {stage: ["vidseg", stage, *words] for stage, words in commands.items()}
+
+
 @app.command()
 def memory(frames: Annotated[list[int] | None, typer.Option(help="lengths of the clips")] = None) -> None:
     """Largest resident memory per stage and clip length, in MB."""
     lengths = frames or [50, 500, 2000]
-    found: dict[str, list[float]] = {stage: [] for stage in STAGES}
+    found: dict[str, list[float]] = {stage: [] for stage in (*STAGES, *SHOWN)}
     with scratch() as folder:
         model = tiny.save_model(folder / "model")
         for length in lengths:
             (folder / str(length)).mkdir()
             write_clip(folder / str(length), length)
-            for stage, command in stage_commands(folder / str(length), model).items():
+            commands = stage_commands(folder / str(length), model) | shown_commands(folder / str(length), model)
+            for stage, command in commands.items():
                 found[stage].append(measure(command, folder).megabytes)
                 print(f"{stage}, {length} frames: {found[stage][-1]:.0f} MB", file=sys.stderr, flush=True)
     heads = ["stage", *(f"{length} frames" for length in lengths), "growth"]
@@ -175,7 +222,7 @@ def dvc(videos: Annotated[list[int] | None, typer.Option(help="numbers of regist
     with scratch() as folder:
         made = _one_video(folder / "one")
         for count in videos or [1, 40, 343]:
-            project = _project(folder / str(count), count, made)
+            project = _project(folder / str(count), count, made).folder
             items = item_keys(project / "videos.yaml")
             stages = STAGES_OF_ITEMS * len(items) + STAGES_OF_ALL
             floor = _floor(folder / f"floor-{count}", stages)
@@ -205,7 +252,8 @@ def many(videos: Annotated[list[int] | None, typer.Option(help="numbers of regis
     with scratch() as folder:
         made = _one_video(folder / "one")
         for count in videos or [343, 1000]:
-            project = _project(folder / str(count), count, made, frames=2)
+            put = _project(folder / str(count), count, made, frames=2)
+            project = put.folder
             for command in (
                 ["init", "-q"],
                 ["add", "-A"],
@@ -213,13 +261,15 @@ def many(videos: Annotated[list[int] | None, typer.Option(help="numbers of regis
             ):
                 measure(["git", *command], project)
             items = len(item_keys(project / "videos.yaml"))
-            status, repro, plan = (
-                measure(command, project)
-                for command in (["dvc", "status"], ["dvc", "repro"], ["vidseg", "cluster", "run", "--dry-run"])
-            )
+            status = measure(["dvc", "status"], project)
+            print(f"{count} videos, dvc status: {status}", file=sys.stderr, flush=True)
+            repro = measure(["dvc", "repro"], project)
+            plan = measure(["vidseg", "cluster", "run", "--dry-run"], project)
             rows.append(
                 [
-                    str(count), str(items), f"{_files(project / 'data')}", f"{status.cpu_seconds:.1f} s",
+                    str(count), str(items), f"{_files(project / 'data')}",
+                    f"{put.registered.cpu_seconds:.1f} s", f"{put.committed.cpu_seconds:.1f} s",
+                    f"{status.cpu_seconds:.1f} s",
                     f"{repro.cpu_seconds:.1f} s", f"{repro.megabytes:.0f} MB", f"{plan.cpu_seconds:.1f} s",
                     f"{plan.megabytes:.0f} MB", f"{1000 * _draw(items):.0f} ms",
                     f"{(project / 'dvc.lock').stat().st_size / 1000:.0f} kB",
@@ -228,7 +278,8 @@ def many(videos: Annotated[list[int] | None, typer.Option(help="numbers of regis
             print(*rows[-1], file=sys.stderr, flush=True)
             for made_for_it in (project, project.with_name(f"vspw-{count}")):
                 shutil.rmtree(made_for_it)
-    heads = ["videos", "items", "files in data/", "`dvc status`", "`dvc repro`", "memory", "plan", "memory", "table"]
+    heads = ["videos", "items", "files in data/", "register", "`dvc commit`", "`dvc status`", "`dvc repro`", "memory"]
+    heads += ["plan", "memory", "table"]
     print(markdown([*heads, "dvc.lock"], rows))
 
 
@@ -274,11 +325,13 @@ def _one_video(folder: Path) -> Path:
         for file in (folder / stage).rglob("*.*"):
             if file.is_file() and file.name != "zarr.json":
                 file.write_bytes(file.read_bytes()[:1000])
+    for stage, names in STORES.items():
+        for name in names:
+            copy_store(folder / stage / name, folder / "packed" / stage / name / "one", folder / "copy")
     return folder
 
 
-def _project(folder: Path, count: int, made: Path, frames: int = VSPW_FRAMES) -> Path:
-    """A project of that many videos in which all stages have run, as far as DVC can tell."""
+def _project(folder: Path, count: int, made: Path, frames: int = VSPW_FRAMES) -> Project:
     folder.mkdir()
     for name in ("dvc.yaml", "versions.yaml", "params.yaml", "backbone.lock", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
@@ -287,33 +340,32 @@ def _project(folder: Path, count: int, made: Path, frames: int = VSPW_FRAMES) ->
     data_set = folder.with_name(f"vspw-{count}")  # outside, as data sets are: DVC walks all of a project
     fake_datasets.vspw(data_set, count, frames)
     together = ["--per-item", max(TOGETHER, math.ceil(count / SINGLE))] if count > SINGLE else []
-    for command in (
-        ["dvc", "init", "--no-scm", "-q"],
-        ["vidseg", "dataset", "register", data_set, "--dataset", "vspw", *together],
-        ["vidseg", "sample", "data/sample"],
-    ):
-        measure(command, folder)
+    measure(["dvc", "init", "--no-scm", "-q"], folder)
+    registered = measure(["vidseg", "dataset", "register", data_set, "--dataset", "vspw", *together], folder)
+    measure(["vidseg", "sample", "data/sample"], folder)
+    print(f"{count} videos registered: {registered}", file=sys.stderr, flush=True)
     for key, entries in yaml_files.read(folder / "videos.yaml", "")["items"].items():
         for name in entries[0].get("videos", [""]):
             _put(made, folder / "data", key, name)
     (folder / "plots").mkdir()
     for source in (made / "summarize").rglob("*.*"):
         shutil.copy(source, folder / source.relative_to(made / "summarize"))
-    measure(["dvc", "commit", "-f", "-q"], folder)
-    return folder
+    committed = measure(["dvc", "commit", "-f", "-q"], folder)
+    print(f"{count} videos committed: {committed}", file=sys.stderr, flush=True)
+    return Project(folder, registered, committed)
 
 
 def _put(made: Path, data: Path, key: str, video: str) -> None:
-    stores = {
-        "ingest": ["clip.zarr", "truth.zarr", "seed", "source", "cuts"],
-        "extract": ["features.zarr", "latents.zarr"],
-        "correspond": ["matches.zarr"],
-        "segment": ["coarse.zarr", "context"],
-        "upsample": ["labels.zarr"],
-    }
-    for stage, names in stores.items():
+    for stage, names in STORES.items():
         for name in names:
-            copy_store(made / stage / name, data / stage / key / name / video, data / "copy")
+            store, place = made / "packed" / stage / name / "one", data / stage / key / name / video
+            if not video:  # an item of one video
+                shutil.copytree(made / stage / name, place)
+            elif store.is_dir():
+                shutil.copytree(store, place)
+            else:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(store, place)
     shutil.copytree(made / "render", data / "render" / key / video)
     scores = data / "evaluate" / key / "scores.json"
     scores.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def write_classes(path: Path, listed: ClassList) -> Path:
 
 def class_list_record(listed: ClassList) -> dict[str, Any]:
     """What truth.zarr keeps of a class list, in the file's format."""
-    record: dict[str, Any] = {"classes": [asdict(entry) for entry in listed.classes], "ignore": list(listed.ignore)}
+    record: dict[str, Any] = {"classes": [dict(vars(entry)) for entry in listed.classes], "ignore": list(listed.ignore)}
     if listed.void_color is not None:
         record["void_color"] = list(listed.void_color)
     if listed.values is not None:
