@@ -24,12 +24,13 @@ ClassesOption = Annotated[
 ]
 
 
-def run(folder: Path, out: Path, classes: Path | None = None) -> Path:
+def run(folder: Path, out: Path, classes: Path | None = None, drawn: References | None = None) -> Path:
     """Read annotated images; returns the path of refs.zarr.
 
     Args:
         folder: with images/ and labels/.
         classes: class list of the labels; None = the folder's own classes.json, if there is one.
+        drawn: what the folder holds, of callers that have read it.
     """
     from pipeline.fewshot.reference_store import write_references
     from pipeline.fewshot.references import read_references
@@ -38,7 +39,8 @@ def run(folder: Path, out: Path, classes: Path | None = None) -> Path:
 
     path = out / "refs.zarr"
     refuse_foreign(path, REFS.mark)
-    return write_references(path, out / "tmp", read_references(folder, classes), stage_version("references"))
+    found = read_references(folder, classes) if drawn is None else drawn
+    return write_references(path, out / "tmp", found, stage_version("references"))
 
 
 def is_store(given: Path) -> bool:

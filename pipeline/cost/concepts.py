@@ -13,7 +13,7 @@ from pipeline.cost.counting import flops_of
 from pipeline.cost.timing import LONGEST, timed
 from pipeline.fewshot.chunks import chunks, groups
 from pipeline.fewshot.reading import SegmentReader, inflation
-from pipeline.fewshot.views import canvas
+from pipeline.fewshot.views import canvas_of
 from pipeline.media.resize import MULTIPLE
 from pipeline.parameters import ApplyParams, GuidanceParams, MapsParams
 
@@ -154,7 +154,7 @@ def applied_bytes(
         window: frames through which points are followed; None = there are no tracks.
         confidence: whether labels.zarr says how sure its labels are.
     """
-    points, cells, pixels = (side[0] * side[1] for side in (grid, canvas(apply, grid), source_size))
+    points, cells, pixels = (side[0] * side[1] for side in (grid, canvas_of(apply, grid), source_size))
     seen = sum(len(chunk.frames) for chunk in chunks(frames, apply.chunk, apply.overlap))
     # Maps in half and in single precision; a byte for each label; two short integers and a truth for each point.
     tracks = 0 if window is None else frames * min(window, frames) * points * 5

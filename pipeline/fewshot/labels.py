@@ -20,15 +20,15 @@ def enlarged_labels(maps: Tensor, present: Tensor, sizes: Sequence[Grid]) -> lis
     return [largest(resized(one[None], size)[0], there) for one, there, size in parts]
 
 
-def coarse_numbers(maps: Tensor, numbers: np.ndarray, grid: Grid) -> np.ndarray:
+def coarse_numbers(maps: Tensor, numbers: np.ndarray, coarse: Grid) -> np.ndarray:
     """(f, h', w') uint8: the segment with the largest map (Eq. 2) in each cell of a coarser grid, for upsampling.
 
     Args:
         maps: (f, k, h, w) of the result.
         numbers: (f, H, W) uint8, the labels at full size; a segment that is not among a frame's is none of its cells'.
-        grid: (h', w').
+        coarse: (h', w').
     """
-    cells = adaptive_avg_pool2d(maps, grid)
+    cells = adaptive_avg_pool2d(maps, coarse)
     for frame, found in enumerate(numbers):
         absent = np.bincount(found.ravel(), minlength=maps.shape[1]) == 0
         cells[frame, torch.from_numpy(absent)] = -torch.inf
@@ -66,18 +66,18 @@ def shares_of(maps: Tensor, numbers: np.ndarray, logits: bool) -> dict[int, np.n
     return dict(zip(there.tolist(), (found.softmax(dim=0) if logits else found).numpy(), strict=True))
 
 
-def pooled_numbers(numbers: np.ndarray, grid: Grid) -> np.ndarray:
+def pooled_numbers(numbers: np.ndarray, coarse: Grid) -> np.ndarray:
     """(f, h', w') uint8: the segment that covers most of each cell of a coarser grid, the first of equals.
 
     For labels whose maps are of boxes, and so lie on no grid of the whole frame.
 
     Args:
         numbers: (f, H, W) uint8, the labels at full size.
-        grid: (h', w').
+        coarse: (h', w').
     """
-    found = np.empty((len(numbers), *grid), np.uint8)
+    found = np.empty((len(numbers), *coarse), np.uint8)
     for frame, labels in enumerate(torch.from_numpy(numbers)):
         segments = labels.unique()
-        shares = torch.cat([adaptive_avg_pool2d((labels == one)[None].float(), grid) for one in segments])
+        shares = torch.cat([adaptive_avg_pool2d((labels == one)[None].float(), coarse) for one in segments])
         found[frame] = segments[shares.argmax(dim=0)].numpy()
     return found

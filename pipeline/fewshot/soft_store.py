@@ -19,7 +19,7 @@ from pipeline.fewshot.focus import boxes_around, smoothed
 from pipeline.fewshot.labels import coarse_numbers, margin_of, pooled_numbers, shares_of
 from pipeline.fewshot.learning import SegmentModel
 from pipeline.fewshot.reading import SegmentReader
-from pipeline.fewshot.views import Patches, View, canvas, on_picture
+from pipeline.fewshot.views import Patches, View, canvas_of, on_picture
 from pipeline.parameters import ApplyParams, GuidanceParams
 from pipeline.stores.frames import Frames
 from pipeline.stores.schemas import ArraySpec
@@ -75,7 +75,7 @@ class ClipStores:
         )
         if apply.patches == 1:
             return segment_chunk(reader, self._latents_of(frames, device, view), asked, view)
-        patches = Patches.of(apply, self.grid)
+        patches = Patches.of(apply, self.seen)
         views = patches.views(self.clip.frames("frames"), self.size)
         latents = (self._latents_of(frames, device, crop) for crop in views)
         return segment_patches(reader, latents, asked, patches, views)
@@ -100,8 +100,8 @@ class ClipStores:
         return self.clip.size("frames")
 
     @property
-    def grid(self) -> Grid:
-        """(h, w) of the latents, which that of the maps of a view is."""
+    def seen(self) -> Grid:
+        """(h, w) of the latents, and of the maps of what is seen at once."""
         height, width = self.latents.array("latents").shape[2:]
         return height, width
 
@@ -129,7 +129,7 @@ class ClipStores:
 
 def soft_arrays(
     plan: Sequence[Chunk],
-    grid: Grid,
+    seen: Grid,
     size: Grid,
     segments: int,
     apply: ApplyParams,
@@ -139,12 +139,12 @@ def soft_arrays(
 
     Args:
         plan: its chunks.
-        grid: (h, w) of the maps of a view.
+        seen: (h, w) of the maps of what is seen at once.
         size: (H, W) of the labels.
         segments: how many there are.
     """
     count, frames = len(plan), len(plan[0].frames)
-    maps = (count, frames, segments, *canvas(apply, grid))
+    maps = (count, frames, segments, *canvas_of(apply, seen))
     arrays = {
         "initial": ArraySpec(maps, "float16", 1),
         "maps": ArraySpec(maps, "float32", 1),
@@ -252,7 +252,7 @@ def _taken(soft: Store | StoreWriter, name: str, number: int, chunk: Chunk) -> n
     return soft.read(name, number, number + 1)[0, first : first + len(chunk.taken)]
 
 
-def coarse_planes(soft: Store, plan: Sequence[Chunk], grid: Grid) -> Frames:
+def coarse_planes(soft: Store, plan: Sequence[Chunk], coarse: Grid) -> Frames:
     """The segments' numbers (f, h', w') u8 on a coarser grid: of the maps, or of the labels where maps are of boxes."""
 
     def read(start: int, stop: int) -> np.ndarray:
@@ -263,10 +263,10 @@ def coarse_planes(soft: Store, plan: Sequence[Chunk], grid: Grid) -> Frames:
                 own = slice(first - chunk.frames.start, last - chunk.frames.start)
                 numbers = soft.read("numbers", number, number + 1)[0, own]
                 if soft.has("boxes"):
-                    parts.append(pooled_numbers(numbers, grid))
+                    parts.append(pooled_numbers(numbers, coarse))
                 else:
                     maps = soft.read("maps", number, number + 1)[0, own]
-                    parts.append(coarse_numbers(torch.from_numpy(maps), numbers, grid))
+                    parts.append(coarse_numbers(torch.from_numpy(maps), numbers, coarse))
         return np.concatenate(parts)
 
     return Frames(plan[-1].frames.stop, read)

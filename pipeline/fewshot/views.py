@@ -3,6 +3,9 @@
 A *box* is rows top..bottom - 1 and columns left..right - 1 of a frame, stored as (top, bottom, left, right) in pixels
 of the frames at model size. A `View` has a box for each frame: around what a first look finds (`focus`), or the same
 part of all frames, one of those that `Patches` lays over them.
+
+Maps lie on a grid of what is *seen* at once (h, w), those of whole frames on their *canvas* (h', w'), which is finer
+where frames are seen in crops. A `grid` is that of the points of tracks, (h, w) as well, laid over what is looked at.
 """
 
 from __future__ import annotations
@@ -100,11 +103,11 @@ class Patches:
     Cells of a crop's maps are cells of the frames' maps, which have more of them, so none is resampled.
 
     Attributes:
-        grid: (h', w') of the frames' maps.
-        cells: of each crop, on that grid; row by row.
+        canvas: (h', w') of the frames' maps.
+        cells: of each crop, on the canvas; row by row.
     """
 
-    grid: Grid
+    canvas: Grid
     cells: tuple[Box, ...]
 
     @classmethod
@@ -114,33 +117,33 @@ class Patches:
         Args:
             seen: (h, w) of the maps of a crop, and of a frame that is seen whole.
         """
-        height, width = grid = canvas(apply, seen)
+        height, width = whole = canvas_of(apply, seen)
         last = max(apply.patches - 1, 1)
         tops, lefts = (
             [round(number * (side - own) / last) for number in range(apply.patches)]
             for side, own in ((height, seen[0]), (width, seen[1]))
         )
         corners = product(tops, lefts)
-        return cls(grid, tuple(Box(top, top + seen[0], left, left + seen[1]) for top, left in corners))
+        return cls(whole, tuple(Box(top, top + seen[0], left, left + seen[1]) for top, left in corners))
 
     def views(self, frames: int, size: Grid) -> tuple[View, ...]:
         """What is seen of so many frames of a size (H, W), crop by crop."""
         sides = np.array([[one.top, one.bottom, one.left, one.right] for one in self.cells], np.int32)
-        boxes = on_picture(sides, self.grid, size)
+        boxes = on_picture(sides, self.canvas, size)
         listed = ([box.top, box.bottom, box.left, box.right] for box in boxes)
         return tuple(View(np.tile(np.array(box, np.int32), (frames, 1)), size) for box in listed)
 
     def merged(self, maps: Sequence[Tensor]) -> Tensor:
         """(f, k, h', w'): the maps (f, k, h, w) of the crops, added and divided by the crops at each place."""
-        total = maps[0].new_zeros(*maps[0].shape[:2], *self.grid)
-        seen = maps[0].new_zeros(self.grid)
+        total = maps[0].new_zeros(*maps[0].shape[:2], *self.canvas)
+        seen = maps[0].new_zeros(self.canvas)
         for one, box in zip(maps, self.cells, strict=True):
             box.of(total).add_(one)
             box.of(seen).add_(1)
         return total / seen
 
 
-def canvas(apply: ApplyParams, seen: Grid) -> Grid:
+def canvas_of(apply: ApplyParams, seen: Grid) -> Grid:
     """(h', w') of the maps of a frame, of which maps (h, w) are seen at once."""
     if apply.patches == 1:
         return seen

@@ -10,7 +10,7 @@ import typer
 
 from pipeline.errors import UsageError
 from stages import apply
-from stages.commands import conclusion, estimates
+from stages.commands import conclusion, estimates, plans, run_checks
 from stages.commands import run as whole
 from stages.common import cli
 from stages.common.apply_task import Inputs, Sections, check_concept, check_window
@@ -56,8 +56,8 @@ def run_video(
     settings = at_learned_size(settings, learned.params["learn"]["size"])
     segments, pictures = len(learned.attrs["segments"]), len(learned.attrs["names"])
     sections, stores = Sections.of(settings), out / "artifacts"
-    source, size = whole.check_video(video, out, settings)
-    whole.check_names(names, out, Numbering.of_segments(learned.fingerprint, learned.attrs["segments"]))
+    source, size = run_checks.check_video(video, out, settings)
+    run_checks.check_names(names, out, Numbering.of_segments(learned.fingerprint, learned.attrs["segments"]))
     if sections.guidance.needs_tracks:
         check_window(settings["track"].window, sections)
     encoders.check_weights(settings, ("track",) if sections.guidance.needs_tracks else ())
@@ -74,13 +74,13 @@ def run_video(
     if dry_run:
         frames = ingest.count_frames(video, source, settings["ingest"])
         lines = [
-            whole.video_line(video, source, frames),
+            plans.video_line(video, source, frames),
             f"concept    {concept}: {segments} segments, learned from {counted(pictures, 'picture')}",
             f"backbone   {backbone.name} {backbone.fingerprint[:12]} on {backbone.device}",
             f"model size {size[1]}x{size[0]}",
             *_in_words(sections),
             f"estimate   {estimate(frames, size, source.size)}",
-            whole.outputs_line(out, settings["render"].labels),
+            plans.outputs_line(out, settings["render"].labels),
         ]
         print("\n".join(map(cli.printable, lines)))
         return out
@@ -141,8 +141,8 @@ def main(
     concept: Annotated[Path | None, typer.Option(help="folder of a concept, from `vidseg learn`")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="folder for the results of a video")] = None,
     tracks: Annotated[Path | None, typer.Option(help="as a stage: tracks.zarr of track")] = None,
-    ground_truth: Annotated[Path | None, typer.Option(help="folder of label PNGs, to score a video's result")] = None,
-    classes: Annotated[Path | None, typer.Option(help="class list of the ground truth (JSON)")] = None,
+    ground_truth: cli.GroundTruthOption = None,
+    classes: cli.ClassesOption = None,
     names: cli.NamesOption = None,
     dry_run: cli.DryRunOption = False,
     open_: cli.OpenOption = False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from stages.common.settings import Settings
 
 if TYPE_CHECKING:
     from pipeline.backbone import Backbone
+    from pipeline.fewshot.references import References
 
 Size = tuple[int, int]
 
@@ -42,6 +45,31 @@ def of_run(frames: int, size: Size, source_size: Size, settings: Settings, backb
     seconds = cost.seconds_per_frame(backbone, load, encoder, frames)
     stores = cache_bytes(backbone, load, settings["extract"].dtype)
     return _computing(frames * sum(seconds.values()), frames * sum(stores.values()))
+
+
+def of_pictures(references: References, settings: Settings, backbone: Backbone) -> str:
+    """What the references of `vidseg run` take: features of each, seen as large as frames of its size are.
+
+    Time is measured at the size that most of them have, and grows with the area.
+    """
+    from pipeline.cost.counting import cache_bytes
+    from pipeline.media.resize import model_size
+    from stages.commands import cost
+    from stages.common import encoders
+
+    sources = Counter((image.shape[0], image.shape[1]) for image in references.images)
+    sizes = {source: model_size(*source, settings["ingest"].size) for source in sources}
+    plain = replace(settings["upsample"], method="nearest")  # nothing is upsampled
+    loads = {source: replace(cost.workload(settings, size, source), upsample=plain) for source, size in sizes.items()}
+    (usual, count), *_ = sources.most_common(1)
+    encoder = encoders.loaded(settings, backbone.device)
+    per_pixel = cost.seconds_per_frame(backbone, loads[usual], encoder, count)["extract"] / math.prod(sizes[usual])
+    seconds = stored = 0.0
+    for source, images in sources.items():
+        seconds += images * per_pixel * math.prod(sizes[source])
+        stores = cache_bytes(backbone, loads[source], settings["extract"].dtype)
+        stored += images * (stores["ingest"] + stores["extract"])
+    return f"{counted(len(references.images), 'picture')}, {_computing(seconds, stored)}"
 
 
 def of_applying(

@@ -9,16 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages.common import cli
 from stages.common.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
 
     from pipeline.backbone import Backbone
+    from pipeline.fewshot.references import References
 
 
-def check_references(given: Path) -> None:
-    """Refuse what are no annotated images, before anything is computed.
+#: The folder of the model, within that of what is computed of references.
+CONTEXT = "context"
+
+
+def checked_references(given: Path) -> References:
+    """Annotated images; refuses what are none, before anything is computed.
 
     Args:
         given: a folder of them, or refs.zarr.
@@ -33,18 +39,34 @@ def check_references(given: Path) -> None:
     drawn = drawn_in(given) if is_store(given) else read_references(given)
     for segment in drawn.table.segments:
         checked_name(segment.name)
+    return drawn
 
 
-def of_references(given: Path, folder: Path, settings: Settings, backbone: Backbone) -> Path:
-    """A model of annotated images, a folder or refs.zarr; returns its path in `folder`, which keeps their features."""
+def of_references(
+    given: Path, folder: Path, settings: Settings, backbone: Backbone, drawn: References | None = None
+) -> Path:
+    """A model of annotated images, a folder or refs.zarr; returns its path in `folder`, which keeps their features.
+
+    Args:
+        drawn: what they are, of callers that have read them; then it is said what computing takes when it begins.
+    """
     from stages import references
+    from stages.commands import estimates
 
-    refs = given if references.is_store(given) else references.run(given, folder)
-    return fit_references(refs, folder / "context", settings, backbone, folder / "images")
+    refs = given if references.is_store(given) else references.run(given, folder, drawn=drawn)
+    progress: cli.Progress = cli.progress
+    if drawn is not None:
+        progress = cli.announced(lambda: cli.note(f"references: {estimates.of_pictures(drawn, settings, backbone)}"))
+    return fit_references(refs, folder / CONTEXT, settings, backbone, folder / "images", progress)
 
 
 def fit_references(
-    refs: Path, out_context: Path, settings: Settings, given: Backbone | None = None, kept: Path | None = None
+    refs: Path,
+    out_context: Path,
+    settings: Settings,
+    given: Backbone | None = None,
+    kept: Path | None = None,
+    progress: cli.Progress = cli.progress,
 ) -> Path:
     """Fit a model on annotated images, seen as frames of a clip are; returns `out_context`, which knows their names.
 
@@ -84,7 +106,7 @@ def fit_references(
                 write_image(folder / "frames" / f"{place:05d}.png", drawn.images[place])
             clip = ingest.run(folder / "frames", folder, every)
             sections = settings["extract"], settings["diffusion"], settings["backbone"]
-            source = open_store(extract.run(clip, folder, *sections, given), FEATURES)
+            source = open_store(extract.run(clip, folder, *sections, given, progress=progress), FEATURES)
             seen, grid = context_features(source, params), stores.store_grid(source)
             for frame, place in enumerate(places):
                 labels = resize_nearest(drawn.labels[place], grid).reshape(-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -11,16 +11,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.errors import ResourceError, UsageError
-from stages.commands import conclusion, estimates
+from stages.commands import conclusion, estimates, plans
+from stages.commands.run_checks import (
+    check_begin,
+    check_first_mask,
+    check_names,
+    check_params,
+    check_video,
+    numbering_of_context,
+)
 from stages.common import cli, run_record
-from stages.common.printing import counted, in_command
+from stages.common.printing import in_command
 from stages.common.results import Results
 from stages.common.settings import Settings, load
 
 if TYPE_CHECKING:
     from pipeline.backbone import Backbone
-    from pipeline.media.frame_source import FrameSource
-    from pipeline.stores.numbering import Numbering
     from pipeline.truth.mask_files import Masks
     from stages.common.run_record import RunRecord
 
@@ -56,19 +62,19 @@ def run(
     """
     from pipeline.segmentation.context_store import names_in
     from stages import correspond, extract, ingest, segment, upsample
-    from stages.commands.reference_context import of_references
+    from stages.commands.reference_context import CONTEXT, of_references
     from stages.common import backbones
 
     source, size = check_video(video, out, settings)
-    check_begin([out], settings, context, references, names)
+    drawn = check_begin([out], settings, context, references, names)
     if mask is not None and context is None:
-        _check_first_mask(mask, settings)
+        check_first_mask(mask, settings)
     if backbone is None:
         backbone = backbones.load_backbone(settings["backbone"])
-    _check_params(settings, backbone, size)
+    check_params(settings, backbone, size)
     if dry_run:
         begins_with = references or context or ("the masks" if mask is not None else None)
-        _print_plan(video, out, settings, backbone, source, size, begins_with)
+        plans.print_plan(video, out, settings, backbone, source, size, begins_with, drawn)
         return out
     stores = out / "artifacts"
     with output_folder(out):
@@ -76,8 +82,8 @@ def run(
         with record.stage("ingest", stores / "clip.zarr"):
             ingest.run(video, stores, settings["ingest"], ground_truth=ground_truth, classes=classes, mask=mask)
         if references is not None:
-            with record.stage("references"):
-                context = of_references(references, stores / "references", settings, backbone)
+            with record.stage("references", stores / "references" / CONTEXT):
+                context = of_references(references, stores / "references", settings, backbone, drawn)
             check_names(names, out, numbering_of_context(context))
         if context is None:
             segment.check_masks(stores / "seed", stores / "clip.zarr", settings["segment"])
@@ -141,102 +147,26 @@ def run_folder(
     refuse_foreign_page(out / report.INDEX)
     stems = [video.stem for video in videos]
     folders = [out / (video.name if stems.count(video.stem) > 1 else video.stem) for video in videos]
-    sizes = {check_video(video, place, settings)[1] for video, place in zip(videos, folders, strict=True)}
-    check_begin(folders, settings, context, references, names)
+    looked_at = [
+        (video, place, *check_video(video, place, settings)) for video, place in zip(videos, folders, strict=True)
+    ]
+    drawn = check_begin(folders, settings, context, references, names)
     backbone = backbones.load_backbone(settings["backbone"])
+    for size in {size for _, _, _, size in looked_at}:
+        check_params(settings, backbone, size)
     if references is not None and not dry_run:
-        for size in sizes:
-            _check_params(settings, backbone, size)
         with output_folder(out):
-            context, references = of_references(references, out / REFERENCES, settings, backbone), None
-    for number, (video, place) in enumerate(zip(videos, folders, strict=True), 1):
+            context = of_references(references, out / REFERENCES, settings, backbone, drawn)
+    for number, (video, place, source, size) in enumerate(looked_at, 1):
         cli.note(f"{video.name} ({number} of {len(videos)})")
-        run(
-            video, place, settings, context=context, references=references, dry_run=dry_run, backbone=backbone,
-            names=names,
-        )  # fmt: skip
+        if dry_run:
+            pictures = drawn if number == 1 else None  # they are seen once
+            plans.print_plan(video, place, settings, backbone, source, size, references or context, pictures)
+        else:
+            run(video, place, settings, context=context, backbone=backbone, names=names)
     if not dry_run:
         report.write_index([report.run_folder(place) for place in folders], folder.resolve().name, out / report.INDEX)
     return folders
-
-
-def check_begin(
-    folders: Iterable[Path], settings: Settings, context: Path | None, references: Path | None, names: Path | None
-) -> None:
-    """Refuse what segments cannot begin with, or be named, before anything is computed.
-
-    Args:
-        folders: of the results, one for each video.
-        context, references, names: as of `run`.
-    """
-    from pipeline.segmentation.context_store import names_in
-    from stages.commands.reference_context import check_references
-    from stages.common import encoders
-
-    known = references is not None or (context is not None and names_in(context) is not None)
-    numbering = None if context is None else numbering_of_context(context)
-    for out in folders:
-        check_names(names, out, numbering, known)
-    if references is not None:
-        check_references(references)
-    encoders.check_weights(settings, ("segment", "correspond"))
-
-
-def check_video(video: Path, out: Path, settings: Settings) -> tuple[FrameSource, tuple[int, int]]:
-    """The video, and the size (H, W) at which it is seen; refuses what cannot be read, or written."""
-    from pipeline.media.frame_source import square_size
-    from pipeline.media.resize import model_size
-    from pipeline.media.video import open_source
-    from stages.ingest import reading_of
-
-    source = open_source(video, settings["ingest"].fps, reading_of(settings["ingest"]))
-    size = model_size(*square_size(source), settings["ingest"].size)
-    if video.is_dir() and out.resolve().is_relative_to(video.resolve()):
-        raise UsageError(f"-o {out}: lies in the folder of frames; choose another folder")
-    return source, size
-
-
-def _check_first_mask(masks: Masks, settings: Settings) -> None:
-    """Refuse masks by number that leave the first frames without labels, before the video is read.
-
-    What a folder holds is known only when the frames have their names: `segment.check_masks`.
-    """
-    from pipeline.media.frame_source import FrameRange
-    from pipeline.segmentation.given_frames import check_direction
-
-    if isinstance(masks, Path):
-        return
-    first = min(masks)
-    selected = list(FrameRange.parse(settings["ingest"].frames, settings["ingest"].stride).of(first + 1))
-    if first in selected:
-        check_direction([selected.index(first)], settings["segment"], selected)
-
-
-def numbering_of_context(context: Path) -> Numbering:
-    """The numbering that runs have which begin with a context model."""
-    from pipeline.segmentation.context_store import load_context
-
-    return load_context(context).numbering
-
-
-def check_names(names: Path | None, out: Path, numbering: Numbering | None, known: bool = False) -> None:
-    """Refuse what is no names.json, or one that cannot fit, or be kept, before anything is computed.
-
-    Args:
-        out: where the run keeps them.
-        numbering: that the labels will have; None = only the run will tell.
-        known: whether the segments will have names in any case.
-    """
-    from pipeline.naming.names import MARK, read_names
-    from stages.commands import name
-
-    if names is not None or known or MARK.on(out):
-        name.check_replaceable(Results(out))
-    if names is None:
-        return
-    content = read_names(names)
-    if numbering is not None:
-        content.names_for(numbering, str(names))
 
 
 def score_and_draw(
@@ -274,32 +204,6 @@ def score_and_draw(
         record.write(results.folder)
     if settings["render"].report:
         report.write([report.run_folder(results.folder)], settings["render"])
-
-
-def _check_params(settings: Settings, backbone: Backbone, size: tuple[int, int]) -> None:
-    """What a later stage would refuse, refused now: hours may lie between."""
-    from pipeline.features.padding import margin_of
-    from pipeline.features.steps import feature_schedule
-    from pipeline.upsampling.rules import Rules
-    from stages.common import encoders
-    from stages.common.provenance import check_backbone
-    from stages.common.small_decoder import small_decoder
-
-    extract, segment = settings["extract"], settings["segment"]
-    feature_schedule(extract, settings["diffusion"])
-    margin_of(extract)
-    encoders.loaded(settings, backbone.device)
-    check_backbone(settings, backbone)
-    if settings["upsample"].method == "modulation":
-        Rules(settings["diffusion"], settings["upsample"]).check()
-        small_decoder(settings["upsample"], settings["backbone"])
-    height, width, _ = backbone.token_shape(extract.matching_block, size)
-    for name in ("clusters", "neighbors"):
-        if getattr(segment, name) > height * width and not (name == "clusters" and segment.init == "mask"):
-            raise UsageError(
-                f"segment.{name} is {getattr(segment, name)}, but a frame of {size[1]}x{size[0]} has only "
-                f"{height * width} tokens; lower it, or raise ingest.size"
-            )
 
 
 @contextmanager
@@ -365,49 +269,12 @@ def _print_scores(path: Path) -> None:
     cli.note(", ".join(f"{label} {value:.3f}" for label, value in values.items() if value is not None))
 
 
-def _print_plan(
-    video: Path,
-    out: Path,
-    settings: Settings,
-    backbone: Backbone,
-    source: FrameSource,
-    size: tuple[int, int],
-    begins_with: Path | str | None,
-) -> None:
-    from stages import ingest
-
-    segments = settings["segment"].clusters if begins_with is None else f"those of {begins_with}"
-    frames = ingest.count_frames(video, source, settings["ingest"])
-    lines = [
-        video_line(video, source, frames),
-        f"backbone   {backbone.name} {backbone.fingerprint[:12]} on {backbone.device}",
-        f"encoder    {settings['extract'].encoder}",
-        f"model size {size[1]}x{size[0]}",
-        f"segments   {segments}, windows of {settings['segment'].window}",
-        f"upsampling {settings['upsample'].method}",
-        f"estimate   {estimates.of_run(frames, size, source.size, settings, backbone)}",
-        outputs_line(out, settings["render"].labels),
-    ]
-    print("\n".join(lines))
-
-
-def video_line(video: Path, source: FrameSource, frames: int) -> str:
-    """A video, in a plan."""
-    return f"video      {video}: {counted(frames, 'frame')}, {source.size[1]}x{source.size[0]}, {source.fps:g} fps"
-
-
-def outputs_line(out: Path, label_pngs: bool) -> str:
-    """The results of a video, in a plan."""
-    pngs = "labels/, " if label_pngs else ""
-    return f"outputs    {out}/report.html, {pngs}labels.json, overlay.mp4, contact_sheet.png, artifacts/"
-
-
 def main(
     video: Annotated[Path, typer.Argument(help="video file or folder of frames")],
     out: Annotated[Path, typer.Option("--out", "-o", help="folder for the results")],
     segments: Annotated[int | None, typer.Option(help="number of segments K (segment.clusters)")] = None,
-    ground_truth: Annotated[Path | None, typer.Option(help="folder of label PNGs, to score the result")] = None,
-    classes: Annotated[Path | None, typer.Option(help="class list of the ground truth (JSON)")] = None,
+    ground_truth: cli.GroundTruthOption = None,
+    classes: cli.ClassesOption = None,
     mask: cli.MaskOption = None,
     context: Annotated[Path | None, typer.Option(help="context folder of another clip to begin with")] = None,
     references: Annotated[

@@ -63,6 +63,8 @@ ShardsOption = Annotated[
         rich_help_panel="Pipeline",
     ),
 ]
+GroundTruthOption = Annotated[Path | None, typer.Option(help="folder of label PNGs, to score the video's result")]
+ClassesOption = Annotated[Path | None, typer.Option(help="class list of the ground truth (JSON)")]
 NamesOption = Annotated[
     Path | None,
     typer.Option("--names", help="names.json of `vidseg name` or of a report.html: names, merged and dropped segments"),

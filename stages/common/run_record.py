@@ -58,7 +58,8 @@ class RunRecord:
         """Measure a stage, and hear its warnings.
 
         Args:
-            store: that it makes; where this is the same afterwards, the stage was not run again.
+            store: that it makes, or folder of a context model; where this is the same afterwards, the stage was not run
+                again.
         """
         heard: list[str] = []
         before, begun = _mark(store), time.monotonic()
@@ -153,11 +154,13 @@ def changed_parameters(settings: Settings, sections: Sequence[str]) -> list[dict
 
 
 def _mark(store: Path | None) -> str | None:
-    """The fingerprint of a store, None where there is none."""
+    """The fingerprint of a store, or of what a context model was fitted on; None where there is neither."""
+    if store is None:
+        return None
     try:
-        return (
-            None if store is None else str(json.loads((store / "zarr.json").read_text())["attributes"]["fingerprint"])
-        )
+        if (store / "meta.json").is_file():
+            return str(json.loads((store / "meta.json").read_text())["fitted_on"])
+        return str(json.loads((store / "zarr.json").read_text())["attributes"]["fingerprint"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
 

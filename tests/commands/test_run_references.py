@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import zarr
 
+from stages.common.backbones import load_backbone
 from tests.support.commands import error_line, tree_bytes, vidseg, write_frames, write_labels
 from tests.support.concepts import halves, write_references
 
@@ -53,9 +54,12 @@ def test_segments_have_the_ids_and_names_that_were_drawn(given: tuple[Path, list
     stores = tmp_path / "out" / "artifacts"
     labels = zarr.open_group(stores / "labels.zarr", mode="r")["labels"][:]
     np.testing.assert_array_equal(labels, halves(2)[1] + 4)
-    before = tree_bytes(stores)
+    before, taken = tree_bytes(stores), json.loads((tmp_path / "out/run.json").read_text())["seconds"]
+    assert said.index("references: 2 pictures, about") < said.index("2 frames at 64x64: about")
     assert " of computing and" not in vidseg(*run).stderr
     assert tree_bytes(stores) == before
+    again = json.loads((tmp_path / "out/run.json").read_text())["seconds"]
+    assert again["references"] == taken["references"]
 
 
 def test_a_store_of_references_and_a_context_give_the_same(given: tuple[Path, list[str]], tmp_path: Path) -> None:
@@ -119,7 +123,9 @@ def test_a_folder_of_videos_begins_with_one_context(
     for place, video in enumerate(videos):
         shutil.copy(video, many / f"{place}.mp4")
     run = ("run", many, "--references", folder / "refs", "-o", tmp_path / "out", *sets)
-    assert vidseg(*run, "--dry-run").stdout.count(f"segments   those of {folder / 'refs'}") == len(videos)
+    plan = vidseg(*run, "--dry-run").stdout
+    assert plan.count(f"segments   those of {folder / 'refs'}") == len(videos)
+    assert plan.count("references 2 pictures, about ") == 1
     assert not (tmp_path / "out").exists()
     vidseg(*run)
     for place in range(len(videos)):
@@ -165,3 +171,24 @@ def test_names_json_of_others_is_not_replaced(given: tuple[Path, list[str]], tmp
     (tmp_path / "names.json").write_text("[]")
     run = ("run", folder / "frames", "--references", folder / "refs", "-o", tmp_path, *sets)
     assert "names.json: was not written by vidseg; move it away" in error_line(vidseg(*run, check=3))
+
+
+def test_pictures_are_read_once(given: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the check before anything is computed; the store is made of what that has read."""
+    from pipeline.fewshot import references
+    from stages.commands import reference_context
+    from stages.common.settings import load
+
+    folder, sets = given
+    read: list[Path] = []
+
+    def counted(path: Path, *more: Path | None) -> references.References:
+        read.append(path)
+        return reading(path, *more)
+
+    reading = references.read_references
+    monkeypatch.setattr(references, "read_references", counted)
+    drawn = reference_context.checked_references(folder / "refs")
+    backbone = load_backbone(load(sets=sets[1::2])["backbone"])
+    reference_context.of_references(folder / "refs", tmp_path, load(sets=sets[1::2]), backbone, drawn)
+    assert read == [folder / "refs"]

@@ -259,7 +259,7 @@ def test_crops_that_are_the_whole_frame_change_nothing(
         reader_of(backbone), latents_of(3), replace(APPLY, patches=2, patch_share=1.0), guidance
     )
     (whole,) = clip(reader_of(backbone), 3, guidance=guidance)
-    assert patches.grid == GRID
+    assert patches.canvas == GRID
     for name in ("initial", "maps", "energies"):
         torch.testing.assert_close(getattr(found, name), getattr(whole, name), atol=1e-5, rtol=1e-5)
     assert (found.labels == whole.labels).float().mean() > 0.95

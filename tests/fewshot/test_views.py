@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.backbone import Box
-from pipeline.fewshot.views import Patches, View, canvas, put_back
+from pipeline.fewshot.views import Patches, View, canvas_of, put_back
 from pipeline.media.resize import resize_frame
 from pipeline.parameters import ApplyParams
 from pipeline.tracking.static import StaticTracker
@@ -99,7 +99,7 @@ def crops(number: int, share: float, seen: tuple[int, int] = GRID) -> Patches:
 
 
 @pytest.mark.parametrize(
-    ("number", "share", "grid", "tops", "lefts"),
+    ("number", "share", "canvas", "tops", "lefts"),
     [
         (2, 0.5, (16, 32), (0, 8), (0, 16)),
         (2, 0.78125, (10, 20), (0, 2), (0, 4)),  # SLiMe's 400 of 512
@@ -109,19 +109,19 @@ def crops(number: int, share: float, seen: tuple[int, int] = GRID) -> Patches:
     ],
 )
 def test_crops_cover_the_frame(
-    number: int, share: float, grid: tuple[int, int], tops: tuple[int, ...], lefts: tuple[int, ...]
+    number: int, share: float, canvas: tuple[int, int], tops: tuple[int, ...], lefts: tuple[int, ...]
 ) -> None:
     found = crops(number, share)
-    assert found.grid == grid
+    assert found.canvas == canvas
     assert found.cells == tuple(Box(top, top + 8, left, left + 16) for top in tops for left in lefts)
-    covered = torch.zeros(grid)
+    covered = torch.zeros(canvas)
     for box in found.cells:
         box.of(covered).add_(1)
     assert covered.min() >= 1
 
 
 def test_without_crops_maps_are_as_large_as_what_is_seen() -> None:
-    assert canvas(ApplyParams(), GRID) == GRID
+    assert canvas_of(ApplyParams(), GRID) == GRID
 
 
 def test_crops_are_the_same_of_every_frame() -> None:
@@ -135,7 +135,7 @@ def test_maps_of_crops_are_added_and_divided_by_the_crops_at_each_place() -> Non
     patches = crops(2, 0.8)
     parts = [torch.rand(3, 2, *GRID, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
     found = patches.merged(parts)
-    for row, column in np.ndindex(patches.grid):
+    for row, column in np.ndindex(patches.canvas):
         here = [
             part[..., row - box.top, column - box.left]
             for part, box in zip(parts, patches.cells, strict=True)
@@ -146,5 +146,5 @@ def test_maps_of_crops_are_added_and_divided_by_the_crops_at_each_place() -> Non
 
 def test_crops_of_the_same_map_are_that_map() -> None:
     patches = crops(3, 0.5)
-    whole = torch.rand(1, 2, *patches.grid, generator=torch.Generator().manual_seed(0))
+    whole = torch.rand(1, 2, *patches.canvas, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(patches.merged([box.of(whole) for box in patches.cells]), whole)
