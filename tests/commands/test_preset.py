@@ -86,7 +86,7 @@ TOKENS = {"learn.tune": "none"}
 ALONE = {"apply.frames": "one", "apply.norm": "frame"}
 #: What a backbone may take for speed or accuracy, and every row says itself.
 QUICK = {
-    *("apply.frames", "apply.norm", "apply.upsample"),
+    *("apply.frames", "apply.norm", "apply.overlap", "apply.upsample"),
     *("guidance.lambda_track", "guidance.lambda_reg", "guidance.vote.space", "guidance.vote.window"),
 }
 LADDER: dict[str, dict[str, object]] = {
