@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -105,10 +106,15 @@ def require_version(place: Path, content: Mapping[str, Any], version: int, remed
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside the file `path` that becomes `path` on success and is removed on failure."""
+    """Yield a temporary path beside the file `path` that becomes `path` on success and is removed on failure.
+
+    It is of this path alone, so that threads may write the files of a folder; what a kill leaves goes with the next
+    write of the path.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Hidden, with its real suffix, and no longer than a name may be.
-    temporary = path.with_name(f".{path.stem[:50]}.partial{path.suffix}")
+    # Hidden, with its real suffix, and no longer than a name may be: long names may begin alike.
+    mark = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
+    temporary = path.with_name(f".{path.stem[:50]}.{mark}.partial{path.suffix}")
     try:
         yield temporary
         temporary.replace(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
@@ -82,7 +83,7 @@ def run(
         uses = _write_labels(label_store, pictures, colours, scratch, params.labels, advance)
         legend = _legend(uses, colours, _named(label_store))
         drawing = _Drawing(pictures, label_store, legend, colours, params, scratch, advance)
-        drawing.write_overlay(coarse_store)
+        drawing.write_label_pictures(coarse_store)
         if params.extras and feature_store is not None:
             drawing.write_feature_pages(feature_store)
         if other_store is not None:
@@ -153,9 +154,10 @@ def _write_labels(
             write_label_png(folder / "labels" / f"{name}.png", plane)
         return plane
 
-    for plane in mapped(written, zip(names, frames_of(labels, "labels"), strict=True)):
-        tally.add(plane)
-        advance(1)
+    with closing(mapped(written, zip(names, frames_of(labels, "labels"), strict=True))) as planes:
+        for plane in planes:
+            tally.add(plane)
+            advance(1)
     uses, void = tally.uses(void_of(labels)), void_of(labels)
     size = labels.size("labels")
     found = born_of(labels)
@@ -197,7 +199,7 @@ class _Drawing:
     folder: Path
     advance: cli.Advance
 
-    def write_overlay(self, coarse: Store | None) -> None:
+    def write_label_pictures(self, coarse: Store | None) -> None:
         """The overlay, and the sheets that show the labels, in one pass."""
         from pipeline.media.pictures import write_image
         from pipeline.naming.segments import void_of
@@ -248,13 +250,14 @@ class _Drawing:
         from pipeline.ahead import ahead
         from pipeline.media.video import write_video
 
-        def counted() -> Iterator[np.ndarray]:
-            for frame in ahead(frames):
+        def counted(drawn: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+            for frame in drawn:
                 yield frame
                 self.advance(1)
 
         pictures = self.pictures
-        write_video(self.folder / name, counted(), pictures.fps, pictures.aspect, pictures.times)
+        with closing(ahead(frames)) as drawn:
+            write_video(self.folder / name, counted(drawn), pictures.fps, pictures.aspect, pictures.times)
 
 
 def open_matching(path: Path, schema: Schema, clip: Store, *arrays: str) -> Store:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -10,6 +14,26 @@ import pytest
 
 from pipeline import ahead as module
 from pipeline.ahead import ahead, mapped
+from tests.support.commands import heed_interrupts
+
+#: The first item is never finished.
+ENDLESS = """
+from pipeline.ahead import ahead
+
+def items():
+    print("begun", flush=True)
+    try:
+        while True:
+            sum(range(1000))
+    finally:
+        print("ended")
+    yield
+
+try:
+    next(ahead(items()))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
 
 Run = Callable[[Callable[[int], int], Iterable[int]], Iterator[int]]
 
@@ -78,12 +102,50 @@ def test_an_iterator_that_is_not_used_up_is_closed() -> None:
 
     found = ahead(opened())
     next(found)
-    found.close()  # type: ignore[attr-defined]
+    found.close()
     assert closed == [True]
 
 
-def test_two_are_made_at_the_same_time() -> None:
-    if module.MOST_THREADS < 2 or module.cores() < 2:
-        pytest.skip("one core")
+def test_an_item_that_is_being_made_is_not_waited_for() -> None:
+    begun = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        begun.set()
+        while True:
+            time.sleep(0.001)
+
+    found = ahead(items())
+    assert next(found) == 1 and begun.wait(60)
+    found.close()
+    assert threads() == []
+
+
+def test_an_interruption_does_not_wait_either() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    )
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[0].splitlines() == ["ended", "interrupted"]
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "threads"),
+    [(None, 4), ("", 4), ("1", 1), ("2,4", 2), (" 3 ", 3), ("64", 4), ("0", 4), ("-1", 4), ("many", 4)],
+)
+def test_as_many_cores_as_there_are_or_are_asked_for(
+    asked: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert module.cores() == threads
+
+
+def test_two_are_made_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "cores", lambda: 2)
     meeting = threading.Barrier(2, timeout=10)
     assert len(list(mapped(lambda _: meeting.wait(), range(2)))) == 2

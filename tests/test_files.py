@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
+from pipeline.ahead import mapped
 from pipeline.errors import DataError
 from pipeline.files import Mark, refuse_foreign, replacing, replacing_folder
 
@@ -63,6 +65,33 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         temporary.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_files_whose_long_names_begin_alike_are_written_by_several_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.ahead.cores", lambda: 2)
+    meeting = threading.Barrier(2, timeout=60)
+    paths = [tmp_path / f"{'a long name ' * 6}{frame}.png" for frame in range(2)]
+
+    def written(path: Path) -> str:
+        with replacing(path) as temporary:
+            temporary.write_text(path.name)
+            meeting.wait()
+        return path.read_text()
+
+    assert list(mapped(written, paths)) == [path.name for path in paths]
+    assert sorted(tmp_path.iterdir()) == paths
+
+
+def test_what_a_kill_leaves_goes_with_the_next_write(tmp_path: Path) -> None:
+    with replacing(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        left = temporary
+    left.write_text("half")
+    with replacing(tmp_path / "a.txt") as temporary:
+        temporary.write_text("whole")
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import cv2
@@ -147,28 +148,30 @@ def collect(
     size = _size(pictures.size, shown.plan.side)
     planes = zip(*(frames_of(store, "labels") for store in labels), strict=True)
 
-    def encoded(frame: _Frame) -> tuple[_Frame, list[str]]:
-        """A frame with what `shown.lists()` get of it."""
+    def encoded(frame: _Frame) -> tuple[_Frame, list[str] | None]:
+        """A frame with what `shown.lists()` get of it; None = it is not shown."""
         position, (image, maps) = frame
         if position not in shown.plan.shown:
-            return frame, []
+            return frame, None
         texts = [picture(resized(image, size[1]))]
         texts += [exact_picture(colour(position)) for colour in components.values()]
         texts += [packed(resize_nearest(plane, size)) for plane in maps]
         return frame, texts + [packed(_confidence(store, position, size)) for store in labels if store.has(CONFIDENCE)]
 
-    for (position, (image, maps)), texts in mapped(encoded, enumerate(zip(pictures.images(), planes, strict=True))):
-        for tally, plane in zip(tallies, maps, strict=True):
-            tally.add(plane)
-        for shown_texts, text in zip(shown.lists(), texts, strict=False):  # none of a frame that is not shown
-            shown_texts.append(text)
-        if slices is not None and position in in_slices:
-            columns = {"frames": image}
-            if coarse is not None:
-                plane = coarse.read("refined", position, position + 1)[0]
-                columns["coarse labels"] = resize_nearest(paint(plane, colours), pictures.size)
-            slices.add({**columns, "labels": paint(maps[0], colours)})
-        advance(1)
+    with closing(mapped(encoded, enumerate(zip(pictures.images(), planes, strict=True)))) as frames:
+        for (position, (image, maps)), texts in frames:
+            for tally, plane in zip(tallies, maps, strict=True):
+                tally.add(plane)
+            if texts is not None:
+                for shown_texts, text in zip(shown.lists(), texts, strict=True):
+                    shown_texts.append(text)
+            if slices is not None and position in in_slices:
+                columns = {"frames": image}
+                if coarse is not None:
+                    plane = coarse.read("refined", position, position + 1)[0]
+                    columns["coarse labels"] = resize_nearest(paint(plane, colours), pictures.size)
+                slices.add({**columns, "labels": paint(maps[0], colours)})
+            advance(1)
     shown.fit()
     height = round(_SLICE_WIDTH * 0.6)
     confidence = iter(shown.confidence)

@@ -71,8 +71,8 @@ def segment_from_given(
 ) -> Iterator[Window]:
     """Segment a clip from masks of some of its frames; yields windows in the order of their frames.
 
-    One window is held at a time; of frames that are labelled backwards all labels are, up to those of the next given
-    frame.
+    Two windows are held at a time, that which is segmented and the one that is read meanwhile; of frames that are
+    labelled backwards all labels are, up to those of the next given frame.
 
     Args:
         masks: (n,) label values on the token grid by position in the clip; the first frame's must be there, unless

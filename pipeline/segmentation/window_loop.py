@@ -9,6 +9,7 @@ is predicted from what the model learnt before, refined along its trajectories, 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -217,22 +218,23 @@ def segment_windows(clip: Clip, start: Start, params: SegmentParams) -> Iterator
     earlier = np.empty(0, np.float32)
     windows = window_ranges(clip.frames, params.window, cuts=clip.cuts)
     read = ((one, clip.features(one.start, one.stop), clip.matches(one.start, one.stop)) for one in windows)
-    for window, features, matches in ahead(read, most=1):
-        opens = opened_by(window.start, clip.cuts)
-        if opens == "shot" and params.after_cut == "restart":
-            opens, start = "clip", restart(features, start.given, params)
-        elif opens == "shot":
-            start = replace(start, numbers=start.given.in_new_shot())
-        neighbours = start.context.neighbours(features, params.neighbors, window.start)
-        predicted = _predicted(neighbours, start, params)
-        before = features[:1] if opens == "clip" else earlier
-        scene = Scene(clip.grid, before, start.context, start.given, window.start, opens)
-        initial, numbers = add_born(predicted, features, matches, scene, params)
-        voted = _with_kept(refine_window(initial, matches, params), start)
-        confidence = token_confidence(voted, features, neighbours, start.context)
-        context = update_context(start.context, features, voted.labels, params)
-        earlier, start = features, Start(context, numbers=numbers)
-        yield Window(window.start, initial, voted.labels, confidence, context, numbers)
+    with closing(ahead(read, most=1)) as windows_read:
+        for window, features, matches in windows_read:
+            opens = opened_by(window.start, clip.cuts)
+            if opens == "shot" and params.after_cut == "restart":
+                opens, start = "clip", restart(features, start.given, params)
+            elif opens == "shot":
+                start = replace(start, numbers=start.given.in_new_shot())
+            neighbours = start.context.neighbours(features, params.neighbors, window.start)
+            predicted = _predicted(neighbours, start, params)
+            before = features[:1] if opens == "clip" else earlier
+            scene = Scene(clip.grid, before, start.context, start.given, window.start, opens)
+            initial, numbers = add_born(predicted, features, matches, scene, params)
+            voted = _with_kept(refine_window(initial, matches, params), start)
+            confidence = token_confidence(voted, features, neighbours, start.context)
+            context = update_context(start.context, features, voted.labels, params)
+            earlier, start = features, Start(context, numbers=numbers)
+            yield Window(window.start, initial, voted.labels, confidence, context, numbers)
 
 
 def _with_kept(voted: Voted, start: Start) -> Voted:

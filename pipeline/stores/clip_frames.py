@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,18 +89,19 @@ def scan_frames(
     indices: list[int] = []
     times: list[float] = []
     images: list[np.ndarray] | None = []
-    for frame in ahead(source.frames(selected)):
-        names.append(frame.name)
-        indices.append(frame.index)
-        times.append(round(frame.time, 6))
-        image = resize_frame(frame.image, size)
-        digest.update(image.tobytes())
-        if images is not None:
-            images.append(image)
-            images = images if len(images) * image.nbytes <= MOST_HELD else None
-        if detector is not None:
-            detector.add(image)
-        advance(1)
+    with closing(ahead(source.frames(selected))) as read:
+        for frame in read:
+            names.append(frame.name)
+            indices.append(frame.index)
+            times.append(round(frame.time, 6))
+            image = resize_frame(frame.image, size)
+            digest.update(image.tobytes())
+            if images is not None:
+                images.append(image)
+                images = images if len(images) * image.nbytes <= MOST_HELD else None
+            if detector is not None:
+                detector.add(image)
+            advance(1)
     return ClipFrames(source, selected, size, names, indices, times, digest.hexdigest(), images)
 
 

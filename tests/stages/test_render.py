@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import repeat
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -377,3 +381,17 @@ def test_command_line(stores: dict[str, Path], tmp_path: Path) -> None:
         assert f"{option} does not go with --item, whose paths stand in videos.yaml" in line
     failed = vidseg("render", stores["clip"], tmp_path / "none.zarr", tmp_path / "other", check=3)
     assert "none.zarr: no such store; run `vidseg upsample` to make it" in error_line(failed)
+
+
+def test_no_thread_draws_on_where_encoding_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error's traceback holds all that is suspended, while the scratch folder is removed."""
+
+    def full(path: Path, frames: Iterable[np.ndarray], *_: object) -> None:
+        next(iter(frames))
+        raise OSError("disk full")
+
+    monkeypatch.setattr("pipeline.media.video.write_video", full)
+    drawing = render._Drawing(SimpleNamespace(fps=1, aspect=1, times=[]), *[None] * 4, tmp_path, lambda _: None)  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="disk full") as raised:
+        drawing._write_video("overlay.mp4", repeat(np.zeros((2, 2, 3), np.uint8)))
+    assert raised.tb is not None and not [one for one in threading.enumerate() if one.name.startswith("ahead")]
