@@ -25,7 +25,8 @@ def load_faiss() -> ModuleType:
     Raises:
         UsageError: it is not installed; the message gives the command.
     """
-    found = kernels(np.show_config(mode="dicts")["SIMD Extensions"].get("found", ()))
+    abilities = np.show_config(mode="dicts").get("SIMD Extensions", {})
+    found = kernels({*abilities.get("baseline", ()), *abilities.get("found", ())})
     told = found is not None and CORE not in os.environ
     if found is not None and told:
         os.environ[CORE] = found

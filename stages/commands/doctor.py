@@ -83,8 +83,8 @@ def _faiss() -> str:
 
     try:
         faiss = load_faiss()  # loaded as the stages do: `--try` runs them in this process
-    except UsageError:
-        return "missing: pip install faiss-cpu (or faiss-gpu), never both"
+    except UsageError as error:
+        return f"missing: {error}"
     builds = [name for name in ("faiss-cpu", "faiss-gpu") if package_version(name)]
     if len(builds) > 1:
         return (

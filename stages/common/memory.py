@@ -9,13 +9,11 @@ import sys
 #: threads share them, or each would keep its own.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _KEPT = 2**31 - 1
-#: A person who sets one of these has decided.
+#: Setting, its value, and the variables by one of which a person has decided it. GLIBC_TUNABLES has the same names.
 _SETTINGS = (
-    "GLIBC_TUNABLES",
-    "MALLOC_ARENA_MAX",
-    "MALLOC_MMAP_MAX_",
-    "MALLOC_MMAP_THRESHOLD_",
-    "MALLOC_TRIM_THRESHOLD_",
+    (_M_MMAP_MAX, 0, ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_")),
+    (_M_ARENA_MAX, 1, ("MALLOC_ARENA_MAX",)),
+    (_M_TRIM_THRESHOLD, _KEPT, ("MALLOC_TRIM_THRESHOLD_",)),
 )
 
 
@@ -24,13 +22,21 @@ def keep_freed_memory() -> None:
 
     By itself it maps each large block anew and hands it back when it is freed. Networks on a CPU free one every
     millisecond, and the kernel then fills a page of zeros for each 4 kB: a fifth of the time of `vidseg run`.
+    What a person has set by a variable of glibc's stays.
     """
-    if not sys.platform.startswith("linux") or any(name in os.environ for name in _SETTINGS):
+    if not sys.platform.startswith("linux"):
         return
     import ctypes
 
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_ARENA_MAX, 1)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT)
+    if mallopt is None:
+        return
+    for setting, value, variables in _SETTINGS:
+        if not any(map(_is_set, variables)):
+            mallopt(setting, value)
+
+
+def _is_set(variable: str) -> bool:
+    """Whether a setting of glibc's is decided by its variable, or in `GLIBC_TUNABLES`: glibc.malloc.mmap_max=..."""
+    tunable = variable.removesuffix("_").lower().replace("malloc_", "glibc.malloc.")
+    return variable in os.environ or f"{tunable}=" in os.environ.get("GLIBC_TUNABLES", "")
