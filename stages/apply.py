@@ -118,10 +118,10 @@ def _warn_of_whole_frames(task: Task, soft: Store | StoreWriter) -> None:
         return
     from pipeline.fewshot.soft_store import frames_without_box
 
-    if frames := frames_without_box(soft, task.plan):
+    if frames := frames_without_box(soft, task.plan, task.sections.apply):
         total = counted(task.clip.frames("frames"), "frame")
         cli.warn(
-            f"{task.clip.path}: a first look found nothing in {len(frames)} of {total} (the first: {frames[0]}), which "
+            f"{task.clip.path}: a first look found no box in {len(frames)} of {total} (the first: {frames[0]}), which "
             "are seen whole; apply.focus=none sees all of them so"
         )
 

@@ -25,6 +25,16 @@ def boxes_around(numbers: Tensor, background: int) -> np.ndarray:
     return np.array([[box.top, box.bottom, box.left, box.right] for box in boxes], np.int32).reshape(-1, 4)
 
 
+def has_box(boxes: np.ndarray, short: bool = False) -> np.ndarray:
+    """(f,) bool: whether something was found in a frame, of boxes (f, 4) as `boxes_around` has them.
+
+    Args:
+        short: boxes lose their last row and column (`smoothed`), so that one row or one column is nothing.
+    """
+    least = 2 if short else 1
+    return (boxes[:, 1] - boxes[:, 0] >= least) & (boxes[:, 3] - boxes[:, 2] >= least)
+
+
 def smoothed(boxes: np.ndarray, margin: float, window: int, size: Grid, short: bool = False) -> np.ndarray:
     """The boxes (f, 4) int32 that a whole clip is seen in: with a margin, each side the median over the frames around.
 
@@ -40,17 +50,17 @@ def smoothed(boxes: np.ndarray, margin: float, window: int, size: Grid, short: b
         short: as the authors' code has boxes: without their last row and column, and with room that is rounded down to
             whole pixels. What has one row or column alone counts as not found; there, the code fails.
     """
+    there = has_box(boxes, short)
     if short:
         boxes = boxes - np.array([0, 1, 0, 1], np.int32)
     heights, widths = boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2]
-    found = (heights > 0) & (widths > 0)
     room = margin * np.stack([-heights, heights, -widths, widths], axis=1)
     grown = boxes + (np.trunc(room) if short else room)
     result = np.tile(np.array([0, size[0], 0, size[1]], np.int32), (len(boxes), 1))
-    for frame in np.flatnonzero(found).tolist():
+    for frame in np.flatnonzero(there).tolist():
         half = min(window // 2, frame, len(boxes) - 1 - frame)
         around = slice(frame - half, frame + half + 1)
-        top, bottom, left, right = np.median(grown[around][found[around]], axis=0)
+        top, bottom, left, right = np.median(grown[around][there[around]], axis=0)
         result[frame] = (
             max(0, np.floor(top)), min(size[0], np.ceil(bottom)), max(0, np.floor(left)), min(size[1], np.ceil(right))
         )  # fmt: skip

@@ -15,7 +15,7 @@ from pipeline.backbone import Box
 from pipeline.fewshot.apply import Asked, Segmented, segment_chunk, segment_patches
 from pipeline.fewshot.attention_maps import Grid
 from pipeline.fewshot.chunks import Chunk, groups
-from pipeline.fewshot.focus import boxes_around, smoothed
+from pipeline.fewshot.focus import boxes_around, has_box, smoothed
 from pipeline.fewshot.labels import coarse_numbers, margin_of, pooled_numbers, shares_of
 from pipeline.fewshot.learning import SegmentModel
 from pipeline.fewshot.reading import SegmentReader
@@ -178,16 +178,14 @@ def focus_of(soft: StoreWriter, plan: Sequence[Chunk], size: Grid, apply: ApplyP
         size: (H, W) of the frames.
         window: frames that boxes are smoothed over.
     """
-    found = np.concatenate([_taken(soft, "found", number, chunk) for number, chunk in enumerate(plan)])
     parity = apply.parity
     around = window if parity.boxes == "smoothed" else 1
-    return View(smoothed(found, apply.focus_margin, around, size, parity.short_boxes), size)
+    return View(smoothed(_first_boxes(soft, plan), apply.focus_margin, around, size, parity.short_boxes), size)
 
 
-def frames_without_box(soft: Store | StoreWriter, plan: Sequence[Chunk]) -> list[int]:
-    """The clip's frames in which the first look found nothing, so that they are seen whole."""
-    found = np.concatenate([_taken(soft, "found", number, chunk) for number, chunk in enumerate(plan)])
-    return np.flatnonzero(found[:, 1] == 0).tolist()
+def frames_without_box(soft: Store | StoreWriter, plan: Sequence[Chunk], apply: ApplyParams) -> list[int]:
+    """The clip's frames in which the first look found nothing that makes a box, so that they are seen whole."""
+    return np.flatnonzero(~has_box(_first_boxes(soft, plan), apply.parity.short_boxes)).tolist()
 
 
 def carried_maps(soft: StoreWriter, plan: Sequence[Chunk], number: int) -> np.ndarray | None:
@@ -244,6 +242,11 @@ def _places(soft: Store, number: int, chunk: Chunk) -> list[Box]:
     if not soft.has("boxes"):
         return [Box(0, height, 0, width)] * len(chunk.taken)
     return on_picture(_taken(soft, "boxes", number, chunk), tuple(soft.attrs["size"]), (height, width))
+
+
+def _first_boxes(soft: Store | StoreWriter, plan: Sequence[Chunk]) -> np.ndarray:
+    """The boxes (f, 4) of the whole clip as its first look found them."""
+    return np.concatenate([_taken(soft, "found", number, chunk) for number, chunk in enumerate(plan)])
 
 
 def _taken(soft: Store | StoreWriter, name: str, number: int, chunk: Chunk) -> np.ndarray:

@@ -161,7 +161,7 @@ class Task:
         kept, default = found.parity, ApplyParity()
         if not found.separate(moves):
             kept = replace(kept, reference_tail=default.reference_tail)
-        if moves or found.reference != "separate":
+        if found.reference != "separate" or (moves and found.focus != "box"):  # a first look at boxes moves nothing
             kept = replace(kept, unguided=default.unguided)
         if found.focus != "box":
             kept = replace(kept, boxes=default.boxes, short_boxes=default.short_boxes)

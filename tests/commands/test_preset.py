@@ -203,14 +203,14 @@ def test_presets_set_the_same_parameters() -> None:
 
 def test_presets_of_smite_set_the_same_parameters() -> None:
     """All but what is tied to a backbone: its layers, its timesteps, the scale of its rates, sizes, the number of
-    steps. The released code has all of these but rates and sizes, and a seed that nothing changes."""
+    steps. The released code has all of these but rates and sizes."""
     *rows, code = [set(settings.read_preset(name)) for name in SEGMENTS_SHOWN]
     assert all(one == rows[0] for one in rows)
     of_backbones = {key for key in settings.read_preset("sd21") if key.startswith(SHOWN_SECTIONS)}
     assert rows[0] & of_backbones == QUICK
     assert code - rows[0] == {
         *("maps.cross_blocks", "maps.self_blocks", "maps.spread"),
-        *("learn.t", "learn.epochs", "learn.most_iterations", "apply.timesteps", "apply.seed"),
+        *("learn.t", "learn.epochs", "learn.most_iterations", "apply.timesteps"),
     }
 
 

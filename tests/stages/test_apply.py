@@ -185,17 +185,20 @@ def test_boxes_are_found_by_a_look_at_whole_frames(made: Made, focused: Path, tm
 def test_what_nothing_is_found_in_is_seen_whole(
     made: Made, guided: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With a warning, also where all is there already."""
-    monkeypatch.setattr(soft_store, "boxes_around", lambda numbers, background: np.zeros((len(numbers), 4), np.int32))
+    """With a warning, also where all is there already. Boxes of the authors lack their last row and column."""
+    nothing_row_column = np.array([[0, 0, 0, 0], [5, 6, 0, 64], [0, 64, 9, 10]], np.int32)
+    monkeypatch.setattr(soft_store, "boxes_around", lambda numbers, background: nothing_row_column)
+    sections = made.sections(focus="box")
+    sections = replace(sections, apply=replace(sections.apply, parity=ApplyParity(short_boxes=True)))
     said = (
-        f"warning: {made.inputs.clip}: a first look found nothing in 6 of 6 frames (the first: 0), which are seen whole"
+        f"warning: {made.inputs.clip}: a first look found no box in 6 of 6 frames (the first: 0), which are seen whole"
     )
     for _ in range(2):
-        apply.run(made.inputs, tmp_path, made.sections(focus="box"))
+        apply.run(made.inputs, tmp_path, sections)
         assert said in capsys.readouterr().err
     monkeypatch.setenv(cli.STRICT, "1")
-    with pytest.raises(DataError, match="a first look found nothing in 6 of 6 frames"):
-        apply.run(made.inputs, tmp_path / "strict", made.sections(focus="box"))
+    with pytest.raises(DataError, match="a first look found no box in 6 of 6 frames"):
+        apply.run(made.inputs, tmp_path / "strict", sections)
     assert not (tmp_path / "strict" / "soft.zarr").exists()
     for array in ("initial", "maps", "numbers", "energies"):
         np.testing.assert_array_equal(soft(tmp_path).read(array), soft(guided).read(array), array)
@@ -379,6 +382,7 @@ SOMETIMES: list[tuple[dict[str, Any], GuidanceParams, dict[str, Any]]] = [
     ({"focus": "box"}, GUIDANCE, {"parity": ApplyParity(short_boxes=True)}),
     ({"reference": "separate"}, GUIDANCE, {"parity": ApplyParity(reference_tail="empty")}),
     ({"reference": "separate"}, FREE, {"parity": ApplyParity(unguided="reference")}),
+    ({"reference": "separate", "focus": "box"}, GUIDANCE, {"parity": ApplyParity(unguided="reference")}),  # first look
 ]
 
 
@@ -386,13 +390,17 @@ SOMETIMES: list[tuple[dict[str, Any], GuidanceParams, dict[str, Any]]] = [
 def test_what_has_no_effect_changes_no_mark(
     made: Made, needs: dict[str, Any], guidance: GuidanceParams, change: dict[str, Any]
 ) -> None:
+    """Where one of those settings is missing."""
+
     def marks(sections: Sections, **given: Any) -> list[str]:
         of_all = replace(sections, apply=replace(sections.apply, **given))
         task = checked(made.inputs, of_all, model_of(sections.backbone, None))
         return [task.maps_mark, task.labels_mark]
 
     for sections in (made.sections(guidance), made.modulated()):
-        assert marks(sections, **change) == marks(sections)
+        for lacking in needs:
+            others = {key: value for key, value in needs.items() if key != lacking}
+            assert marks(sections, **others, **change) == marks(sections, **others), lacking
     used = made.sections(guidance)
     assert marks(used, **needs, **change) != marks(used, **needs)
 
