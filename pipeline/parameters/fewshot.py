@@ -268,12 +268,14 @@ class ApplyParity:
 
     reference_tail: Literal["concept", "empty"] = param(
         "concept",
-        "tokens beside those of the segments in the pass of reference: separate: the concept's, or the empty prompt's",
+        "context of the reference pass (reference: separate), beside the segments' own tokens: the concept's, or that "
+        "of the empty prompt",
         before="concept",
     )
     unguided: Literal["first_step", "reference"] = param(
         "first_step",
-        "where guidance moves nothing: the result is of the first step, or of the pass of reference: separate",
+        "which maps are the result without guidance (both lambdas 0): those of the first step, or of the reference "
+        "pass (reference: separate); the first look of focus: box is always without, so this decides its boxes too",
         before="first_step",
     )
     boxes: Literal["smoothed", "single"] = param(
@@ -330,7 +332,8 @@ class ApplyParams:
     threshold: float = param(0.0, "segments whose maps stay below this in a frame are absent; 0 = none", low=0.0)
     noise: Literal["per_frame", "shared", "by_chunk"] = param(
         "per_frame",
-        "per_frame: by source frame index; shared: the same for all; by_chunk: drawn in the order of chunks (the code)",
+        "per_frame: by source frame index; shared: the same for all; by_chunk: drawn in the "
+        "order of chunks, which is the code's within one look; with focus: box only without guidance, and up to 3:2",
     )
     seed: int = param(0, "seed of the noise", low=0)
     upsample: Literal["bilinear", "guided", "modulation"] = param(
