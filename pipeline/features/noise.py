@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -69,20 +70,39 @@ def batch_noise(seed: int, shape: tuple[int, int, int, int]) -> Noise:
     return Noise(posterior, torch.randn(shape, generator=generator))
 
 
-def turn_noise(seed: int, turn: int, shape: tuple[int, int, int, int], timesteps: range) -> tuple[Noise, int]:
+class TurnNoise:
     """SMITE's authors' rule: one sequence of draws for all passes over chunks, in the order in which these are made.
 
     A pass draws a timestep, then the noise of its reference maps (`posterior`), then its own, each frame by frame
-    within a channel. What earlier passes draw is drawn anew and thrown away, so that any pass can be made alone.
-
-    Args:
-        turn: how many passes of the same shape came before.
-        shape: (f, 4, h, w) of the latents.
-        timesteps: of which one is drawn.
+    within a channel. Any pass can be made alone: what those before it draw is drawn and thrown away. The place in the
+    sequence after a pass is kept until the next one is made, so that no look at a clip draws again what it has drawn.
     """
-    frames, channels, height, width = shape
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(turn + 1):
-        drawn = torch.randint(timesteps.start, timesteps.stop, (1,), generator=generator)
-        reference, own = (torch.randn(channels, frames, height, width, generator=generator) for _ in range(2))
-    return Noise(reference.transpose(0, 1), own.transpose(0, 1)), int(drawn)
+
+    def __init__(self, seed: int, shape: tuple[int, int, int, int], timesteps: range) -> None:
+        """No pass is drawn yet.
+
+        Args:
+            shape: (f, 4, h, w) of the latents, the same in all passes.
+            timesteps: of which each pass draws one.
+        """
+        self._shape, self._timesteps = shape, timesteps
+        #: Number of a pass -> the generator's state before it.
+        self._before = {0: torch.Generator().manual_seed(seed).get_state()}
+
+    def of(self, turn: int) -> tuple[Noise, int]:
+        """The draws of the pass before which so many others were made, and its timestep."""
+        frames, channels, height, width = self._shape
+        known = max(number for number in self._before if number <= turn)
+        generator = torch.Generator()
+        generator.set_state(self._before[known])
+        for _ in range(known, turn + 1):
+            drawn = torch.randint(self._timesteps.start, self._timesteps.stop, (1,), generator=generator)
+            reference, own = (torch.randn(channels, frames, height, width, generator=generator) for _ in range(2))
+        if known == turn > 0:
+            del self._before[turn]
+        self._before[turn + 1] = generator.get_state()
+        return Noise(reference.transpose(0, 1), own.transpose(0, 1)), int(drawn)
+
+
+#: The sequence of the clip that is at hand, from one chunk to the next.
+turns = lru_cache(maxsize=1)(TurnNoise)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.backbone import Box
 from pipeline.errors import DataError
-from pipeline.features.noise import Noise, frame_noise, shared_noise, turn_noise
+from pipeline.features.noise import Noise, frame_noise, shared_noise, turns
 from pipeline.fewshot.attention_maps import Grid
 from pipeline.fewshot.chunks import Chunk
 from pipeline.fewshot.guidance import Aims, guided
@@ -226,7 +226,7 @@ def _noise(asked: Asked, latents: Tensor) -> tuple[Noise, int]:
     timesteps = range(max(0, apply.timesteps[0] - REFERENCE_SPAN + 1), apply.timesteps[0] + 1)
     if apply.noise == "by_chunk":
         turn = asked.look * chunk.count + chunk.number
-        return turn_noise(apply.seed, turn, (len(latents), channels, height, width), timesteps)
+        return turns(apply.seed, (len(latents), channels, height, width), timesteps).of(turn)
     sources = asked.sources or chunk.frames
     noise = frame_noise(apply.seed, sources, shape)
     if apply.noise == "shared":

@@ -14,7 +14,7 @@ from pipeline.backbone.midway import at_timestep, first_part, second_part
 from pipeline.errors import UsageError
 from pipeline.features.diffusion import CleanPass, add_noise, clean_pass, draw_noise, psnr
 from pipeline.features.extraction import extract, feature_shape
-from pipeline.features.noise import batch_noise, frame_noise
+from pipeline.features.noise import TurnNoise, batch_noise, frame_noise
 from pipeline.features.steps import remaining_steps
 from pipeline.parameters import DiffusionParams, ExtractParams
 from pipeline.upsampling.modulation import Jobs, ModulatedStep, blend, enlarge, modulate, to_share
@@ -353,3 +353,13 @@ def test_blocks_of_different_resolution_are_refused(backbone: StableDiffusion) -
 def test_psnr() -> None:
     frames = torch.zeros(1, 3, 4, 4)
     assert psnr(frames + 0.2, frames).item() == pytest.approx(20.0, abs=1e-4)
+
+
+def test_passes_in_turn_draw_what_each_draws_alone() -> None:
+    """In the order of two looks that take turns, then from the beginning again."""
+    given = (7, (2, 4, 3, 5), range(91, 101))
+    together = TurnNoise(*given)
+    for turn in (0, 3, 1, 4, 2, 5, 0, 3):
+        (found, timestep), (alone, expected) = together.of(turn), TurnNoise(*given).of(turn)
+        assert timestep == expected
+        assert torch.equal(found.posterior, alone.posterior) and torch.equal(found.epsilon, alone.epsilon)

@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.backbone import ALONE, Together
 from pipeline.backbone.image.model import StableDiffusion
 from pipeline.errors import DataError
+from pipeline.features.noise import Noise, TurnNoise
 from pipeline.fewshot.apply import Asked, Segmented, segment_chunk, segment_patches
 from pipeline.fewshot.chunks import chunks
 from pipeline.fewshot.guidance import Aims, energy_gradient, guided
@@ -327,20 +328,19 @@ def test_the_reference_pass_sees_the_tail_of_the_empty_prompt(has_text: bool, ba
     assert torch.equal(own.initial, empty.initial) == (not has_text)
 
 
-@pytest.mark.parametrize(
-    ("look", "number", "turn"), [(0, 0, 0), (0, 2, 2), (1, 0, 3), (3, 1, 10)], ids=["first", "third", "boxes", "crop"]
-)
-def test_noise_by_chunk_is_drawn_pass_after_pass(backbone: StableDiffusion, look: int, number: int, turn: int) -> None:
-    """Whatever frames these are; a clip of three chunks."""
-    apply, alone = replace(APPLY, noise="by_chunk", seed=7), reader_of(backbone, ALONE)
-    generator = torch.Generator().manual_seed(7)
-    for _ in range(turn + 1):
-        torch.randint(91, 101, (1,), generator=generator)
-        _, own = (torch.randn(1, 4, 2, *GRID, generator=generator) for _ in range(2))
-    chunk = chunks(6, 2, 0)[number]
-    found = segment_chunk(alone, latents_of(2), Asked(chunk, SIZE, apply, UNGUIDED, look=look))
-    noisy = noised(backbone, latents_of(2), own[0].transpose(0, 1), [100, 100])
-    assert torch.equal(found.maps, alone.look(noisy, 100, frames=2).maps())
+@pytest.mark.parametrize("unguided", ["first_step", "reference"])
+def test_a_pass_takes_the_noise_that_was_drawn_for_it(
+    unguided: Literal["first_step", "reference"], backbone: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference pass its own, and the timestep; which pass it is in the order is said in the stage's tests."""
+    draws = Noise(latents_of(4)[2:], latents_of(6)[4:])
+    noise, timestep = (draws.epsilon, 100) if unguided == "first_step" else (draws.posterior, 93)
+    monkeypatch.setattr(TurnNoise, "of", lambda self, turn: (draws, 93))
+    parity, alone = ApplyParity(unguided=unguided), reader_of(backbone, ALONE)
+    apply = replace(APPLY, noise="by_chunk", reference="separate", parity=parity)
+    found = segment_chunk(alone, latents_of(2), Asked(chunks(2, 2, 0)[0], SIZE, apply, UNGUIDED))
+    noisy = noised(backbone, latents_of(2), noise, [timestep] * 2)
+    assert torch.equal(found.maps, alone.look(noisy, timestep, frames=2).maps())
 
 
 def test_guidance_needs_tracks(backbone: StableDiffusion) -> None:

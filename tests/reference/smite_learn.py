@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from pipeline.fewshot.learning import Batch, Learner, losses_of, seen
-from pipeline.fewshot.losses import class_weights, spectral_error
+from pipeline.fewshot.losses import HIGH_WEIGHT, class_weights, spectral_error
 from pipeline.fewshot.tokens import SegmentContext
 from pipeline.parameters import LearnParams, LearnParity, MapsParams
 from tests.reference.cases import Compare, within
@@ -110,12 +111,14 @@ def _short(name: str) -> str:
 
 
 def spectral_bound(mask: np.ndarray) -> float:
-    """How far L_Fourier may be off, as a share of it, for a mask (h, w).
+    """How far L_Fourier may be off beside its rounding, for a mask (h, w).
 
-    Where a mask's Fourier coefficient is 0 or real and negative, as many are, rounding decides its phase, or its sign:
-    each then counts (2 pi)^2 / (h w) more or less, and processors differ.
+    Where a coefficient is 0 or real and negative, as 2 to 9 % of those of the recorded masks are, rounding decides
+    whether its phase is pi or -pi, and processors differ. Each that falls the other way changes its squared error by up
+    to (2 pi)^2, in the whole spectrum and among the high frequencies, and counts 1 / (h w). Two processors were as far
+    apart as 3.1 of them; 5 may be.
     """
-    return 5 / mask.size
+    return 5 * (2 * math.pi) ** 2 * (1 + HIGH_WEIGHT) / mask.size
 
 
 def losses_within(bound: float, weight: float, spectral: float) -> Compare:
@@ -123,18 +126,22 @@ def losses_within(bound: float, weight: float, spectral: float) -> Compare:
 
     Args:
         weight: of L_Fourier in the total.
-        spectral: share that L_Fourier may be off.
+        spectral: what L_Fourier may be off beside that.
     """
 
     def compare(ours: np.ndarray, recorded: np.ndarray) -> str | None:
-        shares = np.full(recorded.shape, bound)
-        shares[..., 4] = spectral
-        allowed = shares * np.maximum(np.abs(recorded), 1)
+        allowed = bound * np.maximum(np.abs(recorded), 1)
+        allowed[..., 4] += spectral
         allowed[..., 0] += weight * allowed[..., 4]
         excess = float((np.abs(ours - recorded) / allowed).max())
         return None if excess <= 1 else f"off by up to {excess:.2g} times what is allowed"
 
     return compare
+
+
+def of_largest(bound: float) -> Compare:
+    """No value is off by more than this share of the array's largest."""
+    return lambda ours, recorded: within(bound * float(np.abs(recorded).max()))(ours, recorded)
 
 
 def mostly(bound: float, share: float) -> Compare:
@@ -161,7 +168,9 @@ def bounds(arrays: Arrays) -> dict[str, Compare]:
         r"noise_prediction_guided": within(1e-3),
         r"losses.*": losses_within(1e-4, weight, spectral_bound(arrays["mask"])),
         r"tokens_phase.*": within(1e-3),
-        r"gradient_.*": within(1e-6),
+        # Phases of small coefficients are steep: single precision alone puts the gradient of L_Fourier 3 % off, which
+        # counts little in the total. With it two processors were 6e-4 apart, without 2e-5.
+        r"gradient_.*": of_largest(2e-3 if weight else 1e-4),
         r"change_.*": mostly(0.01, 0.995),  # Adam's first steps are signs, and rounding decides those of tiny gradients
         r"tuned_names": same_names,
     }

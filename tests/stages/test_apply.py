@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from pipeline.errors import DataError, UsageError
+from pipeline.features.noise import Noise, TurnNoise
 from pipeline.fewshot import soft_store
 from pipeline.fewshot.attention_maps import resized
 from pipeline.fewshot.chunks import chunks as apply_chunks
@@ -180,6 +181,27 @@ def test_boxes_are_found_by_a_look_at_whole_frames(made: Made, focused: Path, tm
     plan = apply_chunks(FRAMES, APPLY.chunk, APPLY.overlap)
     margins = np.stack(list(taken_margins(store, plan, logits=True)))
     assert (margins[outside] == 1).all() and (margins[~outside] < 1).any()
+
+
+@pytest.mark.parametrize(
+    ("seen", "turns"),
+    [({"focus": "box"}, [0, 1, 2, 3, 4, 5]), ({"patches": 2}, [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11])],
+    ids=["boxes", "crops"],
+)
+def test_noise_in_the_order_of_chunks_goes_on_from_look_to_look(
+    seen: dict[str, Any], turns: list[int], made: Made, narrowed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if all chunks were looked at before the next look, whatever is computed first. A clip of three chunks."""
+    found, of = [], TurnNoise.of
+
+    def spied(self: TurnNoise, turn: int) -> tuple[Noise, int]:
+        found.append(turn)
+        return of(self, turn)
+
+    monkeypatch.setattr(TurnNoise, "of", spied)
+    sections = made.sections(FREE)
+    apply.run(made.inputs, tmp_path, replace(sections, apply=replace(sections.apply, noise="by_chunk", **seen)))
+    assert found == turns
 
 
 def test_what_nothing_is_found_in_is_seen_whole(
