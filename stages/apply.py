@@ -156,7 +156,7 @@ def _write_labels(task: Task, out: Out, progress: cli.Progress) -> Path:
     from pipeline.stores.store import open_store, shard_frames
     from pipeline.stores.writer import StoreWriter
     from pipeline.upsampling.confidence import pixel_confidence
-    from stages.upsample import stacked
+    from stages.upsample import Kept, stacked
 
     clip, table = task.clip, task.table
     shape = (clip.frames("frames"), *clip.attrs["source_size"])
@@ -193,9 +193,10 @@ def _write_labels(task: Task, out: Out, progress: cli.Progress) -> Path:
         return labels.commit()
     decisions, missing = _decisions(task, soft), labels.missing()
     confidence = (lambda _, decided: pixel_confidence(decided.margin, None)) if task.confidence else None
+    kept = Kept(dtype, confidence)  # of the segments' numbers, which are no larger than their ids
     with progress("upsample", sum(len(shard) for shard in missing)) as advance:
         for shard in missing:
-            found = stacked(shard, decisions(shard, advance), confidence)
+            found = stacked(kept.of_each(shard, decisions(shard, advance)))
             found["labels"] = table.labels(found["labels"])
             for name, values in found.items():
                 labels.write(name, shard.start, values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -92,7 +93,7 @@ def run(
     refined = coarse_store.array("refined")
     spec = ArraySpec((total, *size), str(refined.dtype), shard_frames(refined))
     arrays = {"labels": spec, **({CONFIDENCE: replace(spec, dtype="uint8")} if params.confidence else {})}
-    confidence = _confidence(coarse_store) if params.confidence else None
+    kept = Kept(str(refined.dtype), _confidence(coarse_store) if params.confidence else None)
     writer = StoreWriter(
         path,
         scratch_of(out),
@@ -111,13 +112,13 @@ def run(
     writers = (writer,)
     with progress("upsample", sum(len(shard) for shard in shard_claims.lacking(writers, shards))) as advance:
         for shard in shard_claims.claimed(writers, shards):
-            decisions = (
-                _interpolated(shard, frames_store, coarse_store, size, params, advance)
+            found = (
+                _interpolated(shard, frames_store, coarse_store, size, params, kept, advance)
                 if modulation is None
-                else modulation.decisions(shard, advance)
+                else kept.of_each(shard, modulation.decisions(shard, advance))
             )
-            for name, values in stacked(shard, decisions, confidence).items():
-                writer.write(name, shard.start, values.astype(arrays[name].dtype))
+            for name, values in stacked(found).items():
+                writer.write(name, shard.start, values)
     if left := shard_claims.lacking(writers):
         cli.note(f"upsample: {len(left)} of {len(writer.shards())} shards are still to be written")
         return path
@@ -144,17 +145,39 @@ def _confidence(coarse: Store) -> ConfidenceOf:
     return lambda frame, decided: pixel_confidence(decided.margin, tokens[frame])
 
 
-def stacked(shard: range, decisions: Iterable[Decision], confidence: ConfidenceOf | None) -> dict[str, np.ndarray]:
-    """What a shard of labels.zarr holds: labels (f, H0, W0) and, unless it is None, their confidence as u8."""
+@dataclass(frozen=True)
+class Kept:
+    """What labels.zarr keeps of what was decided of a frame: at most three bytes of a pixel's twelve.
+
+    Attributes:
+        dtype: of labels.
+        confidence: None = none is kept.
+    """
+
+    dtype: str
+    confidence: ConfidenceOf | None
+
+    def of(self, frame: int, decided: Decision) -> dict[str, np.ndarray]:
+        """By array, a frame's values (H0, W0)."""
+        from pipeline.stores.confidence import CONFIDENCE
+
+        labels = {"labels": decided.labels.astype(self.dtype)}
+        return labels if self.confidence is None else {**labels, CONFIDENCE: self.confidence(frame, decided)}
+
+    def of_each(self, frames: range, decisions: Iterable[Decision]) -> Iterator[dict[str, np.ndarray]]:
+        """As `of`, for frames that are decided one after the other."""
+        for frame, decided in zip(frames, decisions, strict=True):
+            yield self.of(frame, decided)
+
+
+def stacked(frames: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """What a shard of labels.zarr holds, by array (f, H0, W0), of what is kept of its frames."""
     import numpy as np
 
-    from pipeline.stores.confidence import CONFIDENCE
-
     found: dict[str, list[np.ndarray]] = {}
-    for frame, decided in zip(shard, decisions, strict=True):
-        found.setdefault("labels", []).append(decided.labels)
-        if confidence is not None:
-            found.setdefault(CONFIDENCE, []).append(confidence(frame, decided))
+    for kept in frames:
+        for name, plane in kept.items():
+            found.setdefault(name, []).append(plane)
     return {name: np.stack(planes) for name, planes in found.items()}
 
 
@@ -222,19 +245,26 @@ class Modulation:
 
 
 def _interpolated(
-    shard: range, clip: Store, coarse: Store, size: tuple[int, int], params: UpsampleParams, advance: cli.Advance
-) -> Iterator[Decision]:
+    shard: range,
+    clip: Store,
+    coarse: Store,
+    size: tuple[int, int],
+    params: UpsampleParams,
+    kept: Kept,
+    advance: cli.Advance,
+) -> Iterator[dict[str, np.ndarray]]:
     from pipeline.ahead import mapped
     from pipeline.upsampling.difference import resize_image
     from pipeline.upsampling.interpolation import METHODS
 
-    def work(frame: int) -> Decision:
+    def work(frame: int) -> dict[str, np.ndarray]:
         guide = resize_image(clip.read("frames", frame, frame + 1)[0], size)
-        return METHODS[params.method](coarse.read("refined", frame, frame + 1)[0], guide)
+        return kept.of(frame, METHODS[params.method](coarse.read("refined", frame, frame + 1)[0], guide))
 
-    for decided in mapped(work, shard):
-        yield decided
-        advance(1)
+    with closing(mapped(work, shard)) as found:
+        for planes in found:
+            yield planes
+            advance(1)
 
 
 def run_item(item: str, params_file: Path | None, sets: list[str] | None, shards: slice = EVERY_SHARD) -> None:
