@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 import webbrowser
 from pathlib import Path
 
@@ -436,6 +437,11 @@ def test_doctor_reports_although_parameters_are_wrong(tmp_path: Path) -> None:
         found["params.yaml"].startswith("problem: unknown parameter 'extract.nothing' (in params.yaml)")
         and found["versions"]["torch"]
     )
+
+
+def test_doctor_says_why_faiss_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert doctor._faiss().startswith("missing: FAISS cannot be imported (import of faiss halted")
 
 
 def test_doctor_reports_what_is_here() -> None:
