@@ -62,7 +62,7 @@ def ahead(items: Iterable[Made], most: int = 2) -> Generator[Made, None, None]:
         stopped.set()
         room.release()
         if thread.ident is not None:
-            if not finished:
+            if not finished and thread.is_alive():
                 _stop(thread.ident)
             thread.join()
         if hasattr(source, "close"):

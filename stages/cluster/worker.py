@@ -174,6 +174,7 @@ class Clone:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{values.get('PATH', '')}",
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": str(self.site.threads),
+            "OPENBLAS_NUM_THREADS": values.get("OPENBLAS_NUM_THREADS", "1"),  # as where nobody sets the number above
             "VIDSEG_SCRATCH": str(self.site.scratch),
             # DVC's state is SQLite, which a network file system breaks.
             "DVC_SITE_CACHE_DIR": str(Path(tempfile.gettempdir()) / f"vidseg-dvc-{os.getuid()}"),
