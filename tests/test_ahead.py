@@ -21,8 +21,8 @@ ENDLESS = """
 from pipeline.ahead import ahead
 
 def items():
-    print("begun", flush=True)
     try:
+        print("begun", flush=True)
         while True:
             sum(range(1000))
     finally:
