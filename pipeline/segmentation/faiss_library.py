@@ -26,10 +26,9 @@ def load_faiss() -> ModuleType:
         UsageError: it is not installed; the message gives the command.
     """
     abilities = np.show_config(mode="dicts").get("SIMD Extensions", {})
-    found = kernels({*abilities.get("baseline", ()), *abilities.get("found", ())})
-    told = found is not None and CORE not in os.environ
-    if found is not None and told:
-        os.environ[CORE] = found
+    told = None if CORE in os.environ else kernels({*abilities.get("baseline", ()), *abilities.get("found", ())})
+    if told is not None:
+        os.environ[CORE] = told
     try:
         import faiss
     except ImportError as error:
@@ -38,7 +37,7 @@ def load_faiss() -> ModuleType:
             "`pip install faiss-gpu` on Linux with an NVIDIA GPU: one of the two, they overwrite each other"
         ) from error
     finally:
-        if told:
+        if told is not None:
             del os.environ[CORE]  # read when the library was loaded; others that come later choose for themselves
     return faiss
 

@@ -26,14 +26,16 @@ ParamsOption = Annotated[
         rich_help_panel="Parameters",
     ),
 ]
+
+
+def set_option(help: str) -> Any:
+    """`--set`, for commands in which its values win over something else than `--params`."""
+    return typer.Option("--set", metavar="SECTION.KEY=VALUE", help=help, rich_help_panel="Parameters")
+
+
 SetOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="SECTION.KEY=VALUE",
-        help="Value of one parameter; wins over --params. Repeatable.",
-        rich_help_panel="Parameters",
-    ),
+    set_option("Value of one parameter; wins over --params. Repeatable."),
 ]
 PresetOption = Annotated[
     str | None,

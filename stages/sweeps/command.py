@@ -169,12 +169,7 @@ def main(
     metric: Annotated[str, typer.Option(help="score that ranks: miou, or vc8 (n of evaluate.windows)")] = "miou",
     set_: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="SECTION.KEY=VALUE",
-            help="Value of one parameter for all settings; wins over params.yaml. Repeatable.",
-            rich_help_panel="Parameters",
-        ),
+        cli.set_option("Value of one parameter for all settings; wins over params.yaml. Repeatable."),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="experiments at a time, after the first")] = 1,
     dry_run: Annotated[
